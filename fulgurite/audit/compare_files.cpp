@@ -1,0 +1,170 @@
+#include "fulgurite/audit/compare_files.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "fulgurite/audit/trace.h"
+#include "fulgurite/core/bf16.h"
+
+namespace fulgurite::audit {
+namespace {
+
+using checkpoint::TensorView;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// One element as a double; only types that comparable() names.
+double value_at(const TensorView& tensor, int64_t i) {
+  const std::byte* const at = tensor.bytes.data() + i * (bits(tensor.dtype) / 8);
+  const auto read = [&](auto value) {
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  };
+  switch (tensor.dtype) {
+    case DType::kF64:
+      return read(double{});
+    case DType::kBF16:
+      return to_float(read(bf16{}));
+    case DType::kI32:
+      return read(int32_t{});
+    case DType::kI64:
+      return static_cast<double>(read(int64_t{}));
+    default:
+      return read(float{});
+  }
+}
+
+bool integers(DType dtype) { return dtype == DType::kI32 || dtype == DType::kI64; }
+bool comparable(DType dtype) {
+  return integers(dtype) || dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64;
+}
+
+std::vector<int64_t> place_of(int64_t flat, const std::vector<int64_t>& shape) {
+  std::vector<int64_t> place(shape.size());
+  for (size_t i = shape.size(); i-- > 0;) {
+    place[i] = flat % shape[i];
+    flat /= shape[i];
+  }
+  return place;
+}
+
+// |difference| / |expected|; a difference from nothing is infinite.
+double relative(double squared_difference, double squared_expected) {
+  if (squared_difference == 0.0) return 0.0;
+  return squared_expected == 0.0 ? kInfinity : std::sqrt(squared_difference / squared_expected);
+}
+
+bool same_mask(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  return a == b || (std::isfinite(a) && std::isfinite(b));
+}
+
+void compare_values(const TensorView& a, const TensorView& b, int64_t rows, int64_t width,
+                    TensorDifference& d) {
+  double all_difference = 0.0, all_expected = 0.0;
+  for (int64_t r = 0; r < rows; ++r) {
+    double row_difference = 0.0, row_expected = 0.0;
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+      const double actual = value_at(a, i), expected = value_at(b, i);
+      if (!same_mask(actual, expected)) d.mask_mismatches += 1;
+      if (!std::isfinite(actual) || !std::isfinite(expected)) continue;
+      const double difference = std::abs(actual - expected);
+      row_difference += difference * difference;
+      row_expected += expected * expected;
+      if (difference > d.largest || d.largest_at.empty()) {
+        d.largest = difference;
+        d.largest_at = place_of(i, b.shape);
+      }
+    }
+    const double row = relative(row_difference, row_expected);
+    if (row > d.worst_row_l2) {
+      d.worst_row_l2 = row;
+      d.worst_row = r;
+    }
+    all_difference += row_difference;
+    all_expected += row_expected;
+  }
+  d.relative_l2 = relative(all_difference, all_expected);
+}
+
+std::set<int64_t> members(const TensorView& tensor, int64_t row, int64_t width) {
+  std::set<int64_t> set;
+  for (int64_t i = row * width; i < (row + 1) * width; ++i)
+    if (const auto value = static_cast<int64_t>(value_at(tensor, i)); value != -1) set.insert(value);
+  return set;
+}
+
+void compare_sets(const TensorView& a, const TensorView& b, int64_t rows, int64_t width,
+                  TensorDifference& d) {
+  d.indices = true;
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::set<int64_t> left = members(a, r, width), right = members(b, r, width);
+    const auto shared = std::ranges::count_if(left, [&](int64_t id) { return right.contains(id); });
+    const size_t larger = std::max(left.size(), right.size());
+    const double overlap = larger == 0 ? 1.0 : static_cast<double>(shared) / static_cast<double>(larger);
+    d.rows_that_differ += overlap < 1.0;
+    if (overlap < d.smallest_overlap) {
+      d.smallest_overlap = overlap;
+      d.worst_row = r;
+    }
+  }
+}
+
+TensorDifference compare_tensors(const std::string& name, const TensorView& a, const TensorView& b) {
+  TensorDifference d;
+  d.name = name;
+  if (a.shape != b.shape || integers(a.dtype) != integers(b.dtype) || !comparable(a.dtype) ||
+      !comparable(b.dtype)) {
+    d.problem = fmt::format("{} against {}", checkpoint::describe(a), checkpoint::describe(b));
+    return d;
+  }
+  int64_t elements = 1;
+  for (const int64_t extent : b.shape) elements *= extent;
+  d.rows = b.shape.empty() ? 1 : b.shape[0];
+  const int64_t width = d.rows == 0 ? 0 : elements / d.rows;
+  if (integers(a.dtype))
+    compare_sets(a, b, d.rows, width, d);
+  else
+    compare_values(a, b, d.rows, width, d);
+  return d;
+}
+
+std::map<std::string, const TensorView*> named(const checkpoint::SafetensorsFile& file,
+                                               const std::string& prefix) {
+  std::map<std::string, const TensorView*> tensors;
+  for (const TensorView& tensor : file.tensors())
+    if (tensor.name.starts_with(prefix)) tensors[tensor.name.substr(prefix.size())] = &tensor;
+  return tensors;
+}
+
+}  // namespace
+
+double TensorDifference::distance() const {
+  if (!problem.empty() || mask_mismatches > 0) return kInfinity;
+  return indices ? 1.0 - smallest_overlap : worst_row_l2;
+}
+
+const TensorDifference* Comparison::first_beyond(double tolerance) const {
+  for (const TensorDifference& tensor : tensors)
+    if (!(tensor.distance() <= tolerance)) return &tensor;
+  return nullptr;
+}
+
+Comparison compare_files(const checkpoint::SafetensorsFile& a, const std::string& prefix_a,
+                         const checkpoint::SafetensorsFile& b, const std::string& prefix_b) {
+  const auto left = named(a, prefix_a), right = named(b, prefix_b);
+  Comparison comparison;
+  std::vector<std::string> shared;
+  for (const auto& [name, tensor] : left) (right.contains(name) ? shared : comparison.only_a).push_back(name);
+  for (const auto& [name, tensor] : right)
+    if (!left.contains(name)) comparison.only_b.push_back(name);
+  std::ranges::sort(shared, computed_before);
+  for (const std::string& name : shared)
+    comparison.tensors.push_back(compare_tensors(name, *left.at(name), *right.at(name)));
+  return comparison;
+}
+
+}  // namespace fulgurite::audit

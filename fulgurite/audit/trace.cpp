@@ -1,0 +1,188 @@
+#include "fulgurite/audit/trace.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <tuple>
+
+#include "fulgurite/checkpoint/writer.h"
+#include "fulgurite/core/error.h"
+
+namespace fulgurite::audit {
+namespace {
+
+using execute::TapPoint;
+using execute::TapTensor;
+
+// In the order of TapPoint.
+constexpr auto kNames = std::to_array<std::string_view>(
+    {"q_latent", "q", "kv_latent", "k_rope", "index_q", "index_k", "index_weights", "index_scores", "topk",
+     "attn_heads", "attn_out", "expert_ids", "expert_weights", "hidden", "logits"});
+static_assert(kNames.size() == static_cast<size_t>(TapPoint::kLogits) + 1);
+
+struct ParsedName {
+  int64_t layer = INT64_MAX;
+  size_t point = kNames.size();
+};
+
+// "layer12.hidden" -> 12, hidden; unknown names stay at the end.
+ParsedName parse(std::string_view name) {
+  ParsedName parsed;
+  if (name == "input_ids") return {-1, 0};
+  if (name.starts_with("layer")) {
+    const size_t dot = name.find('.');
+    const char* const digits = name.data() + 5;
+    const auto end = std::from_chars(digits, name.data() + std::min(dot, name.size()), parsed.layer);
+    if (dot == std::string_view::npos || end.ec != std::errc() || end.ptr != name.data() + dot) return {};
+    name.remove_prefix(dot + 1);
+  }
+  parsed.point = static_cast<size_t>(std::ranges::find(kNames, name) - kNames.begin());
+  return parsed;
+}
+
+bool replaceable(TapPoint point) {
+  return point == TapPoint::kTopk || point == TapPoint::kAttnOut || point == TapPoint::kHidden;
+}
+
+// Ascending, distinct, each visible from its position, -1 at the end.
+void arrange_selection(const std::string& name, int64_t position, std::span<int32_t> row) {
+  std::ranges::sort(row,
+                    [](int32_t a, int32_t b) { return static_cast<uint32_t>(a) < static_cast<uint32_t>(b); });
+  for (size_t i = 0; i < row.size(); ++i) {
+    const bool visible = row[i] >= -1 && row[i] <= position;
+    const bool repeated = i > 0 && row[i] == row[i - 1] && row[i] != -1;
+    if (!visible || repeated || row[0] == -1)
+      fail(ErrorKind::kRequest, "{}: position {}: expected distinct positions of 0 to {}, found {}", name,
+           position, position, row[i]);
+  }
+}
+
+}  // namespace
+
+std::string trace_name(TapPoint point, int64_t layer) {
+  const std::string_view name = kNames[static_cast<size_t>(point)];
+  return layer < 0 ? std::string(name) : fmt::format("layer{}.{}", layer, name);
+}
+
+bool computed_before(const std::string& a, const std::string& b) {
+  const ParsedName left = parse(a), right = parse(b);
+  return std::tie(left.layer, left.point, a) < std::tie(right.layer, right.point, b);
+}
+
+Injection::Injection(const checkpoint::SafetensorsFile& file, const std::string& prefix,
+                     const std::vector<std::string>& only, const model::Config& config, int64_t positions) {
+  for (const checkpoint::TensorView& tensor : file.tensors()) {
+    if (!tensor.name.starts_with(prefix)) continue;
+    const std::string name = tensor.name.substr(prefix.size());
+    const ParsedName parsed = parse(name);
+    if (parsed.layer < 0 || parsed.layer >= config.layers || parsed.point >= kNames.size()) continue;
+    if (!replaceable(static_cast<TapPoint>(parsed.point))) continue;
+    if (!only.empty() && std::ranges::find(only, kNames[parsed.point]) == only.end()) continue;
+    take(name, tensor, config, positions);
+  }
+  if (names_.empty())
+    fail(ErrorKind::kRequest,
+         "{}: no tensor \"{}layerL.topk\", \"{}layerL.attn_out\" or \"{}layerL.hidden\" to inject",
+         checkpoint::printable_path(file.path()), prefix, prefix, prefix);
+}
+
+void Injection::take(const std::string& name, const checkpoint::TensorView& tensor,
+                     const model::Config& config, int64_t positions) {
+  const ParsedName parsed = parse(name);
+  const auto point = static_cast<TapPoint>(parsed.point);
+  const bool selection = point == TapPoint::kTopk;
+  const int64_t width = selection ? std::min(config.index_topk, positions) : config.hidden;
+  const DType dtype = selection ? DType::kI32 : DType::kF32;
+  if (tensor.dtype != dtype || tensor.shape.size() != 2 || tensor.shape[0] > positions ||
+      tensor.shape[1] != width)
+    fail(ErrorKind::kRequest, "{}: expected {} [up to {}, {}], file has {}", printable(tensor.name),
+         fulgurite::name(dtype), positions, width, checkpoint::describe(tensor));
+  Rows rows{positions - tensor.shape[0], width, {}, {}};
+  if (selection) {
+    const auto values = checkpoint::i32_values(tensor);
+    rows.i32.assign(values.begin(), values.end());
+    for (int64_t r = 0; r < tensor.shape[0]; ++r)
+      arrange_selection(name, rows.first_position + r,
+                        {rows.i32.data() + r * width, static_cast<size_t>(width)});
+  } else {
+    const auto values = checkpoint::f32_values(tensor);
+    rows.f32.assign(values.begin(), values.end());
+  }
+  rows_[{point, parsed.layer}] = std::move(rows);
+  names_.push_back(name);
+}
+
+Trace::Trace(int32_t sequence, int64_t positions, int64_t last, Injection injection)
+    : sequence_(sequence),
+      positions_(positions),
+      first_(positions - last),
+      injection_(std::move(injection)) {}
+
+void Trace::begin(std::span<const TokenPlace> places) { places_ = places; }
+
+execute::Tap::Replacement Trace::replaced_hidden(int64_t layer) {
+  const auto found = injection_.rows_.find({TapPoint::kHidden, layer});
+  if (found == injection_.rows_.end()) return {};
+  // A pass brings one chunk of the sequence, its positions ascending: the replaced tokens are its tail.
+  FULGURITE_ASSERT(std::ranges::all_of(places_, [&](TokenPlace p) { return p.sequence == sequence_; }),
+                   "hidden is injected into a batch of several sequences");
+  Injection::Rows& rows = found->second;
+  const int64_t begin = places_.front().position, tokens = static_cast<int64_t>(places_.size());
+  const int64_t first_token = std::clamp<int64_t>(rows.first_position - begin, 0, tokens);
+  if (first_token == tokens) return {};
+  const int64_t row = begin + first_token - rows.first_position;
+  return {first_token,
+          View<const float, 2>(rows.f32.data() + row * rows.width, {tokens - first_token, rows.width})};
+}
+
+void Trace::at(TapPoint point, int64_t layer, const TapTensor& tensor) {
+  inject(point, layer, tensor);
+  keep(point, layer, tensor);
+}
+
+void Trace::inject(TapPoint point, int64_t layer, const TapTensor& tensor) const {
+  const auto found = injection_.rows_.find({point, layer});
+  if (found == injection_.rows_.end() || point == TapPoint::kHidden) return;
+  const Injection::Rows& rows = found->second;
+  for (size_t t = 0; t < places_.size(); ++t) {
+    const int64_t row = places_[t].position - rows.first_position;
+    if (places_[t].sequence != sequence_ || row < 0) continue;
+    std::byte* const to = tensor.view.data + static_cast<int64_t>(t) * tensor.view.stride[0] * 4;
+    const void* const from = rows.i32.empty() ? static_cast<const void*>(rows.f32.data() + row * rows.width)
+                                              : static_cast<const void*>(rows.i32.data() + row * rows.width);
+    std::memcpy(to, from, static_cast<size_t>(rows.width) * 4);
+  }
+}
+
+void Trace::keep(TapPoint point, int64_t layer, const TapTensor& tensor) {
+  Kept& kept = kept_[trace_name(point, layer)];
+  const int64_t element = bits(tensor.view.dtype) / 8;
+  // Scores of positions that the sequence will never hold say nothing.
+  const int64_t width =
+      point == TapPoint::kIndexScores ? std::min(tensor.view.extent[2], positions_) : tensor.view.extent[2];
+  kept.dtype = tensor.view.dtype;
+  kept.shape =
+      tensor.rank == 3 ? std::vector<int64_t>{tensor.view.extent[1], width} : std::vector<int64_t>{width};
+  for (int64_t t = 0; t < tensor.view.extent[0]; ++t) {
+    const TokenPlace place = places_[static_cast<size_t>(t)];
+    if (place.sequence != sequence_ || place.position < first_) continue;
+    for (int64_t h = 0; h < tensor.view.extent[1]; ++h) {
+      const std::byte* const row =
+          tensor.view.data + (t * tensor.view.stride[0] + h * tensor.view.stride[1]) * element;
+      kept.bytes.insert(kept.bytes.end(), row, row + width * element);
+    }
+  }
+}
+
+void Trace::write(const std::filesystem::path& path) const {
+  std::vector<checkpoint::TensorView> tensors;
+  for (const auto& [name, kept] : kept_) {
+    std::vector<int64_t> shape{positions_ - first_};
+    shape.insert(shape.end(), kept.shape.begin(), kept.shape.end());
+    tensors.push_back({name, kept.dtype, shape, kept.bytes});
+  }
+  checkpoint::write_safetensors(path, tensors);
+}
+
+}  // namespace fulgurite::audit

@@ -1,0 +1,62 @@
+#pragma once
+// A view whose element type is a fact of the plan: activations are fp32, bf16 or fp16 as Numerics::activation
+// says, caches and index operands as their knobs say. as<T>() gives the typed view, and T must be the type
+// that is there.
+
+#include "fulgurite/core/bf16.h"
+#include "fulgurite/core/dtype.h"
+#include "fulgurite/core/fp8.h"
+#include "fulgurite/core/view.h"
+
+namespace fulgurite {
+
+template <class T>
+inline constexpr DType kDTypeOf = DType::kU8;
+template <>
+inline constexpr DType kDTypeOf<float> = DType::kF32;
+template <>
+inline constexpr DType kDTypeOf<int32_t> = DType::kI32;
+template <>
+inline constexpr DType kDTypeOf<bf16> = DType::kBF16;
+template <>
+inline constexpr DType kDTypeOf<e4m3> = DType::kF8_E4M3;
+
+// Byte is std::byte or, for inputs, const std::byte.
+template <class Byte, int Rank>
+struct AnyView {
+  Byte* data = nullptr;
+  DType dtype = DType::kF32;
+  std::array<int64_t, Rank> extent{};
+  std::array<int64_t, Rank> stride{};  // in elements
+
+  template <class T>
+  using Element = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+
+  AnyView() = default;
+  template <class T>
+  AnyView(View<T, Rank> view) requires(std::is_const_v<Byte> || !std::is_const_v<T>)
+      : data(reinterpret_cast<Byte*>(view.data)),
+        dtype(kDTypeOf<std::remove_const_t<T>>),
+        extent(view.extent),
+        stride(view.stride) {}
+  AnyView(const AnyView<std::byte, Rank>& other) requires(std::is_const_v<Byte>)
+      : data(other.data), dtype(other.dtype), extent(other.extent), stride(other.stride) {}
+  AnyView(const AnyView&) = default;
+  AnyView& operator=(const AnyView&) = default;
+
+  explicit operator bool() const { return data != nullptr; }
+
+  template <class T>
+  View<Element<T>, Rank> as() const {
+    FULGURITE_ASSERT(dtype == kDTypeOf<T>, "the view holds {}, {} was asked for", name(dtype),
+                     name(kDTypeOf<T>));
+    return {reinterpret_cast<Element<T>*>(data), extent, stride};
+  }
+};
+
+template <int Rank>
+using Tensor = AnyView<std::byte, Rank>;
+template <int Rank>
+using ConstTensor = AnyView<const std::byte, Rank>;
+
+}  // namespace fulgurite

@@ -1,0 +1,38 @@
+#pragma once
+// The clauses of an operation's contract, one call a tensor: Check("linear").tensor("x", args.x, {tokens,
+// in}). A clause that does not hold throws Error{kRequest} with both sides; one that holds allocates nothing.
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "fulgurite/core/any_view.h"
+
+namespace fulgurite {
+
+class Check {
+ public:
+  explicit Check(const char* operation) : operation_(operation) {}
+
+  // The extents agree and the last dimension is contiguous.
+  template <class T, int Rank>
+  const Check& tensor(const char* name, const View<T, Rank>& view, std::array<int64_t, Rank> expected) const {
+    clause(name, view.extent, view.stride, expected);
+    return *this;
+  }
+  template <class Byte, int Rank>
+  const Check& tensor(const char* name, const AnyView<Byte, Rank>& view,
+                      std::array<int64_t, Rank> expected) const {
+    clause(name, view.extent, view.stride, expected);
+    return *this;
+  }
+  // `value` is in [low, high].
+  const Check& range(const char* name, int64_t value, int64_t low, int64_t high) const;
+
+ private:
+  void clause(const char* name, std::span<const int64_t> extent, std::span<const int64_t> stride,
+              std::span<const int64_t> expected) const;
+  const char* operation_;
+};
+
+}  // namespace fulgurite

@@ -1,0 +1,12 @@
+#include "fulgurite/core/device.h"
+
+#include <array>
+
+namespace fulgurite {
+
+std::string_view name(Isa isa) {
+  static constexpr auto kNames = std::to_array<std::string_view>({"portable", "avx2", "avx512"});
+  return kNames.at(static_cast<size_t>(isa));
+}
+
+}  // namespace fulgurite

@@ -1,0 +1,62 @@
+#pragma once
+// What a row of the catalog is: an implementation is data, a name and three plain functions. An operation has
+// two kinds of input: Problem, known when the model is loaded, and Args, known when tokens arrive.
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "fulgurite/core/device.h"
+#include "fulgurite/core/numerics.h"
+
+namespace fulgurite {
+
+// Why an implementation cannot do a problem. Not an error: the plan keeps and prints it.
+struct Refusal {
+  std::string reason;
+};
+using Support = std::optional<Refusal>;  // nullopt: it can
+
+// What every Problem says first: for which device and in which numerics.
+struct Setting {
+  Target target;
+  Numerics numerics;
+};
+
+// Where an implementation runs: the threads it may use and the scratch memory that it asked for.
+struct Lane {
+  int threads = 1;
+  std::span<std::byte> workspace;  // workspace_bytes(problem), 64-byte aligned, contents undefined
+};
+
+template <class Problem, class Args>
+struct Implementation {
+  const char* name;
+  // May this implementation do this problem on this device? The planner and the tests ask the same function.
+  Support (*supports)(const Problem& problem);
+  int64_t (*workspace_bytes)(const Problem& problem, int threads);
+  void (*run)(const Problem& problem, const Args& args, const Lane& lane);
+};
+
+// The refusal of the first knob that has a value outside its list, if any.
+template <class Knob>
+Support takes(Knob value, std::initializer_list<Knob> allowed) {
+  std::string list;
+  for (const Knob knob : allowed) {
+    if (knob == value) return std::nullopt;
+    list += (list.empty() ? "" : " or ") + std::string(value_name(knob));
+  }
+  return Refusal{std::string(knob_name(value)) + " = " + std::string(value_name(value)) + ", takes " + list};
+}
+Support first_refusal(std::initializer_list<Support> rules);
+
+// No scratch memory.
+template <class Problem>
+int64_t no_workspace(const Problem&, int) {
+  return 0;
+}
+
+}  // namespace fulgurite

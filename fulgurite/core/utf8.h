@@ -1,0 +1,18 @@
+#pragma once
+// UTF-8 as RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF.
+
+#include <cstddef>
+#include <string_view>
+
+namespace fulgurite {
+
+// Bytes of the well-formed sequence at the start of `text`; 0 if there is none.
+size_t utf8_sequence_length(std::string_view text);
+
+// Offset of the first byte that belongs to no well-formed sequence; text.size() if there is none.
+size_t utf8_valid_prefix(std::string_view text);
+
+// Bytes at the end of `text` that begin a sequence which later bytes could complete (0 to 3).
+size_t utf8_incomplete_tail(std::string_view text);
+
+}  // namespace fulgurite

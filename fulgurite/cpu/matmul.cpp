@@ -1,0 +1,54 @@
+#include "fulgurite/cpu/matmul.h"
+
+#include <algorithm>
+
+#include "fulgurite/cpu/parallel_for.h"
+
+namespace fulgurite::cpu {
+namespace {
+
+void decode_blocks(const Kernels& kernels, const BlockScaled& weight, int64_t row, int64_t in, float* out) {
+  const auto* codes = reinterpret_cast<const uint8_t*>(weight.data[row].data);
+  const int64_t block = weight.block.columns;
+  for (int64_t i = 0; i < in; i += block) {
+    const float scale = weight.scale(row / weight.block.rows, i / block);
+    kernels.decode_e4m3(codes + i, std::min(block, in - i), scale, out + i);
+  }
+}
+
+}  // namespace
+
+int64_t matmul_scratch(int64_t in) { return kWeightTile * ((in + 15) / 16 * 16); }
+
+Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t first, int64_t count,
+                 float* scratch) {
+  FULGURITE_ASSERT(count <= kWeightTile, "{} rows, at most {}", count, kWeightTile);
+  if (const auto* f32 = std::get_if<View<const float, 2>>(&weight.as))
+    return {f32->data + first * f32->stride[0], f32->stride[0], count};
+  const int64_t stride = matmul_scratch(weight.in) / kWeightTile;
+  for (int64_t r = 0; r < count; ++r) {
+    if (const auto* half = std::get_if<View<const bf16, 2>>(&weight.as))
+      kernels.decode_bf16(reinterpret_cast<const uint16_t*>((*half)[first + r].data), weight.in,
+                          scratch + r * stride);
+    else
+      decode_blocks(kernels, std::get<BlockScaled>(weight.as), first + r, weight.in, scratch + r * stride);
+  }
+  return {scratch, stride, count};
+}
+
+void matmul(const Kernels& kernels, int threads, const Product& product, float* scratch) {
+  const int64_t tiles = (product.count + kWeightTile - 1) / kWeightTile;
+  const int64_t in = product.weight->in;
+  if (product.x.count == 0) return;
+  parallel_for(threads, tiles, [&](int64_t begin, int64_t end, int thread) {
+    float* const own = scratch + thread * matmul_scratch(in);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t n = tile * kWeightTile;
+      const int64_t count = std::min(kWeightTile, product.count - n);
+      const Rows w = weight_rows(kernels, *product.weight, product.first + n, count, own);
+      kernels.dot_rows(product.x, w, in, product.y + n, product.y_stride);
+    }
+  });
+}
+
+}  // namespace fulgurite::cpu

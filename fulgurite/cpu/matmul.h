@@ -1,0 +1,32 @@
+#pragma once
+// y = x W^T with the weight decoded a few rows at a time: the loop that linear, the projections, router and
+// experts share.
+
+#include "fulgurite/core/matrix.h"
+#include "fulgurite/cpu/kernels.h"
+
+namespace fulgurite::cpu {
+
+// Scratch floats that `matmul` and `weight_rows` need for one thread.
+int64_t matmul_scratch(int64_t in);
+
+// Rows [first, first + count) of `weight`, count <= kWeightTile, as fp32: viewed where they are fp32, else
+// decoded into `scratch`. A block's scale is applied here: fp32(code * scale), exact where scales are powers
+// of two.
+constexpr int64_t kWeightTile = 8;
+Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t first, int64_t count,
+                 float* scratch);
+
+// y[t * y_stride + n] = dot(x row t, weight row first + n) for n < count. Split over n; scratch holds
+// threads * matmul_scratch(weight.in) floats.
+struct Product {
+  Rows x;
+  const PreparedMatrix* weight = nullptr;
+  int64_t first = 0;
+  int64_t count = 0;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+void matmul(const Kernels& kernels, int threads, const Product& product, float* scratch);
+
+}  // namespace fulgurite::cpu

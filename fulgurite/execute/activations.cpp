@@ -1,0 +1,90 @@
+#include "fulgurite/execute/activations.h"
+
+namespace fulgurite::execute {
+namespace {
+
+template <int Rank>
+Tensor<Rank> tensor_at(std::byte* data, DType dtype, std::array<int64_t, Rank> extent) {
+  Tensor<Rank> tensor;
+  const View<std::byte, Rank> shape(data, extent);  // its strides, in elements
+  tensor.data = data;
+  tensor.dtype = dtype;
+  tensor.extent = shape.extent;
+  tensor.stride = shape.stride;
+  return tensor;
+}
+
+template <class T, int Rank>
+View<T, Rank> view_at(std::byte* data, std::array<int64_t, Rank> extent) {
+  return {reinterpret_cast<T*>(data), extent};
+}
+
+}  // namespace
+
+Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens) {
+  const plan::ActivationLayout& at = plan.activations;
+  const model::Config& c = plan.config;
+  const auto base = [&](int64_t offset) { return arena.bytes().data() + offset; };
+  const auto matrix = [&](int64_t offset, int64_t width) {
+    return tensor_at<2>(base(offset), at.dtype, {tokens, width});
+  };
+  const auto cube = [&](int64_t offset, int64_t heads, int64_t width) {
+    return tensor_at<3>(base(offset), at.dtype, {tokens, heads, width});
+  };
+  Activations a;
+  a.tokens = tokens;
+  a.places = view_at<TokenPlace, 1>(base(at.places), {tokens});
+  a.ids = view_at<int32_t, 1>(base(at.ids), {tokens});
+  a.stream = matrix(at.stream, c.hidden);
+  a.normed = matrix(at.normed, c.hidden);
+  a.block = matrix(at.block, c.hidden);
+  a.q_raw = matrix(at.q_raw, c.q_lora);
+  a.q_latent = matrix(at.q_latent, c.q_lora);
+  a.q = cube(at.q, c.heads, c.nope + c.rope);
+  a.kv = matrix(at.kv, c.kv_lora + c.rope);
+  a.absorbed = cube(at.absorbed, c.heads, c.kv_lora);
+  a.attended = cube(at.attended, c.heads, c.kv_lora);
+  a.head_outputs = cube(at.head_outputs, c.heads, c.value);
+  a.index_q = cube(at.index_q, c.index_heads, c.index_dim);
+  a.index_k = matrix(at.index_k, c.index_dim);
+  a.index_gate = view_at<float, 2>(base(at.index_gate), {tokens, c.index_heads});
+  a.index_weights = view_at<float, 2>(base(at.index_weights), {tokens, c.index_heads});
+  a.selected = view_at<int32_t, 2>(base(at.selected), {tokens, at.selected_width});
+  a.expert_ids = view_at<int32_t, 2>(base(at.expert_ids), {tokens, c.experts_per_token});
+  a.expert_weights = view_at<float, 2>(base(at.expert_weights), {tokens, c.experts_per_token});
+  if (plan.options.tracing == plan::Tracing::kOn) {
+    a.rotated_q = view_at<float, 3>(base(at.rotated_q), {tokens, c.index_heads, c.index_dim});
+    a.rotated_k = view_at<float, 2>(base(at.rotated_k), {tokens, c.index_dim});
+    a.index_scores = view_at<float, 2>(base(at.index_scores), {tokens, plan.options.context});
+  }
+  return a;
+}
+
+Tensor<2> cut_logit_inputs(const plan::Plan& plan, const HostBuffer& arena, int64_t rows) {
+  return tensor_at<2>(arena.bytes().data() + plan.activations.logit_inputs, plan.activations.dtype,
+                      {rows, plan.config.hidden});
+}
+
+View<float, 2> cut_logits(const plan::Plan& plan, const HostBuffer& arena, int64_t rows) {
+  return view_at<float, 2>(arena.bytes().data() + plan.activations.logits, {rows, plan.config.vocabulary});
+}
+
+Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count) {
+  Tensor<3> part = tensor;
+  part.data += first * bits(tensor.dtype) / 8;
+  part.extent[2] = count;
+  return part;
+}
+
+Tensor<2> flat(const Tensor<3>& tensor) {
+  return tensor_at<2>(tensor.data, tensor.dtype, {tensor.extent[0], tensor.extent[1] * tensor.extent[2]});
+}
+
+Tensor<2> rows(const Tensor<2>& tensor, int64_t first, int64_t count) {
+  Tensor<2> part = tensor;
+  part.data += first * tensor.stride[0] * bits(tensor.dtype) / 8;
+  part.extent[0] = count;
+  return part;
+}
+
+}  // namespace fulgurite::execute

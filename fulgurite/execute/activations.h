@@ -1,0 +1,44 @@
+#pragma once
+// The buffers of one forward pass, as views of the session's arena cut to the tokens at hand.
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/host_buffer.h"
+#include "fulgurite/core/token_place.h"
+#include "fulgurite/plan/plan.h"
+
+namespace fulgurite::execute {
+
+struct Activations {
+  int64_t tokens = 0;
+  View<TokenPlace, 1> places;
+  View<int32_t, 1> ids;
+  Tensor<2> stream, normed, block;
+  Tensor<2> q_raw, q_latent;
+  Tensor<3> q;
+  Tensor<2> kv;
+  Tensor<3> absorbed, attended, head_outputs;
+  Tensor<3> index_q;
+  Tensor<2> index_k;
+  View<float, 2> index_gate, index_weights;
+  View<int32_t, 2> selected;
+  View<int32_t, 2> expert_ids;
+  View<float, 2> expert_weights;
+  View<float, 3> rotated_q;     // no data unless the plan traces
+  View<float, 2> rotated_k;     // the same
+  View<float, 2> index_scores;  // the same
+};
+
+Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens);
+
+// The inputs of the head and its results, cut to `rows`.
+Tensor<2> cut_logit_inputs(const plan::Plan& plan, const HostBuffer& arena, int64_t rows);
+View<float, 2> cut_logits(const plan::Plan& plan, const HostBuffer& arena, int64_t rows);
+
+// Columns [first, first + count) of the last dimension.
+Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count);
+// [tokens, a, b] as [tokens, a * b]; contiguous.
+Tensor<2> flat(const Tensor<3>& tensor);
+// Rows [first, first + count).
+Tensor<2> rows(const Tensor<2>& tensor, int64_t first, int64_t count);
+
+}  // namespace fulgurite::execute

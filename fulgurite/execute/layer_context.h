@@ -1,0 +1,31 @@
+#pragma once
+// What the flow of a layer needs at hand: its plan, its weights, its caches, the buffers of this pass.
+
+#include "fulgurite/execute/activations.h"
+#include "fulgurite/execute/tap.h"
+#include "fulgurite/plan/prepare.h"
+
+namespace fulgurite::execute {
+
+struct LayerContext {
+  int64_t layer = 0;
+  const plan::LayerPlan& plan;
+  const plan::PreparedLayer& weights;
+  rotary::Table rope;
+  Tensor<3> latent_cache;  // [sequences, context, kv_lora + rope]
+  Tensor<3> index_cache;   // [sequences, context, index_dim]
+  const Activations& at;
+  const Lane& lane;
+  Tap* tap = nullptr;
+
+  template <int Rank>
+  void show(TapPoint point, const Tensor<Rank>& tensor) const {
+    if (tap != nullptr) execute::show(*tap, point, layer, tensor);
+  }
+  template <class T, int Rank>
+  void show(TapPoint point, const View<T, Rank>& view) const {
+    show(point, Tensor<Rank>(view));
+  }
+};
+
+}  // namespace fulgurite::execute

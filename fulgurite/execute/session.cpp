@@ -1,0 +1,133 @@
+#include "fulgurite/execute/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "fulgurite/core/error.h"
+#include "fulgurite/execute/decoder_layer.h"
+
+namespace fulgurite::execute {
+namespace {
+
+// One layer of a cache that is fp32 [layers, sequences, context, width].
+Tensor<3> cache_layer(const HostBuffer& cache, const plan::Plan& plan, int64_t layer, int64_t width) {
+  const std::array<int64_t, 3> extent{plan.options.sequences, plan.options.context, width};
+  auto* const base = reinterpret_cast<float*>(cache.bytes().data());
+  return View<float, 3>(base + layer * extent[0] * extent[1] * extent[2], extent);
+}
+
+plan::Plan fitting(plan::Plan plan) {
+  plan::require_memory(plan);
+  return plan;
+}
+
+}  // namespace
+
+Session::Session(const model::Model& model, plan::Plan plan)
+    : plan_(fitting(std::move(plan))),
+      weights_(plan::prepare(model, plan_)),
+      latent_cache_(plan_.bytes.latent_cache),
+      index_cache_(plan_.bytes.index_cache),
+      arena_(plan_.bytes.activations),
+      workspace_(plan_.bytes.workspace),
+      lane_{plan_.device.threads, workspace_.bytes()},
+      lengths_(static_cast<size_t>(plan_.options.sequences), 0),
+      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
+
+int64_t Session::length(int32_t sequence) const { return lengths_.at(static_cast<size_t>(sequence)); }
+
+void Session::reset(int32_t sequence) { lengths_.at(static_cast<size_t>(sequence)) = 0; }
+
+void Session::check(std::span<const Chunk> chunks) {
+  int64_t tokens = 0;
+  std::ranges::fill(in_pass_, uint8_t{0});
+  for (const Chunk& chunk : chunks) {
+    const int64_t count = static_cast<int64_t>(chunk.ids.size());
+    if (chunk.sequence < 0 || chunk.sequence >= plan_.options.sequences)
+      fail(ErrorKind::kRequest, "sequence {}: expected one of 0 to {}", chunk.sequence,
+           plan_.options.sequences - 1);
+    const auto sequence = static_cast<size_t>(chunk.sequence);
+    if (in_pass_[sequence]++ != 0)
+      fail(ErrorKind::kRequest, "sequence {}: stands in two chunks of one pass", sequence);
+    if (count == 0)
+      fail(ErrorKind::kRequest, "sequence {}: expected at least one token, found none", sequence);
+    if (lengths_[sequence] + count > plan_.options.context)
+      fail(ErrorKind::kRequest, "sequence {}: {} positions and {} tokens more exceed the context of {}",
+           sequence, lengths_[sequence], count, plan_.options.context);
+    for (const int32_t id : chunk.ids)
+      if (id < 0 || id >= plan_.config.vocabulary)
+        fail(ErrorKind::kRequest, "sequence {}: token id {} is outside the vocabulary of {}", sequence, id,
+             plan_.config.vocabulary);
+    tokens += count;
+  }
+  if (tokens < 1 || tokens > plan_.options.chunk_tokens)
+    fail(ErrorKind::kRequest, "a pass takes 1 to {} tokens (planned), found {}", plan_.options.chunk_tokens,
+         tokens);
+}
+
+int64_t Session::place_tokens(std::span<const Chunk> chunks) {
+  const Activations at = cut(plan_, arena_, plan_.options.chunk_tokens);
+  int64_t t = 0;
+  for (const Chunk& chunk : chunks) {
+    int64_t& length = lengths_[static_cast<size_t>(chunk.sequence)];
+    for (const int32_t id : chunk.ids) {
+      at.ids(t) = id;
+      at.places(t) = {chunk.sequence, static_cast<int32_t>(length)};
+      length += 1;
+      t += 1;
+    }
+  }
+  return t;
+}
+
+void Session::run_layers(const Activations& at, Tap* tap) {
+  const model::Config& config = plan_.config;
+  plan_.embedding.run({at.ids, &weights_.embedding, at.stream}, at.tokens, lane_);
+  // Nothing precedes the first layer: its sum adds zeros.
+  std::memset(at.block.data, 0, static_cast<size_t>(at.tokens * config.hidden * bits(at.block.dtype) / 8));
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const plan::LayerPlan& plan = plan_.layers[static_cast<size_t>(layer)];
+    const plan::PreparedLayer& weights = weights_.layers[static_cast<size_t>(layer)];
+    add_and_norm(plan.attention.norm, weights.attention_norm, layer - 1, at, lane_, tap);
+    if (layer > 0 && tap != nullptr) show(*tap, TapPoint::kHidden, layer - 1, at.stream);
+    run_layer({layer, plan, weights, weights_.rope,
+               cache_layer(latent_cache_, plan_, layer, config.kv_lora + config.rope),
+               cache_layer(index_cache_, plan_, layer, config.index_dim), at, lane_, tap});
+  }
+  add_and_norm(plan_.final_norm, weights_.final_norm, config.layers - 1, at, lane_, tap);
+  if (tap != nullptr) show(*tap, TapPoint::kHidden, config.layers - 1, at.stream);
+}
+
+View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap) {
+  const bool all = plan_.options.logits == plan::LogitRows::kAll;
+  const int64_t count = all ? at.tokens : static_cast<int64_t>(chunks.size());
+  Tensor<2> inputs = at.normed;
+  if (!all) {
+    inputs = cut_logit_inputs(plan_, arena_, count);
+    const size_t row_bytes = static_cast<size_t>(plan_.config.hidden * bits(inputs.dtype) / 8);
+    int64_t last = -1;
+    for (int64_t i = 0; i < count; ++i) {
+      last += static_cast<int64_t>(chunks[static_cast<size_t>(i)].ids.size());
+      std::memcpy(rows(inputs, i, 1).data, rows(at.normed, last, 1).data, row_bytes);
+    }
+  }
+  const View<float, 2> logits = cut_logits(plan_, arena_, count);
+  plan_.head.run({inputs, &weights_.head, logits}, count, lane_);
+  if (tap != nullptr && all) show(*tap, TapPoint::kLogits, model::kNoLayer, logits);
+  return logits;
+}
+
+View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap) {
+  check(chunks);
+  const Activations at = cut(plan_, arena_, place_tokens(chunks));
+  if (tap != nullptr) tap->begin({at.places.data, static_cast<size_t>(at.tokens)});
+  run_layers(at, tap);
+  return run_head(chunks, at, tap);
+}
+
+View<const float, 2> Session::forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap) {
+  const Chunk chunk{sequence, ids};
+  return forward({&chunk, 1}, tap);
+}
+
+}  // namespace fulgurite::execute

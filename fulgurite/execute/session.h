@@ -1,0 +1,55 @@
+#pragma once
+// Plan + tokens -> logits. A session owns the prepared weights, the caches of its sequences and every buffer;
+// forward allocates nothing and decides nothing. The model (and the checkpoint that it views) must outlive
+// it.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fulgurite/execute/activations.h"
+#include "fulgurite/execute/tap.h"
+#include "fulgurite/plan/prepare.h"
+
+namespace fulgurite::execute {
+
+// The next tokens of one sequence: they take the positions that follow what the sequence holds.
+struct Chunk {
+  int32_t sequence = 0;
+  std::span<const int32_t> ids;
+};
+
+class Session {
+ public:
+  // Throws Error{kMemory} before anything is allocated if the plan does not fit.
+  Session(const model::Model& model, plan::Plan plan);
+
+  // Logits, f32 [rows, vocabulary], valid until the next call: a row a chunk (its last token) or, with
+  // LogitRows::kAll, a row a token, in the order given. A sequence may stand in one chunk only. Throws
+  // Error{kRequest}, and changes nothing, for ids outside the vocabulary, empty chunks, a full context or
+  // more tokens than planned.
+  View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr);
+  View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr);
+
+  int64_t length(int32_t sequence) const;  // positions that the sequence holds
+  void reset(int32_t sequence);            // forget them
+  const plan::Plan& plan() const { return plan_; }
+
+ private:
+  void check(std::span<const Chunk> chunks);
+  int64_t place_tokens(std::span<const Chunk> chunks);
+  void run_layers(const Activations& at, Tap* tap);
+  View<const float, 2> run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap);
+
+  plan::Plan plan_;
+  plan::PreparedWeights weights_;
+  HostBuffer latent_cache_;
+  HostBuffer index_cache_;
+  HostBuffer arena_;
+  HostBuffer workspace_;
+  Lane lane_;
+  std::vector<int64_t> lengths_;
+  std::vector<uint8_t> in_pass_;  // of check(): sequences that the chunks have named
+};
+
+}  // namespace fulgurite::execute

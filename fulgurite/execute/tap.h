@@ -1,0 +1,69 @@
+#pragma once
+// Looks into a forward pass: sees tensors as they arise, and may replace a few of them. A session without a
+// tap does none of this. Tensors are views of the session's buffers, one row a token of the forward pass;
+// they are valid during the call.
+
+#include <array>
+#include <span>
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/token_place.h"
+
+namespace fulgurite::execute {
+
+// In the order of the computation within a layer; shapes are those of the model.
+enum class TapPoint {
+  kQLatent,        // [tokens, q_lora]
+  kQ,              // [tokens, heads, nope + rope], rotated
+  kKvLatent,       // [tokens, kv_lora], as attention reads it
+  kKRope,          // [tokens, rope], as attention reads it
+  kIndexQ,         // [tokens, index_heads, index_dim], rotated, before Hadamard
+  kIndexK,         // [tokens, index_dim], the same
+  kIndexWeights,   // [tokens, index_heads]
+  kIndexScores,    // [tokens, context], -infinity where not visible
+  kTopk,           // i32 [tokens, selected], ascending, then -1          may be replaced
+  kAttnHeads,      // [tokens, heads, value], before the output projection
+  kAttnOut,        // [tokens, hidden]                                    may be replaced
+  kExpertIds,      // i32 [tokens, experts_per_token], ascending
+  kExpertWeights,  // [tokens, experts_per_token]
+  kHidden,         // [tokens, hidden], the stored stream                 may be replaced: see replaced_hidden
+  kLogits,         // [logit rows, vocabulary]
+};
+
+struct TapTensor {
+  int rank = 2;
+  Tensor<3> view;  // rank 2: [tokens, 1, width]
+};
+
+class Tap {
+ public:
+  virtual ~Tap() = default;
+
+  // Before anything else of a forward pass: where its tokens stand.
+  virtual void begin(std::span<const TokenPlace> places) = 0;
+
+  // A tensor that has just arisen; only the bytes of a replaceable one may be written.
+  virtual void at(TapPoint point, int64_t layer, const TapTensor& tensor) = 0;
+
+  // Values for layer's output: they stand for the residual sum of the tokens from `first_token` on.
+  struct Replacement {
+    int64_t first_token = 0;
+    View<const float, 2> rows;  // no data: nothing is replaced
+  };
+  virtual Replacement replaced_hidden(int64_t) { return {}; }
+};
+
+// Shows a tensor of rank 2 or 3.
+inline void show(Tap& tap, TapPoint point, int64_t layer, const Tensor<3>& tensor) {
+  tap.at(point, layer, {3, tensor});
+}
+inline void show(Tap& tap, TapPoint point, int64_t layer, const Tensor<2>& tensor) {
+  Tensor<3> view;
+  view.data = tensor.data;
+  view.dtype = tensor.dtype;
+  view.extent = {tensor.extent[0], 1, tensor.extent[1]};
+  view.stride = {tensor.stride[0], tensor.extent[1], tensor.stride[1]};
+  tap.at(point, layer, {2, view});
+}
+
+}  // namespace fulgurite::execute

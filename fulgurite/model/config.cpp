@@ -1,0 +1,214 @@
+#include "fulgurite/model/config.h"
+
+#include <cmath>
+
+#include "fulgurite/core/json.h"
+
+namespace fulgurite::model {
+namespace {
+
+// Bounds beyond which a number is a mistake, not a model: each leaves room of 8 or more above the largest
+// that is known.
+constexpr int64_t kMostLayers = 1024;
+constexpr int64_t kWidest = 1 << 18;
+constexpr int64_t kMostHeads = 4096;
+constexpr int64_t kMostExperts = 1 << 14;
+constexpr int64_t kMostExpertsInAll = 1 << 20;
+constexpr int64_t kLargestVocabulary = 1 << 24;
+constexpr int64_t kLongestContext = 1 << 26;
+
+Family family_of(const Fields& fields) {
+  const std::string type = fields.text("model_type");
+  if (type == "deepseek_v32") return Family::kDeepseekV32;
+  if (type == "deepseek_v3")
+    fail(ErrorKind::kModel,
+         "{}: model_type \"deepseek_v3\" has no sparse-attention indexer; expected \"deepseek_v32\"",
+         fields.what());
+  if (type == "glm_moe_dsa" || type == "deepseek_v4")
+    fail(ErrorKind::kModel, "{}: model_type \"{}\" is not supported yet; expected \"deepseek_v32\"",
+         fields.what(), type);
+  fields.wrong("model_type", "\"deepseek_v32\"");
+}
+
+// A key that may be left out, but that has one value if it is there.
+void only_text(const Fields& fields, std::string_view key, std::string_view value) {
+  if (fields.has(key) && fields.text(key) != value) fields.wrong(key, fmt::format("\"{}\"", value));
+}
+void only_boolean(const Fields& fields, std::string_view key, bool value) {
+  if (fields.has(key) && fields.boolean(key) != value) fields.wrong(key, value ? "true" : "false");
+}
+void only_integer(const Fields& fields, std::string_view key, int64_t value) {
+  if (fields.has(key) && fields.integer(key, INT64_MIN, INT64_MAX) != value)
+    fields.wrong(key, fmt::format("{}", value));
+}
+
+// Everything that would change the mathematics, at the only value that is implemented.
+void check_fixed_choices(const Fields& fields) {
+  only_text(fields, "hidden_act", "silu");
+  only_text(fields, "scoring_func", "sigmoid");
+  only_text(fields, "topk_method", "noaux_tc");
+  only_boolean(fields, "norm_topk_prob", true);
+  only_boolean(fields, "attention_bias", false);
+  only_boolean(fields, "mlp_bias", false);
+  only_boolean(fields, "tie_word_embeddings", false);
+  only_boolean(fields, "indexer_rope_interleave", false);
+  only_text(fields, "index_k_norm_type", "layer");
+  only_integer(fields, "moe_layer_freq", 1);
+  only_integer(fields, "index_topk_freq", 1);
+  for (const char* const key :
+       {"index_topk_pattern", "indexer_types", "index_init_tokens", "index_local_tokens", "mlp_layer_types",
+        "sliding_window", "compress_ratios", "layer_types"})
+    if (fields.has(key)) fields.wrong(key, "no such key (not implemented for this family)");
+}
+
+void read_dimensions(const Fields& fields, Config& config) {
+  config.vocabulary = fields.integer("vocab_size", 1, kLargestVocabulary);
+  config.hidden = fields.integer("hidden_size", 1, kWidest);
+  config.layers = fields.integer("num_hidden_layers", 1, kMostLayers);
+  config.dense_layers = fields.integer("first_k_dense_replace", 0, config.layers);
+  config.max_positions = fields.integer("max_position_embeddings", 1, kLongestContext);
+  config.norm_eps = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1e-1));
+  config.heads = fields.integer("num_attention_heads", 1, kMostHeads);
+  only_integer(fields, "num_key_value_heads", config.heads);
+  config.q_lora = fields.integer("q_lora_rank", 1, kWidest);
+  config.kv_lora = fields.integer("kv_lora_rank", 1, kWidest);
+  config.nope = fields.integer("qk_nope_head_dim", 1, kWidest);
+  config.rope = fields.integer("qk_rope_head_dim", 2, kWidest);
+  config.value = fields.integer("v_head_dim", 1, kWidest);
+  if (config.rope % 2 != 0) fields.wrong("qk_rope_head_dim", "an even number");
+}
+
+void read_indexer(const Fields& fields, Config& config) {
+  for (const char* const key : {"index_n_heads", "index_head_dim", "index_topk"})
+    if (!fields.has(key))
+      fail(ErrorKind::kModel, "{}: key \"{}\" is missing: the model has no sparse-attention indexer",
+           fields.what(), key);
+  config.index_heads = fields.integer("index_n_heads", 1, kMostHeads);
+  config.index_dim = fields.integer("index_head_dim", 2, kWidest);
+  config.index_topk = fields.integer("index_topk", 1, kLongestContext);
+  if ((config.index_dim & (config.index_dim - 1)) != 0) fields.wrong("index_head_dim", "a power of two");
+  if (config.index_dim < config.rope)
+    fields.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim, {}", config.rope));
+}
+
+void read_feed_forward(const Fields& fields, Config& config) {
+  config.dense_width = fields.integer("intermediate_size", 1, kWidest);
+  config.expert_width = fields.integer("moe_intermediate_size", 1, kWidest);
+  config.experts = fields.integer("n_routed_experts", 1, kMostExperts);
+  if (config.experts * config.layers > kMostExpertsInAll)
+    fields.wrong("n_routed_experts", fmt::format("at most {} over {} layers", kMostExpertsInAll, config.layers));
+  config.shared_experts = fields.integer("n_shared_experts", 1, 64);
+  config.experts_per_token = fields.integer("num_experts_per_tok", 1, config.experts);
+  config.expert_groups = fields.integer("n_group", 1, config.experts);
+  config.groups_kept = fields.integer("topk_group", 1, config.expert_groups);
+  config.routed_scale = static_cast<float>(fields.number("routed_scaling_factor", 1e-6, 1e6));
+  if (config.experts % config.expert_groups != 0)
+    fields.wrong("n_group", fmt::format("a divisor of n_routed_experts, {}", config.experts));
+  const int64_t reachable = config.experts / config.expert_groups * config.groups_kept;
+  if (config.experts_per_token > reachable)
+    fields.wrong("num_experts_per_tok",
+                 fmt::format("at most the {} experts of topk_group groups", reachable));
+}
+
+Yarn read_yarn(const Fields& scaling) {
+  Yarn yarn;
+  yarn.factor = scaling.number("factor", 1.0, 1e6);
+  yarn.original_positions =
+      static_cast<double>(scaling.integer("original_max_position_embeddings", 1, kLongestContext));
+  if (scaling.has("beta_fast")) yarn.beta_fast = scaling.number("beta_fast", 1e-3, 1e6);
+  if (scaling.has("beta_slow")) yarn.beta_slow = scaling.number("beta_slow", 1e-3, 1e6);
+  if (scaling.has("mscale_all_dim")) yarn.mscale_all_dim = scaling.number("mscale_all_dim", 0.0, 100.0);
+  // The tables are multiplied by mscale(mscale) / mscale(mscale_all_dim), which is 1 in every such
+  // checkpoint.
+  if (scaling.has("mscale") && scaling.number("mscale", 0.0, 100.0) != yarn.mscale_all_dim)
+    scaling.wrong("mscale", fmt::format("mscale_all_dim, {:g}", yarn.mscale_all_dim));
+  return yarn;
+}
+
+// Two spellings: rope_theta with rope_scaling, or rope_parameters that holds both.
+void read_rope(const Fields& fields, Config& config) {
+  const bool joined = fields.has("rope_parameters");
+  if (joined && fields.has("rope_scaling"))
+    fields.wrong("rope_scaling", "no such key beside rope_parameters");
+  const Fields base = joined ? fields.object("rope_parameters") : fields;
+  config.rope_base = base.number("rope_theta", 1.0, 1e12);
+  if (!joined && !fields.has("rope_scaling")) return;
+  const Fields scaling = joined ? base : fields.object("rope_scaling");
+  const char* const key = scaling.has("rope_type") ? "rope_type" : "type";
+  const std::string type = scaling.text(key);
+  if (type == "default") return;
+  if (type != "yarn") scaling.wrong(key, "\"yarn\" or \"default\"");
+  config.yarn = read_yarn(scaling);
+}
+
+std::optional<Quantization> read_quantization(const Fields& fields) {
+  if (!fields.has("quantization_config")) return std::nullopt;
+  const Fields json = fields.object("quantization_config");
+  if (json.text("quant_method") != "fp8") json.wrong("quant_method", "\"fp8\"");
+  only_text(json, "fmt", "e4m3");
+  only_text(json, "activation_scheme", "dynamic");
+  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
+    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
+  Quantization quantization;
+  const Json& block = json.value("weight_block_size");
+  const auto side = [&](size_t i) {
+    return block[i].is_number_integer() ? block[i].get<int64_t>() : int64_t{0};
+  };
+  if (!block.is_array() || block.size() != 2 || side(0) < 1 || side(1) < 1 || side(0) > kWidest ||
+      side(1) > kWidest)
+    json.wrong("weight_block_size", "two positive integers");
+  quantization.block = {side(0), side(1)};
+  if (json.has("scale_fmt")) {
+    if (json.text("scale_fmt") != "ue8m0") json.wrong("scale_fmt", "\"ue8m0\"");
+    quantization.activation_scale = ScaleRule::kPow2;
+  }
+  return quantization;
+}
+
+void read_special_tokens(const Fields& fields, Config& config) {
+  config.bos = static_cast<int32_t>(fields.integer("bos_token_id", 0, config.vocabulary - 1));
+  const Json& eos = fields.value("eos_token_id");
+  if (!eos.is_array()) {
+    config.eos.push_back(static_cast<int32_t>(fields.integer("eos_token_id", 0, config.vocabulary - 1)));
+    return;
+  }
+  for (const Json& id : eos) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(config.vocabulary))
+      fields.wrong("eos_token_id", fmt::format("integers in [0, {}]", config.vocabulary - 1));
+    config.eos.push_back(id.get<int32_t>());
+  }
+}
+
+}  // namespace
+
+std::string_view name(Family family) {
+  switch (family) {
+    case Family::kDeepseekV32:
+      return "deepseek_v32";
+  }
+  FULGURITE_ASSERT(false, "family {}", static_cast<int>(family));
+}
+
+float Config::softmax_scale() const {
+  const double m = yarn ? 0.1 * yarn->mscale_all_dim * std::log(yarn->factor) + 1.0 : 1.0;
+  return static_cast<float>(m * m / std::sqrt(static_cast<double>(nope + rope)));
+}
+
+Config parse_config(std::string_view text, const std::string& what) {
+  const Json json = parse_json(text, what, ErrorKind::kConfig);
+  const Fields fields(json, what);
+  Config config;
+  config.family = family_of(fields);
+  check_fixed_choices(fields);
+  read_dimensions(fields, config);
+  read_indexer(fields, config);
+  read_feed_forward(fields, config);
+  read_rope(fields, config);
+  read_special_tokens(fields, config);
+  config.quantization = read_quantization(fields);
+  if (fields.has("num_nextn_predict_layers"))
+    config.mtp_layers = fields.integer("num_nextn_predict_layers", 0, 16);
+  return config;
+}
+
+}  // namespace fulgurite::model

@@ -1,0 +1,80 @@
+#pragma once
+// What config.json says of a model, as numbers that have been checked. Field names are the paper's; the key
+// of config.json stands beside each. Whatever would change the mathematics and is not implemented is refused
+// by name.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fulgurite/core/matrix.h"
+
+namespace fulgurite::model {
+
+enum class Family { kDeepseekV32 };
+std::string_view name(Family family);
+
+struct Yarn {  // rope_scaling
+  double factor = 1.0;
+  double original_positions = 0;  // original_max_position_embeddings
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  double mscale_all_dim = 0.0;  // enters the softmax scale
+};
+
+// A scale of activations: as it comes, or rounded up to a power of two (scale_fmt "ue8m0").
+enum class ScaleRule { kF32, kPow2 };
+
+struct Quantization {  // quantization_config: fp8 e4m3, dynamic activations
+  BlockShape block;    // weight_block_size
+  ScaleRule activation_scale = ScaleRule::kF32;
+};
+
+struct Config {
+  Family family = Family::kDeepseekV32;
+  int64_t vocabulary = 0;     // vocab_size
+  int64_t hidden = 0;         // hidden_size
+  int64_t layers = 0;         // num_hidden_layers
+  int64_t dense_layers = 0;   // first_k_dense_replace
+  int64_t max_positions = 0;  // max_position_embeddings
+  float norm_eps = 0.0f;      // rms_norm_eps
+
+  int64_t heads = 0;       // num_attention_heads
+  int64_t q_lora = 0;      // q_lora_rank
+  int64_t kv_lora = 0;     // kv_lora_rank
+  int64_t nope = 0;        // qk_nope_head_dim
+  int64_t rope = 0;        // qk_rope_head_dim
+  int64_t value = 0;       // v_head_dim
+  double rope_base = 0.0;  // rope_theta
+  std::optional<Yarn> yarn;
+
+  int64_t index_heads = 0;  // index_n_heads
+  int64_t index_dim = 0;    // index_head_dim
+  int64_t index_topk = 0;   // index_topk
+
+  int64_t dense_width = 0;        // intermediate_size
+  int64_t expert_width = 0;       // moe_intermediate_size
+  int64_t experts = 0;            // n_routed_experts
+  int64_t shared_experts = 0;     // n_shared_experts: one MLP of shared_experts * expert_width
+  int64_t experts_per_token = 0;  // num_experts_per_tok
+  int64_t expert_groups = 1;      // n_group
+  int64_t groups_kept = 1;        // topk_group
+  float routed_scale = 1.0f;      // routed_scaling_factor
+
+  int64_t mtp_layers = 0;    // num_nextn_predict_layers: known, left out
+  int32_t bos = 0;           // bos_token_id
+  std::vector<int32_t> eos;  // eos_token_id, one or several
+  std::optional<Quantization> quantization;
+
+  bool dense(int64_t layer) const { return layer < dense_layers; }
+  // (nope + rope)^-1/2 * (0.1 mscale_all_dim ln(factor) + 1)^2, computed in double, rounded once.
+  float softmax_scale() const;
+};
+
+// `what` names the text in messages. Throws Error{kConfig}, or Error{kModel} for a family that is not
+// supported.
+Config parse_config(std::string_view json, const std::string& what);
+
+}  // namespace fulgurite::model

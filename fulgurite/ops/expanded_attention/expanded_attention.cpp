@@ -1,0 +1,24 @@
+#include "fulgurite/ops/expanded_attention/expanded_attention.h"
+
+#include "fulgurite/core/check.h"
+#include "fulgurite/ops/sparse_attention/sparse_attention.h"
+
+namespace fulgurite::expanded_attention {
+
+void check(const Problem& problem, const Args& args) {
+  FULGURITE_ASSERT(problem.topk > 0, "expanded_attention: topk {}", problem.topk);
+  const int64_t tokens = args.q.extent[0];
+  const Check check("expanded_attention");
+  check.tensor("q", args.q, {tokens, problem.heads, problem.nope + problem.rope})
+      .tensor("cache", args.cache, {problem.sequences, problem.context, problem.latent + problem.rope})
+      .tensor("selected", args.selected, {tokens, problem.topk})
+      .tensor("places", args.places, {tokens})
+      .tensor("out", args.out, {tokens, problem.heads, problem.value});
+  sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
+  FULGURITE_ASSERT(args.weight != nullptr &&
+                       args.weight->out == problem.heads * (problem.nope + problem.value) &&
+                       args.weight->in == problem.latent && format_of(*args.weight) == problem.weight,
+                   "expanded_attention: the weight is not the one that was planned");
+}
+
+}  // namespace fulgurite::expanded_attention

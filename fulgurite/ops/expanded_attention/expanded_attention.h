@@ -1,0 +1,62 @@
+#pragma once
+// Attention over the selected cache rows with the keys and values of each head expanded from the latent
+// (mla = expanded). Equal to head_projection, sparse_attention, head_projection in exact arithmetic; another
+// order of roundings.
+//
+//   K_h, V_h = weight rows [h (nope + value), + nope) and the next `value` rows          [., latent]
+//   k[h,j,d] = round(sum_c row_j[c] K_h[d,c])      v[h,j,d] = round(sum_c row_j[c] V_h[d,c])
+//   score[t,h,j] = (sum_d q[t,h,d] * k[h,j,d] + sum_r q[t,h,nope + r] * row_j[latent + r]) * scale
+//   p = softmax over j;   out[t,h,d] = sum_j p[j] * v[h,j,d];   row_j = cache[sequence(t), selected[t,j]]
+//
+//   q         [tokens, heads, nope + rope]          activation   rotated; token and head strides free
+//   weight    [heads * (nope + value), latent]      f32, bf16 or e4m3 blocks: kv_b
+//   cache     [sequences, context, latent + rope]   f32 (latent_cache = fp32)
+//   selected  [tokens, topk]                        i32          as sparse_attention
+//   places    [tokens]                              position < context
+//   out       [tokens, heads, value]                activation   every element written
+//
+// Rounding   k and v one sum each (reference: double, ascending, rounded once), then as sparse_attention.
+// NaN, empty, errors   as sparse_attention.
+// Tolerance  u = 2^-24, k' = sum |row||K|, v' = sum |row||V|, e = latent / 16 + 8,
+//            d = (e + (nope + rope) / 16 + 12) u * scale * max_j (sum |q| k' + sum |q||row|):
+//            (exp(2d) - 1 + (e + topk + topk / 16 + 28) u) * sum_j p v'_j, as in sparse_attention.
+// Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward (the prefill branch).
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/implementation.h"
+#include "fulgurite/core/matrix.h"
+#include "fulgurite/core/token_place.h"
+
+namespace fulgurite::expanded_attention {
+
+struct Problem {
+  Setting setting;
+  int64_t heads = 0;
+  int64_t nope = 0;
+  int64_t rope = 0;
+  int64_t value = 0;
+  int64_t latent = 0;
+  int64_t topk = 0;
+  float scale = 0.0f;
+  MatrixFormat weight;
+  int64_t sequences = 0;
+  int64_t context = 0;
+};
+
+struct Args {
+  ConstTensor<3> q;
+  const PreparedMatrix* weight = nullptr;
+  ConstTensor<3> cache;
+  View<const int32_t, 2> selected;
+  View<const TokenPlace, 1> places;
+  Tensor<3> out;
+};
+
+using Implementation = fulgurite::Implementation<Problem, Args>;
+
+void check(const Problem& problem, const Args& args);
+
+extern const Implementation kReference;
+extern const Implementation kCpu;
+
+}  // namespace fulgurite::expanded_attention

@@ -1,0 +1,183 @@
+// Expert by expert, ascending, each over the tokens that chose it, so that its weights are read once for all
+// of them and a token's sum grows in ascending order of its experts. The threads share the columns of each
+// product: a tile of gate and up becomes hidden values at once, a tile of down is added to the output at
+// once.
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "fulgurite/cpu/matmul.h"
+#include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/workspace.h"
+#include "fulgurite/ops/experts/experts.h"
+
+namespace fulgurite::experts {
+namespace {
+
+constexpr int64_t kLargestChunk = 256;  // rows of one expert at a time: bounds the workspace of large batches
+
+Support supports(const Problem& problem) {
+  const Numerics& numerics = problem.setting.numerics;
+  return first_refusal({takes(numerics.activation, {Activation::kFp32}),
+                        takes(numerics.activation_quant, {ActivationQuant::kNone}),
+                        takes(numerics.mma, {Mma::kExact})});
+}
+
+struct Scratch {
+  float* hidden;    // [chunk, width]: silu(gate) * up
+  float* tiles;     // of each thread, [chunk, kWeightTile]
+  float* decoded;   // of each thread, matmul_scratch
+  int32_t* ends;    // [experts]: of each expert's entries
+  int32_t* tokens;  // [entries]: by expert, then token
+  float* weights;   // [entries]
+};
+
+int64_t chunk_rows(const Problem& problem) { return std::min(problem.largest_batch, kLargestChunk); }
+
+int64_t decoded_floats(const Problem& problem) {
+  return cpu::matmul_scratch(std::max({problem.hidden, problem.width, problem.shared_width}));
+}
+
+Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
+  const int64_t chunk = chunk_rows(problem);
+  const int64_t entries = problem.largest_batch * std::max<int64_t>(problem.experts_per_token, 1);
+  return {cutter.take<float>(chunk * std::max(problem.width, problem.shared_width)),
+          cutter.take<float>(threads * chunk * cpu::kWeightTile),
+          cutter.take<float>(threads * decoded_floats(problem)),
+          cutter.take<int32_t>(problem.experts),
+          cutter.take<int32_t>(entries),
+          cutter.take<float>(entries)};
+}
+
+int64_t workspace_bytes(const Problem& problem, int threads) {
+  cpu::Cutter cutter(nullptr);
+  cut_scratch(problem, threads, cutter);
+  return cutter.bytes();
+}
+
+struct Run {
+  const Problem& problem;
+  const Args& args;
+  const cpu::Kernels& kernels;
+  const Lane& lane;
+  Scratch scratch;
+};
+
+// Sorts (token, slot) by expert, then token.
+void group_by_expert(const Args& args, const Scratch& scratch) {
+  const View<const int32_t, 2>& ids = args.expert_ids;
+  int32_t* const ends = scratch.ends;
+  const auto experts = static_cast<int64_t>(args.experts.size());
+  std::fill_n(ends, experts, 0);
+  for (int64_t t = 0; t < ids.extent[0]; ++t)
+    for (int64_t j = 0; j < ids.extent[1]; ++j) ++ends[ids(t, j)];
+  int32_t begin = 0;
+  for (int64_t e = 0; e < experts; ++e) begin += std::exchange(ends[e], begin);
+  for (int64_t t = 0; t < ids.extent[0]; ++t) {
+    for (int64_t j = 0; j < ids.extent[1]; ++j) {
+      const int32_t entry = ends[ids(t, j)]++;
+      scratch.tokens[entry] = static_cast<int32_t>(t);
+      scratch.weights[entry] = args.expert_weights(t, j);
+    }
+  }
+}
+
+// One thread's part of a product: `count` columns, at most a tile.
+struct Columns {
+  const Run& run;
+  int thread;
+  int64_t first, count;
+
+  float* tile() const { return run.scratch.tiles + thread * chunk_rows(run.problem) * cpu::kWeightTile; }
+  void multiply(const cpu::Rows& x, const PreparedMatrix& weight, float* y, int64_t y_stride) const {
+    float* const decoded = run.scratch.decoded + thread * decoded_floats(run.problem);
+    cpu::matmul(run.kernels, 1, {x, &weight, first, count, y, y_stride}, decoded);
+  }
+};
+
+template <class Body>
+void for_each_tile(const Run& run, int64_t columns, const Body& body) {
+  const int64_t tiles = (columns + cpu::kWeightTile - 1) / cpu::kWeightTile;
+  cpu::parallel_for(run.lane.threads, tiles, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t first = begin * cpu::kWeightTile; first < std::min(columns, end * cpu::kWeightTile);
+         first += cpu::kWeightTile)
+      body(Columns{run, thread, first, std::min(cpu::kWeightTile, columns - first)});
+  });
+}
+
+float silu(float g) { return g / (1.0f + static_cast<float>(std::exp(-static_cast<double>(g)))); }
+
+// scratch.hidden = silu(gate(x)) * up(x)
+void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x) {
+  const int64_t width = mlp.gate.out;
+  for_each_tile(run, width, [&](const Columns& columns) {
+    float* const gate = run.scratch.hidden + columns.first;
+    const float* const up = columns.tile();
+    columns.multiply(x, mlp.gate, gate, width);
+    columns.multiply(x, mlp.up, columns.tile(), cpu::kWeightTile);
+    for (int64_t r = 0; r < x.count; ++r)
+      for (int64_t i = 0; i < columns.count; ++i)
+        gate[r * width + i] = silu(gate[r * width + i]) * up[r * cpu::kWeightTile + i];
+  });
+}
+
+// out[tokens[r]] += weights[r] * down(row r of scratch.hidden); the tokens are distinct.
+void add_output(const Run& run, const Mlp& mlp, std::span<const int32_t> tokens, const float* weights) {
+  const View<float, 2> out = run.args.out.as<float>();
+  const cpu::Rows hidden{run.scratch.hidden, mlp.down.in, static_cast<int64_t>(tokens.size())};
+  for_each_tile(run, mlp.down.out, [&](const Columns& columns) {
+    columns.multiply(hidden, mlp.down, columns.tile(), cpu::kWeightTile);
+    for (size_t r = 0; r < tokens.size(); ++r) {
+      float* const y = out[tokens[r]].data + columns.first;
+      const float* const one = columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile;
+      for (int64_t i = 0; i < columns.count; ++i) y[i] += weights[r] * one[i];
+    }
+  });
+}
+
+void add_mlp(const Run& run, const Mlp& mlp, int64_t first_entry, int64_t end_entry) {
+  const View<const float, 2> x = run.args.x.as<float>();
+  for (int64_t entry = first_entry; entry < end_entry; entry += kLargestChunk) {
+    const int64_t rows = std::min(kLargestChunk, end_entry - entry);
+    const int32_t* const tokens = run.scratch.tokens + entry;
+    compute_hidden(run, mlp, {x.data, x.stride[0], rows, tokens});
+    add_output(run, mlp, {tokens, static_cast<size_t>(rows)}, run.scratch.weights + entry);
+  }
+}
+
+void add_routed(const Run& run) {
+  group_by_expert(run.args, run.scratch);
+  int64_t begin = 0;
+  for (size_t e = 0; e < run.args.experts.size(); ++e) {
+    const int64_t end = run.scratch.ends[e];
+    add_mlp(run, run.args.experts[e], begin, end);
+    begin = end;
+  }
+}
+
+// The shared expert is one that every token has chosen with weight 1.
+void add_shared(const Run& run) {
+  const int64_t tokens = run.args.x.extent[0];
+  std::iota(run.scratch.tokens, run.scratch.tokens + tokens, 0);
+  std::fill_n(run.scratch.weights, tokens, 1.0f);
+  add_mlp(run, *run.args.shared, 0, tokens);
+}
+
+void run(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  cpu::Cutter cutter(lane.workspace.data());
+  const Run run{problem, args, cpu::kernels(problem.setting.target.isa), lane,
+                cut_scratch(problem, lane.threads, cutter)};
+  const View<float, 2> out = args.out.as<float>();
+  for (int64_t t = 0; t < out.extent[0]; ++t) std::fill_n(out[t].data, problem.hidden, 0.0f);
+  add_routed(run);
+  if (args.shared != nullptr) add_shared(run);
+}
+
+}  // namespace
+
+const Implementation kCpu{"cpu", supports, workspace_bytes, run};
+
+}  // namespace fulgurite::experts

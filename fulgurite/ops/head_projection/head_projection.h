@@ -1,0 +1,52 @@
+#pragma once
+// One small matrix a head, cut from the rows of kv_b: what moves attention into latent space and back (W_UK,
+// W_UV).
+//
+//   W_h = weight rows [h * rows_per_head + first_row, + rows)                    [rows, latent]
+//   from_rows   y[t,h,c] = sum_r x[t,h,r] * W_h[r,c]      the query into latent space (W_UK)
+//   to_rows     y[t,h,r] = sum_c x[t,h,c] * W_h[r,c]      the attended latent to the head's output (W_UV)
+//
+//   x       [tokens, heads, rows or latent]  activation   token and head strides free
+//   weight  [heads * rows_per_head, latent]  f32, bf16 or e4m3 blocks: the whole of kv_b
+//   y       [tokens, heads, latent or rows]  activation   every element written; no overlap with x
+//
+// Rounding   as linear: weights at their exact values, one sum (reference: double, ascending).
+// NaN        a NaN or infinity in x stays in its token and head. Empty: zero tokens write nothing.
+// Errors     check() throws Error naming the tensor.
+// Tolerance  from_rows (rows + 8), one lane a column; to_rows (latent / 16 + 8), as linear; times
+//            2^-24 * sum |x||W|, + terms * 2^-149.
+// Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward (absorbed); arXiv:2405.04434, 2.1.
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/implementation.h"
+#include "fulgurite/core/matrix.h"
+
+namespace fulgurite::head_projection {
+
+enum class Direction { kFromRows, kToRows };
+
+struct Problem {
+  Setting setting;
+  Direction direction = Direction::kFromRows;
+  int64_t heads = 0;
+  int64_t rows_per_head = 0;
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int64_t latent = 0;
+  MatrixFormat weight;
+};
+
+struct Args {
+  ConstTensor<3> x;
+  const PreparedMatrix* weight = nullptr;
+  Tensor<3> y;
+};
+
+using Implementation = fulgurite::Implementation<Problem, Args>;
+
+void check(const Problem& problem, const Args& args);
+
+extern const Implementation kReference;
+extern const Implementation kCpu;
+
+}  // namespace fulgurite::head_projection

@@ -1,0 +1,47 @@
+#include "fulgurite/ops/index_select/index_select.h"
+
+#include <bit>
+#include <cmath>
+
+#include "fulgurite/core/check.h"
+
+namespace fulgurite::index_select {
+namespace {
+
+// Larger scores have larger codes; -0 is +0; NaN is below -infinity.
+uint32_t ascending_code(float score) {
+  if (std::isnan(score)) return 0;
+  if (score == 0.0f) score = 0.0f;
+  const uint32_t bits = std::bit_cast<uint32_t>(score);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+}  // namespace
+
+uint64_t rank_key(float score, int32_t position, Ties ties) {
+  const auto place = static_cast<uint32_t>(position);
+  return static_cast<uint64_t>(ascending_code(score)) << 32 | (ties == Ties::kLower ? ~place : place);
+}
+
+int32_t position_of(uint64_t key, Ties ties) {
+  const auto place = static_cast<uint32_t>(key);
+  return static_cast<int32_t>(ties == Ties::kLower ? ~place : place);
+}
+
+void check(const Problem& problem, const Args& args) {
+  FULGURITE_ASSERT(problem.topk > 0, "index_select: topk {}", problem.topk);
+  const int64_t tokens = args.q.extent[0];
+  const Check check("index_select");
+  check.tensor("q", args.q, {tokens, problem.heads, problem.head_dim})
+      .tensor("weights", args.weights, {tokens, problem.heads})
+      .tensor("key_cache", args.key_cache, {problem.sequences, problem.context, problem.head_dim})
+      .tensor("places", args.places, {tokens})
+      .tensor("selected", args.selected, {tokens, problem.topk});
+  if (args.scores) check.tensor("scores", args.scores, {tokens, problem.context});
+  for (int64_t t = 0; t < tokens; ++t) {
+    check.range("places, a sequence", args.places(t).sequence, 0, problem.sequences - 1)
+        .range("places, a position", args.places(t).position, 0, problem.context - 1);
+  }
+}
+
+}  // namespace fulgurite::index_select

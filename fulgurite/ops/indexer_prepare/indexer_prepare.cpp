@@ -1,0 +1,54 @@
+#include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "fulgurite/core/check.h"
+
+namespace fulgurite::indexer_prepare {
+namespace {
+
+void check_sizes(const Problem& problem) {
+  FULGURITE_ASSERT(std::has_single_bit(static_cast<uint64_t>(problem.head_dim)),
+                   "indexer_prepare: head_dim {} is no power of two", problem.head_dim);
+  FULGURITE_ASSERT(problem.rope % 2 == 0 && problem.rope <= problem.head_dim,
+                   "indexer_prepare: {} rotated dimensions of {}", problem.rope, problem.head_dim);
+}
+
+}  // namespace
+
+void check(const Problem& problem, const Args& args) {
+  check_sizes(problem);
+  const int64_t tokens = args.q.extent[0], dim = problem.head_dim;
+  const int64_t positions = args.table.cosine.extent[0];
+  const Check clause("indexer_prepare");
+  clause.tensor("q", args.q, {tokens, problem.heads, dim})
+      .tensor("k", args.k, {tokens, dim})
+      .tensor("gate", args.gate, {tokens, problem.heads})
+      .tensor("k_weight", args.k_weight, {dim})
+      .tensor("k_bias", args.k_bias, {dim})
+      .tensor("places", args.places, {tokens})
+      .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
+      .tensor("sine", args.table.sine, {positions, problem.rope / 2})
+      .tensor("weights", args.weights, {tokens, problem.heads})
+      .tensor("key_cache", args.key_cache, {problem.sequences, problem.context, dim});
+  if (args.rotated_q) clause.tensor("rotated_q", args.rotated_q, {tokens, problem.heads, dim});
+  if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
+  for (int64_t t = 0; t < tokens; ++t)
+    clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
+        .range("position", args.places(t).position, 0, std::min(problem.context, positions) - 1);
+}
+
+rotary::Layout layout_in_force(const Problem& problem) {
+  switch (problem.setting.numerics.indexer_rope) {
+    case IndexerRope::kFamily:
+      return problem.layout;
+    case IndexerRope::kInterleaved:
+      return rotary::Layout::kInterleaved;
+    case IndexerRope::kHalfSplit:
+      return rotary::Layout::kHalfSplit;
+  }
+  FULGURITE_ASSERT(false, "indexer_rope {}", static_cast<int>(problem.setting.numerics.indexer_rope));
+}
+
+}  // namespace fulgurite::indexer_prepare

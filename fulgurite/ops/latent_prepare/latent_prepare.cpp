@@ -1,0 +1,25 @@
+#include "fulgurite/ops/latent_prepare/latent_prepare.h"
+
+#include <algorithm>
+
+#include "fulgurite/core/check.h"
+
+namespace fulgurite::latent_prepare {
+
+void check(const Problem& problem, const Args& args) {
+  FULGURITE_ASSERT(problem.rope % 2 == 0, "latent_prepare: {} dimensions have no pairs", problem.rope);
+  const int64_t tokens = args.kv.extent[0], width = problem.latent + problem.rope;
+  const int64_t positions = args.table.cosine.extent[0];
+  const Check clause("latent_prepare");
+  clause.tensor("kv", args.kv, {tokens, width})
+      .tensor("weight", args.weight, {problem.latent})
+      .tensor("places", args.places, {tokens})
+      .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
+      .tensor("sine", args.table.sine, {positions, problem.rope / 2})
+      .tensor("cache", args.cache, {problem.sequences, problem.context, width});
+  for (int64_t t = 0; t < tokens; ++t)
+    clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
+        .range("position", args.places(t).position, 0, std::min(problem.context, positions) - 1);
+}
+
+}  // namespace fulgurite::latent_prepare

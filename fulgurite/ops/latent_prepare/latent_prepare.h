@@ -1,0 +1,53 @@
+#pragma once
+// The cache row of each token: the normed latent and the rotated key part that all heads share.
+//
+//   row[0, latent)            = RMSNorm(kv[t, 0..latent))             weight, eps as norm
+//   row[latent, latent+rope)  = RoPE_interleaved(kv[t, latent..))     at the token's position; not normed
+//   written to cache[places[t].sequence, places[t].position]
+//
+//   kv      [tokens, latent + rope]               activation   the output of kv_a_proj_with_mqa
+//   weight  [latent]                              f32
+//   places  [tokens]                              all different
+//   table   [positions, rope / 2]                 f32, two
+//   cache   [sequences, context, latent + rope]   f32 (latent_cache = fp32)
+//                                                 only the rows of these tokens are written
+//
+// Rounding   as norm and rotary, then as latent_cache says; in fp32 nothing more.
+// NaN        in the latent, spoils the row's latent; in the rotated part, its pair. Empty: zero tokens write
+//            nothing.
+// Errors     check() throws Error naming the tensor, and the place that is not in the cache or the table.
+// Tolerance  that of norm for the latent; 0 for the rotated part.
+// Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward.
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/implementation.h"
+#include "fulgurite/core/token_place.h"
+#include "fulgurite/ops/rotary/rotary.h"
+
+namespace fulgurite::latent_prepare {
+
+struct Problem {
+  Setting setting;
+  int64_t latent = 0;
+  int64_t rope = 0;
+  float eps = 1e-6f;
+  int64_t sequences = 0;
+  int64_t context = 0;
+};
+
+struct Args {
+  ConstTensor<2> kv;
+  View<const float, 1> weight;
+  View<const TokenPlace, 1> places;
+  rotary::Table table;
+  Tensor<3> cache;
+};
+
+using Implementation = fulgurite::Implementation<Problem, Args>;
+
+void check(const Problem& problem, const Args& args);
+
+extern const Implementation kReference;
+extern const Implementation kCpu;
+
+}  // namespace fulgurite::latent_prepare

@@ -1,0 +1,18 @@
+#include "fulgurite/ops/norm/norm.h"
+
+#include "fulgurite/core/check.h"
+
+namespace fulgurite::norm {
+
+void check(const Problem& problem, const Args& args) {
+  const int64_t tokens = args.x.extent[0], width = problem.width;
+  const Check clause("norm");
+  clause.tensor("x", args.x, {tokens, width});
+  if (args.added) clause.tensor("added", args.added, {tokens, width});
+  if (args.replaced) clause.tensor("replaced", args.replaced, {tokens, width});
+  clause.tensor("weight", args.weight, {width});
+  if (args.sum) clause.tensor("sum", args.sum, {tokens, width});
+  clause.tensor("out", args.out, {tokens, width});
+}
+
+}  // namespace fulgurite::norm

@@ -1,0 +1,48 @@
+#include "fulgurite/ops/sparse_attention/sparse_attention.h"
+
+namespace fulgurite::sparse_attention {
+namespace {
+
+void check_list(const Check& check, View<const int32_t, 1> list, int64_t position) {
+  int64_t previous = -1;
+  for (int64_t j = 0; j < list.extent[0]; ++j) {
+    if (list(j) == -1 && j > 0) {
+      for (; j < list.extent[0]; ++j) check.range("selected, after a -1", list(j), -1, -1);
+      return;
+    }
+    check.range("selected", list(j), previous + 1, position);
+    previous = list(j);
+  }
+}
+
+}  // namespace
+
+void check_selected(const Check& check, View<const int32_t, 2> selected, View<const TokenPlace, 1> places,
+                    int64_t sequences, int64_t context) {
+  for (int64_t t = 0; t < selected.extent[0]; ++t) {
+    check.range("places, a sequence", places(t).sequence, 0, sequences - 1)
+        .range("places, a position", places(t).position, 0, context - 1);
+    check_list(check, selected[t], places(t).position);
+  }
+}
+
+int64_t selected_rows(View<const int32_t, 1> selected) {
+  int64_t count = 0;
+  while (count < selected.extent[0] && selected(count) >= 0) ++count;
+  return count;
+}
+
+void check(const Problem& problem, const Args& args) {
+  FULGURITE_ASSERT(problem.topk > 0, "sparse_attention: topk {}", problem.topk);
+  const int64_t tokens = args.q.extent[0];
+  const Check check("sparse_attention");
+  check.tensor("q", args.q, {tokens, problem.heads, problem.latent})
+      .tensor("q_rope", args.q_rope, {tokens, problem.heads, problem.rope})
+      .tensor("cache", args.cache, {problem.sequences, problem.context, problem.latent + problem.rope})
+      .tensor("selected", args.selected, {tokens, problem.topk})
+      .tensor("places", args.places, {tokens})
+      .tensor("out", args.out, {tokens, problem.heads, problem.latent});
+  check_selected(check, args.selected, args.places, problem.sequences, problem.context);
+}
+
+}  // namespace fulgurite::sparse_attention

@@ -1,0 +1,76 @@
+#include "fulgurite/plan/activation_layout.h"
+
+#include <algorithm>
+
+#include "fulgurite/core/token_place.h"
+#include "fulgurite/plan/bytes.h"
+
+namespace fulgurite::plan {
+namespace {
+
+DType dtype_of(Activation activation) {
+  switch (activation) {
+    case Activation::kFp32:
+      return DType::kF32;
+    case Activation::kBf16:
+      return DType::kBF16;
+    case Activation::kFp16:
+      return DType::kF16;
+  }
+  return DType::kF32;
+}
+
+class Arena {
+ public:
+  int64_t take(int64_t bytes) {
+    const int64_t offset = total_;
+    total_ += (bytes + 63) / 64 * 64;
+    return offset;
+  }
+  int64_t total() const { return total_; }
+
+ private:
+  int64_t total_ = 0;
+};
+
+}  // namespace
+
+ActivationLayout make_activation_layout(const model::Config& c, const Options& options) {
+  ActivationLayout at;
+  at.dtype = dtype_of(options.numerics.activation);
+  at.logit_rows = options.logits == LogitRows::kAll ? options.chunk_tokens
+                                                    : std::min(options.sequences, options.chunk_tokens);
+  at.selected_width = std::min(c.index_topk, options.context);
+  const int64_t tokens = options.chunk_tokens, element = bits(at.dtype) / 8;
+  Arena arena;
+  at.places = arena.take(product({tokens, sizeof(TokenPlace)}));
+  at.ids = arena.take(product({tokens, 4}));
+  at.stream = arena.take(product({tokens, c.hidden, element}));
+  at.normed = arena.take(product({tokens, c.hidden, element}));
+  at.block = arena.take(product({tokens, c.hidden, element}));
+  at.q_raw = arena.take(product({tokens, c.q_lora, element}));
+  at.q_latent = arena.take(product({tokens, c.q_lora, element}));
+  at.q = arena.take(product({tokens, c.heads, c.nope + c.rope, element}));
+  at.kv = arena.take(product({tokens, c.kv_lora + c.rope, element}));
+  at.absorbed = arena.take(product({tokens, c.heads, c.kv_lora, element}));
+  at.attended = arena.take(product({tokens, c.heads, c.kv_lora, element}));
+  at.head_outputs = arena.take(product({tokens, c.heads, c.value, element}));
+  at.index_q = arena.take(product({tokens, c.index_heads, c.index_dim, element}));
+  at.index_k = arena.take(product({tokens, c.index_dim, element}));
+  at.index_gate = arena.take(product({tokens, c.index_heads, 4}));
+  at.index_weights = arena.take(product({tokens, c.index_heads, 4}));
+  at.selected = arena.take(product({tokens, at.selected_width, 4}));
+  at.expert_ids = arena.take(product({tokens, c.experts_per_token, 4}));
+  at.expert_weights = arena.take(product({tokens, c.experts_per_token, 4}));
+  at.logit_inputs = arena.take(product({at.logit_rows, c.hidden, element}));
+  at.logits = arena.take(product({at.logit_rows, c.vocabulary, 4}));
+  if (options.tracing == Tracing::kOn) {
+    at.rotated_q = arena.take(product({tokens, c.index_heads, c.index_dim, 4}));
+    at.rotated_k = arena.take(product({tokens, c.index_dim, 4}));
+    at.index_scores = arena.take(product({tokens, options.context, 4}));
+  }
+  at.total = arena.total();
+  return at;
+}
+
+}  // namespace fulgurite::plan

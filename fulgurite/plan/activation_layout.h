@@ -1,0 +1,47 @@
+#pragma once
+// Where each activation of a forward pass lies in the session's arena. Offsets are bytes, each 64-byte
+// aligned.
+
+#include <cstdint>
+
+#include "fulgurite/core/dtype.h"
+#include "fulgurite/model/config.h"
+#include "fulgurite/plan/options.h"
+
+namespace fulgurite::plan {
+
+struct ActivationLayout {
+  DType dtype = DType::kF32;   // of activations
+  int64_t places = 0;          // TokenPlace [tokens]
+  int64_t ids = 0;             // i32 [tokens]
+  int64_t stream = 0;          // [tokens, hidden]: the residual stream
+  int64_t normed = 0;          // [tokens, hidden]: what a block reads
+  int64_t block = 0;           // [tokens, hidden]: what a block adds
+  int64_t q_raw = 0;           // [tokens, q_lora]
+  int64_t q_latent = 0;        // [tokens, q_lora]
+  int64_t q = 0;               // [tokens, heads, nope + rope]
+  int64_t kv = 0;              // [tokens, kv_lora + rope]
+  int64_t absorbed = 0;        // [tokens, heads, kv_lora]
+  int64_t attended = 0;        // [tokens, heads, kv_lora]
+  int64_t head_outputs = 0;    // [tokens, heads, value]
+  int64_t index_q = 0;         // [tokens, index_heads, index_dim]
+  int64_t index_k = 0;         // [tokens, index_dim]
+  int64_t index_gate = 0;      // f32 [tokens, index_heads]
+  int64_t index_weights = 0;   // f32 [tokens, index_heads]
+  int64_t selected = 0;        // i32 [tokens, selected_width]
+  int64_t expert_ids = 0;      // i32 [tokens, experts_per_token]
+  int64_t expert_weights = 0;  // f32 [tokens, experts_per_token]
+  int64_t logit_inputs = 0;    // [logit rows, hidden]
+  int64_t logits = 0;          // f32 [logit rows, vocabulary]
+  int64_t rotated_q = 0;       // f32 [tokens, index_heads, index_dim], tracing only
+  int64_t rotated_k = 0;       // f32 [tokens, index_dim], tracing only
+  int64_t index_scores = 0;    // f32 [tokens, context], tracing only
+  int64_t total = 0;
+
+  int64_t logit_rows = 0;
+  int64_t selected_width = 0;  // min(index_topk, context)
+};
+
+ActivationLayout make_activation_layout(const model::Config& config, const Options& options);
+
+}  // namespace fulgurite::plan

@@ -1,0 +1,254 @@
+// plan::make: for each operation the first row of the catalog that takes its problem; every refusal is kept.
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "fulgurite/core/error.h"
+#include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/plan.h"
+
+namespace fulgurite::plan {
+namespace {
+
+std::string shaped(const StoredMatrix& matrix) {
+  return fmt::format("{} [{}, {}]", describe(format_of(matrix)), matrix.out, matrix.in);
+}
+
+std::string place(int64_t layer, const std::string& operation) {
+  return layer == model::kNoLayer ? operation : fmt::format("layer {} {}", layer, operation);
+}
+
+class Planner {
+ public:
+  Planner(const model::Model& model, Plan& plan)
+      : model_(model), c_(model.config), plan_(plan), setting_{plan.device.target, plan.options.numerics} {}
+
+  void make() {
+    plan_.embedding =
+        choose(model::kNoLayer, "embedding", shaped(weights().embedding), catalog().embedding,
+               embedding::Problem{setting_, c_.vocabulary, c_.hidden, format_of(weights().embedding)});
+    for (int64_t layer = 0; layer < c_.layers; ++layer) plan_.layers.push_back(make_layer(layer));
+    plan_.final_norm = choose_norm(model::kNoLayer, "norm final", c_.hidden, c_.norm_eps);
+    plan_.head = choose_linear(model::kNoLayer, "head", weights().head, linear::Output::kF32);
+  }
+
+ private:
+  const model::StoredWeights& weights() const { return model_.weights; }
+
+  template <class Problem, class Args>
+  Step<Problem, Args> choose(int64_t layer, const std::string& operation, const std::string& format,
+                             Rows<Implementation<Problem, Args>> candidates, const Problem& problem) {
+    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}};
+    for (const Implementation<Problem, Args>* const candidate : candidates) {
+      if (const Support refusal = admit(candidate->name, candidate->supports(problem))) {
+        row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
+        continue;
+      }
+      row.implementation = candidate->name;
+      row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
+      plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
+      plan_.rows.push_back(row);
+      return {problem, {{INT64_MAX, candidate}}};
+    }
+    fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
+         fmt::join(row.refused, "; "));
+  }
+
+  Support admit(std::string_view name, Support refusal) const {
+    if (plan_.options.candidates == Candidates::kReferencesOnly && name != "reference")
+      return Refusal{"only references are asked for"};
+    return refusal;
+  }
+
+  NormStep choose_norm(int64_t layer, const std::string& operation, int64_t width, float eps) {
+    return choose(layer, operation, fmt::format("f32 [{}]", width), catalog().norm,
+                  norm::Problem{setting_, width, eps});
+  }
+
+  LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
+                           linear::Output output = linear::Output::kActivation) {
+    return choose(layer, "linear " + name, shaped(weight), catalog().linear,
+                  linear::Problem{setting_, weight.in, weight.out, format_of(weight), output});
+  }
+
+  LayerPlan make_layer(int64_t layer) {
+    const model::StoredLayer& w = weights().layers[static_cast<size_t>(layer)];
+    LayerPlan plan;
+    plan.attention = make_attention(layer, w);
+    plan.feed_forward_norm = choose_norm(layer, "norm feed_forward", c_.hidden, c_.norm_eps);
+    if (!c_.dense(layer)) plan.router = make_router(layer, w);
+    plan.experts = make_experts(layer, w);
+    return plan;
+  }
+
+  AttentionPlan make_attention(int64_t layer, const model::StoredLayer& w) {
+    AttentionPlan plan;
+    plan.norm = choose_norm(layer, "norm attention", c_.hidden, c_.norm_eps);
+    plan.q_a = choose_linear(layer, "q_a", w.q_a);
+    plan.q_a_norm = choose_norm(layer, "norm q_a", c_.q_lora, c_.norm_eps);
+    plan.q_b = choose_linear(layer, "q_b", w.q_b);
+    plan.q_rope =
+        choose(layer, "rotary q", "interleaved", catalog().rotary,
+               rotary::Problem{setting_, rotary::Layout::kInterleaved, c_.heads, c_.rope, context()});
+    plan.kv_a = choose_linear(layer, "kv_a", w.kv_a);
+    plan.latent =
+        choose(layer, "latent_prepare", fmt::format("cache f32 [{}]", c_.kv_lora + c_.rope),
+               catalog().latent_prepare,
+               latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.norm_eps, sequences(), context()});
+    plan.indexer = make_indexer(layer, w.indexer);
+    if (setting_.numerics.mla == Mla::kAbsorbed)
+      plan.absorbed = make_absorbed(layer, w.kv_b);
+    else
+      plan.expanded = make_expanded(layer, w.kv_b);
+    plan.o = choose_linear(layer, "o", w.o);
+    return plan;
+  }
+
+  IndexerPlan make_indexer(int64_t layer, const model::StoredIndexer& w) {
+    IndexerPlan plan;
+    plan.q = choose_linear(layer, "index_q", w.q);
+    plan.projection = choose(layer, "indexer_projection",
+                             fmt::format("k {}, gate {}", describe(format_of(w.k)), shaped(w.gate)),
+                             catalog().indexer_projection,
+                             indexer_projection::Problem{setting_, c_.hidden, c_.index_dim, c_.index_heads,
+                                                         format_of(w.k), format_of(w.gate)});
+    plan.prepare = choose(layer, "indexer_prepare", fmt::format("half-split; cache f32 [{}]", c_.index_dim),
+                          catalog().indexer_prepare,
+                          indexer_prepare::Problem{setting_, c_.index_heads, c_.index_dim, c_.rope,
+                                                   rotary::Layout::kHalfSplit, sequences(), context()});
+    plan.select = choose(
+        layer, "index_select", fmt::format("top {} of {}", selected(), context()), catalog().index_select,
+        index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(), sequences(), context()});
+    return plan;
+  }
+
+  HeadProjectionStep choose_head_projection(int64_t layer, const std::string& name, const StoredMatrix& kv_b,
+                                            head_projection::Direction direction, int64_t first_row,
+                                            int64_t rows) {
+    return choose(layer, "head_projection " + name, shaped(kv_b), catalog().head_projection,
+                  head_projection::Problem{setting_, direction, c_.heads, c_.nope + c_.value, first_row, rows,
+                                           c_.kv_lora, format_of(kv_b)});
+  }
+
+  AbsorbedPlan make_absorbed(int64_t layer, const StoredMatrix& kv_b) {
+    AbsorbedPlan plan;
+    plan.query =
+        choose_head_projection(layer, "query", kv_b, head_projection::Direction::kFromRows, 0, c_.nope);
+    plan.attention =
+        choose(layer, "sparse_attention", fmt::format("{} heads, {} + {}", c_.heads, c_.kv_lora, c_.rope),
+               catalog().sparse_attention,
+               sparse_attention::Problem{setting_, c_.heads, c_.kv_lora, c_.rope, selected(),
+                                         c_.softmax_scale(), sequences(), context()});
+    plan.value =
+        choose_head_projection(layer, "value", kv_b, head_projection::Direction::kToRows, c_.nope, c_.value);
+    return plan;
+  }
+
+  ExpandedAttentionStep make_expanded(int64_t layer, const StoredMatrix& kv_b) {
+    return choose(
+        layer, "expanded_attention", shaped(kv_b), catalog().expanded_attention,
+        expanded_attention::Problem{setting_, c_.heads, c_.nope, c_.rope, c_.value, c_.kv_lora, selected(),
+                                    c_.softmax_scale(), format_of(kv_b), sequences(), context()});
+  }
+
+  RouterStep make_router(int64_t layer, const model::StoredLayer& w) {
+    return choose(layer, "router", shaped(w.router), catalog().router,
+                  router::Problem{setting_, c_.hidden, c_.experts, c_.expert_groups, c_.groups_kept,
+                                  c_.experts_per_token, c_.routed_scale, format_of(w.router)});
+  }
+
+  ExpertsStep make_experts(int64_t layer, const model::StoredLayer& w) {
+    experts::Problem problem{setting_,
+                             c_.hidden,
+                             0,
+                             0,
+                             0,
+                             w.shared.gate.out,
+                             {},
+                             format_of(w.shared.gate),
+                             plan_.options.chunk_tokens};
+    if (!c_.dense(layer)) {
+      problem.experts = c_.experts;
+      problem.experts_per_token = c_.experts_per_token;
+      problem.width = c_.expert_width;
+      problem.weight = format_of(w.experts.front().gate);
+    }
+    const std::string what =
+        c_.dense(layer)
+            ? fmt::format("dense {}, width {}", describe(problem.shared_weight), problem.shared_width)
+            : fmt::format("{} of {} + shared, {}, width {}", c_.experts_per_token, c_.experts,
+                          describe(problem.weight), problem.width);
+    return choose(layer, "experts", what, catalog().experts, problem);
+  }
+
+  int64_t sequences() const { return plan_.options.sequences; }
+  int64_t context() const { return plan_.options.context; }
+  int64_t selected() const { return plan_.activations.selected_width; }
+
+  const model::Model& model_;
+  const model::Config& c_;
+  Plan& plan_;
+  const Setting setting_;
+};
+
+void check_request(const model::Config& config, const Options& options) {
+  if (options.context < 1 || options.context > config.max_positions)
+    fail(ErrorKind::kRequest, "context: expected 1 to {} positions (max_position_embeddings), asked for {}",
+         config.max_positions, options.context);
+  if (options.sequences < 1 || options.sequences > (1 << 20))
+    fail(ErrorKind::kRequest, "batch: expected 1 to {} sequences, asked for {}", 1 << 20, options.sequences);
+  if (options.chunk_tokens < 1 || options.chunk_tokens > (1 << 20))
+    fail(ErrorKind::kRequest, "chunk: expected 1 to {} tokens, asked for {}", 1 << 20, options.chunk_tokens);
+}
+
+rotary::Frequencies frequencies_of(const model::Config& config) {
+  rotary::Frequencies frequencies{config.rope_base, config.rope, std::nullopt};
+  if (config.yarn)
+    frequencies.yarn = rotary::Yarn{config.yarn->factor, config.yarn->original_positions,
+                                    config.yarn->beta_fast, config.yarn->beta_slow};
+  return frequencies;
+}
+
+// fp32 copies of vectors (exact) and the rotary tables: what plan::prepare allocates.
+int64_t prepared_bytes(const model::Model& model, const Options& options) {
+  int64_t elements = product({options.context, model.config.rope});
+  for (const model::TensorName& tensor : model.names)
+    if (tensor.required && tensor.form == model::Form::kVector) elements += (tensor.columns + 15) / 16 * 16;
+  return product({elements, sizeof(float)}) + 2 * 64;
+}
+
+}  // namespace
+
+Plan make(const model::Model& model, const Device& device, const Options& options) {
+  Plan plan;
+  plan.device = device;
+  plan.options = options;
+  plan.config = model.config;
+  if (plan.options.context == 0) plan.options.context = model.config.max_positions;
+  check_request(model.config, plan.options);
+  plan.frequencies = frequencies_of(model.config);
+  plan.activations = make_activation_layout(model.config, plan.options);
+  Planner(model, plan).make();
+  const int64_t cache_rows = product({model.config.layers, plan.options.sequences, plan.options.context});
+  plan.bytes.viewed = model.bound_bytes;
+  plan.bytes.prepared = prepared_bytes(model, plan.options);
+  plan.bytes.latent_cache = product({cache_rows, model.config.kv_lora + model.config.rope, sizeof(float)});
+  plan.bytes.index_cache = product({cache_rows, model.config.index_dim, sizeof(float)});
+  plan.bytes.activations = plan.activations.total;
+  return plan;
+}
+
+void require_memory(const Plan& plan) {
+  const Bytes& bytes = plan.bytes;
+  if (bytes.owned() <= plan.device.available_bytes) return;
+  fail(ErrorKind::kMemory,
+       "context {} for {} sequence(s) needs {} (latent cache {}, index cache {}, activations {}, workspace "
+       "{}, prepared {}); "
+       "available: {}",
+       plan.options.context, plan.options.sequences, human_bytes(bytes.owned()),
+       human_bytes(bytes.latent_cache), human_bytes(bytes.index_cache), human_bytes(bytes.activations),
+       human_bytes(bytes.workspace), human_bytes(bytes.prepared), human_bytes(plan.device.available_bytes));
+}
+
+}  // namespace fulgurite::plan

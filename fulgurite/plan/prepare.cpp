@@ -1,0 +1,91 @@
+#include "fulgurite/plan/prepare.h"
+
+namespace fulgurite::plan {
+namespace {
+
+PreparedMatrix as_stored(const StoredMatrix& matrix) { return {matrix.as, matrix.out, matrix.in}; }
+
+experts::Mlp as_stored(const model::StoredMlp& mlp) {
+  return {as_stored(mlp.gate), as_stored(mlp.up), as_stored(mlp.down)};
+}
+
+// Hands out 64-byte aligned floats of one buffer, whose size is the plan's prepared bytes.
+class Floats {
+ public:
+  explicit Floats(const HostBuffer& memory)
+      : at_(reinterpret_cast<float*>(memory.bytes().data())),
+        left_(memory.size() / static_cast<int64_t>(sizeof(float))) {}
+
+  float* take(int64_t count) {
+    const int64_t padded = (count + 15) / 16 * 16;
+    FULGURITE_ASSERT(padded <= left_, "{} floats are prepared, {} are left", padded, left_);
+    float* const taken = at_;
+    at_ += padded;
+    left_ -= padded;
+    return taken;
+  }
+
+  View<const float, 1> exact(const model::StoredVector& vector) {
+    return std::visit(
+        [&](const auto& stored) {
+          float* const values = take(stored.extent[0]);
+          for (int64_t i = 0; i < stored.extent[0]; ++i) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(stored)>, View<const bf16, 1>>)
+              values[i] = to_float(stored(i));
+            else
+              values[i] = stored(i);
+          }
+          return View<const float, 1>(values, {stored.extent[0]});
+        },
+        vector);
+  }
+
+ private:
+  float* at_;
+  int64_t left_;
+};
+
+PreparedLayer prepare_layer(const model::StoredLayer& w, Floats& floats) {
+  PreparedLayer layer;
+  layer.attention_norm = floats.exact(w.attention_norm);
+  layer.q_a = as_stored(w.q_a);
+  layer.q_a_norm = floats.exact(w.q_a_norm);
+  layer.q_b = as_stored(w.q_b);
+  layer.kv_a = as_stored(w.kv_a);
+  layer.kv_a_norm = floats.exact(w.kv_a_norm);
+  layer.kv_b = as_stored(w.kv_b);
+  layer.o = as_stored(w.o);
+  layer.index_q = as_stored(w.indexer.q);
+  layer.index_k = as_stored(w.indexer.k);
+  layer.index_k_norm_weight = floats.exact(w.indexer.k_norm_weight);
+  layer.index_k_norm_bias = floats.exact(w.indexer.k_norm_bias);
+  layer.index_gate = as_stored(w.indexer.gate);
+  layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
+  layer.shared = as_stored(w.shared);
+  if (w.experts.empty()) return layer;
+  layer.router = as_stored(w.router);
+  layer.router_bias = floats.exact(w.router_bias);
+  for (const model::StoredMlp& expert : w.experts) layer.experts.push_back(as_stored(expert));
+  return layer;
+}
+
+}  // namespace
+
+PreparedWeights prepare(const model::Model& model, const Plan& plan) {
+  PreparedWeights weights;
+  weights.memory = HostBuffer(plan.bytes.prepared);
+  Floats floats(weights.memory);
+  weights.embedding = as_stored(model.weights.embedding);
+  for (const model::StoredLayer& layer : model.weights.layers)
+    weights.layers.push_back(prepare_layer(layer, floats));
+  weights.final_norm = floats.exact(model.weights.final_norm);
+  weights.head = as_stored(model.weights.head);
+  const std::array<int64_t, 2> shape{plan.options.context, plan.config.rope / 2};
+  const View<float, 2> cosine(floats.take(shape[0] * shape[1]), shape);
+  const View<float, 2> sine(floats.take(shape[0] * shape[1]), shape);
+  rotary::fill_table(plan.frequencies, cosine, sine);
+  weights.rope = {cosine, sine};
+  return weights;
+}
+
+}  // namespace fulgurite::plan

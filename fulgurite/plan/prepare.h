@@ -1,0 +1,46 @@
+#pragma once
+// Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row of today's
+// catalog reads them so. Vectors become fp32, exactly; the rotary tables are computed.
+
+#include <vector>
+
+#include "fulgurite/core/host_buffer.h"
+#include "fulgurite/ops/experts/experts.h"
+#include "fulgurite/ops/rotary/rotary.h"
+#include "fulgurite/plan/plan.h"
+
+namespace fulgurite::plan {
+
+struct PreparedLayer {
+  View<const float, 1> attention_norm;
+  PreparedMatrix q_a;
+  View<const float, 1> q_a_norm;
+  PreparedMatrix q_b;
+  PreparedMatrix kv_a;
+  View<const float, 1> kv_a_norm;
+  PreparedMatrix kv_b;
+  PreparedMatrix o;
+  PreparedMatrix index_q;
+  PreparedMatrix index_k;
+  View<const float, 1> index_k_norm_weight;
+  View<const float, 1> index_k_norm_bias;
+  PreparedMatrix index_gate;
+  View<const float, 1> feed_forward_norm;
+  PreparedMatrix router;
+  View<const float, 1> router_bias;
+  std::vector<experts::Mlp> experts;
+  experts::Mlp shared;
+};
+
+struct PreparedWeights {
+  HostBuffer memory;
+  PreparedMatrix embedding;
+  std::vector<PreparedLayer> layers;
+  View<const float, 1> final_norm;
+  PreparedMatrix head;
+  rotary::Table rope;
+};
+
+PreparedWeights prepare(const model::Model& model, const Plan& plan);
+
+}  // namespace fulgurite::plan

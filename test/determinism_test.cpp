@@ -1,0 +1,84 @@
+// On the CPU no bit depends on chunking, threads, or what else is in the batch: trace files are equal byte
+// for byte.
+
+#include <gtest/gtest.h>
+
+#include "test/tiny_model.h"
+
+namespace fulgurite {
+namespace {
+
+struct Pace {
+  std::string name;
+  int64_t chunk;
+  int threads;
+  bool in_a_batch;  // between two other sequences that go at their own pace
+};
+
+// The bytes of the trace of sequence 0 of the golden file, computed as `run` says.
+std::string traced(const model::Model& model, const Pace& run) {
+  const std::vector<int32_t> ids = test::golden_ids(0), left = test::golden_ids(1),
+                             right = test::golden_ids(2);
+  plan::Options options = test::trace_options(512, run.in_a_batch ? run.chunk + 20 : run.chunk);
+  options.sequences = run.in_a_batch ? 3 : 1;
+  execute::Session session(model, plan::make(model, test::device(run.threads), options));
+  const int32_t sequence = run.in_a_batch ? 1 : 0;
+  audit::Trace trace(sequence, 512, 512);
+  for (size_t at = 0; at < ids.size(); at += static_cast<size_t>(run.chunk)) {
+    std::vector<execute::Chunk> chunks;
+    if (run.in_a_batch && at % 3 == 0 && session.length(0) + 13 <= 512)
+      chunks.push_back({0, std::span(left).subspan(static_cast<size_t>(session.length(0)), 13)});
+    chunks.push_back(
+        {sequence, std::span(ids).subspan(at, std::min(static_cast<size_t>(run.chunk), ids.size() - at))});
+    if (run.in_a_batch && session.length(2) + 7 <= 512)
+      chunks.push_back({2, std::span(right).subspan(static_cast<size_t>(session.length(2)), 7)});
+    session.forward(chunks, &trace);
+  }
+  const auto path = test::scratch_file("determinism_" + run.name + ".safetensors");
+  trace.write(path);
+  return std::string(checkpoint::MappedFile(path).text());
+}
+
+TEST(determinism, traces_are_byte_identical_for_any_chunking_threads_and_batch) {
+  const test::TinyModel tiny;
+  const std::string whole = traced(tiny.model, {"whole", 512, 1, false});
+  for (const Pace& run :
+       {Pace{"whole_2", 512, 2, false}, Pace{"chunk37_1", 37, 1, false}, Pace{"chunk37_2", 37, 2, false},
+        Pace{"chunk1_1", 1, 1, false}, Pace{"chunk1_2", 1, 2, false}, Pace{"batch", 64, 2, true},
+        Pace{"batch_decode", 1, 2, true}}) {
+    EXPECT_TRUE(traced(tiny.model, run) == whole)
+        << run.name << ": the trace differs from that of one pass on one thread";
+  }
+}
+
+TEST(determinism, an_older_instruction_set_gives_the_same_bits) {
+  const test::TinyModel tiny;
+  const std::vector<int32_t> ids = test::golden_ids(3);
+  std::vector<float> first;
+  for (int isa = 0; isa <= static_cast<int>(cpu::machine().target.isa); ++isa) {
+    Device device = test::device(2);
+    device.target.isa = static_cast<Isa>(isa);
+    execute::Session session(tiny.model, plan::make(tiny.model, device, test::trace_options(512, 512)));
+    const View<const float, 2> logits = session.forward(0, ids);
+    const std::vector<float> values(logits.data, logits.data + logits.size());
+    if (first.empty()) first = values;
+    EXPECT_TRUE(values == first) << name(device.target.isa);
+  }
+}
+
+TEST(determinism, a_sequence_that_was_reset_starts_anew) {
+  const test::TinyModel tiny;
+  const std::vector<int32_t> ids = test::golden_ids(1), other = test::golden_ids(2);
+  execute::Session session(tiny.model,
+                           plan::make(tiny.model, test::device(2), test::trace_options(512, 512)));
+  const View<const float, 2> logits = session.forward(0, ids);
+  const std::vector<float> first(logits.data, logits.data + logits.size());
+  session.reset(0);
+  session.forward(0, other);
+  session.reset(0);
+  const View<const float, 2> again = session.forward(0, ids);
+  EXPECT_TRUE(std::vector<float>(again.data, again.data + again.size()) == first);
+}
+
+}  // namespace
+}  // namespace fulgurite

@@ -1,0 +1,100 @@
+#include "test/op_inputs.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace fulgurite::inputs {
+namespace {
+
+float draw(Random& random, Values values, int64_t i) {
+  switch (values) {
+    case Values::kNormal:
+      return static_cast<float>(random.normal());
+    case Values::kOutliers:
+      return static_cast<float>(random.normal() * (random.below(64) == 0 ? 1000.0 : 1.0));
+    case Values::kDenormal:
+      return random.below(4) == 0 ? (random.below(2) == 0 ? 0.0f : -0.0f)
+                                  : static_cast<float>(random.normal() * 1e-40);
+    case Values::kConstant:
+      return 0.5f;
+    case Values::kCancelling:
+      return static_cast<float>((i % 2 == 0 ? 1.0 : -1.0) * (4096.0 + random.normal()));
+  }
+  FULGURITE_ASSERT(false, "values {}", static_cast<int>(values));
+}
+
+std::vector<float> fill(Random& random, Values values, int64_t n) {
+  std::vector<float> elements(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) elements[static_cast<size_t>(i)] = draw(random, values, i);
+  return elements;
+}
+
+// A code of any value but NaN.
+e4m3 draw_code(Random& random) {
+  const auto bits = static_cast<uint8_t>(random.below(256));
+  return {(bits & 0x7F) == 0x7F ? static_cast<uint8_t>(bits ^ 1) : bits};
+}
+
+}  // namespace
+
+std::string name(Values values) {
+  static const char* const kNames[] = {"normal", "outliers", "denormal", "constant", "cancelling"};
+  return kNames[static_cast<int>(values)];
+}
+
+Buffer<1> make(Random& random, Values values, int64_t n) {
+  Buffer<1> buffer{fill(random, values, n), {}};
+  buffer.view = {buffer.elements.data(), {n}};
+  return buffer;
+}
+
+Buffer<2> make(Random& random, Values values, int64_t rows, int64_t columns) {
+  Buffer<2> buffer{fill(random, values, rows * columns), {}};
+  buffer.view = {buffer.elements.data(), {rows, columns}};
+  return buffer;
+}
+
+Buffer<3> make(Random& random, Values values, int64_t a, int64_t b, int64_t c) {
+  Buffer<3> buffer{fill(random, values, a * b * c), {}};
+  buffer.view = {buffer.elements.data(), {a, b, c}};
+  return buffer;
+}
+
+Weight make_weight(Random& random, int64_t out, int64_t in, const MatrixFormat& format, Scales scales) {
+  Weight weight;
+  weight.data = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(out * in * 4));
+  weight.matrix.out = out;
+  weight.matrix.in = in;
+  if (format.form == MatrixForm::kF32) {
+    auto* const at = reinterpret_cast<float*>(weight.data->data());
+    for (int64_t i = 0; i < out * in; ++i) at[i] = static_cast<float>(random.normal());
+    weight.matrix.as = View<const float, 2>(at, {out, in});
+  } else if (format.form == MatrixForm::kBF16) {
+    auto* const at = reinterpret_cast<bf16*>(weight.data->data());
+    for (int64_t i = 0; i < out * in; ++i) at[i] = to_bf16(static_cast<float>(random.normal()));
+    weight.matrix.as = View<const bf16, 2>(at, {out, in});
+  } else {
+    auto* const at = reinterpret_cast<e4m3*>(weight.data->data());
+    for (int64_t i = 0; i < out * in; ++i) at[i] = draw_code(random);
+    const int64_t rows = (out + format.block.rows - 1) / format.block.rows;
+    const int64_t columns = (in + format.block.columns - 1) / format.block.columns;
+    weight.scales = std::make_shared<std::vector<float>>(static_cast<size_t>(rows * columns));
+    for (float& scale : *weight.scales) {
+      const double power = std::exp2(static_cast<double>(random.below(6)) - 10.0);
+      scale = static_cast<float>(scales == Scales::kPow2 ? power : power * random.uniform(1.0, 2.0));
+    }
+    weight.matrix.as =
+        BlockScaled{View<const e4m3, 2>(at, {out, in}),
+                    View<const float, 2>(weight.scales->data(), {rows, columns}), format.block, format.scale};
+  }
+  return weight;
+}
+
+std::vector<MatrixFormat> all_formats() {
+  return {{MatrixForm::kF32, {}, ScaleFormat::kF32},
+          {MatrixForm::kBF16, {}, ScaleFormat::kF32},
+          {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32},
+          {MatrixForm::kE4M3Blocks, {32, 48}, ScaleFormat::kF32}};
+}
+
+}  // namespace fulgurite::inputs

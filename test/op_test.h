@@ -1,0 +1,62 @@
+#pragma once
+// What the tests of the operations share: running an implementation with the workspace that it asked for, and
+// judging its result against the reference's.
+
+#include <gtest/gtest.h>
+
+#include <span>
+#include <vector>
+
+#include "fulgurite/audit/compare.h"
+#include "fulgurite/core/error.h"
+#include "fulgurite/core/host_buffer.h"
+#include "fulgurite/core/implementation.h"
+#include "fulgurite/cpu/kernels.h"
+#include "test/op_inputs.h"
+
+namespace fulgurite::test {
+
+inline Setting fp32_setting(Isa isa = cpu::best_isa()) { return {{DeviceKind::kCpu, isa}, Numerics::fp32()}; }
+
+// Every instruction set that this machine has.
+inline std::vector<Isa> machine_isas() {
+  std::vector<Isa> isas;
+  for (int i = 0; i <= static_cast<int>(cpu::best_isa()); ++i) isas.push_back(static_cast<Isa>(i));
+  return isas;
+}
+
+template <class Problem, class Args>
+void run(const Implementation<Problem, Args>& implementation, const Problem& problem, const Args& args,
+         int threads = 1) {
+  const Support refusal = implementation.supports(problem);
+  ASSERT_FALSE(refusal) << implementation.name << ": " << refusal->reason;
+  const HostBuffer workspace(implementation.workspace_bytes(problem, threads));
+  implementation.run(problem, args, {threads, workspace.bytes()});
+}
+
+inline testing::AssertionResult agrees(std::span<const float> actual, std::span<const float> expected,
+                                       std::span<const double> bound) {
+  const audit::Difference difference = audit::compare(actual, expected, bound);
+  if (difference.within()) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << audit::describe(difference);
+}
+
+// Bit for bit.
+inline testing::AssertionResult identical(std::span<const float> a, std::span<const float> b) {
+  if (a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0))
+    return testing::AssertionSuccess();
+  return testing::AssertionFailure() << "the bits differ";
+}
+
+// The message of the Error that `body` throws; empty if it throws none.
+template <class Body>
+std::string message_of(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace fulgurite::test

@@ -1,0 +1,52 @@
+#pragma once
+// The tiny checkpoint and what was recorded of it, for the end-to-end tests.
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "fulgurite/fulgurite.h"
+
+namespace fulgurite::test {
+
+inline const std::string kSource = FULGURITE_SOURCE_DIR;
+inline const std::string kTinyV32 = kSource + "/models/tiny-v32";
+inline const std::string kGolden = kSource + "/golden/tiny-v32.safetensors";
+
+struct TinyModel {
+  checkpoint::Checkpoint checkpoint = checkpoint::open(kTinyV32);
+  model::Model model = model::bind(checkpoint);
+};
+
+inline std::vector<int32_t> golden_ids(int sequence) {
+  const auto golden = checkpoint::SafetensorsFile::open(kGolden);
+  const auto ids = checkpoint::i32_values(golden.require(fmt::format("seq{}.input_ids", sequence)));
+  return {ids.begin(), ids.end()};
+}
+
+inline plan::Options trace_options(int64_t positions, int64_t chunk_tokens) {
+  plan::Options options;
+  options.context = positions;
+  options.chunk_tokens = chunk_tokens;
+  options.logits = plan::LogitRows::kAll;
+  options.tracing = plan::Tracing::kOn;
+  return options;
+}
+
+inline Device device(int threads) {
+  Device device = cpu::machine();
+  device.threads = threads;
+  return device;
+}
+
+// A file of this test process that nobody else writes.
+inline std::filesystem::path scratch_file(const std::string& name) {
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / fmt::format("fulgurite_test_{}", getpid());
+  std::filesystem::create_directories(directory);
+  return directory / name;
+}
+
+}  // namespace fulgurite::test

@@ -1,0 +1,127 @@
+// fulgurite eval: how probable the model finds a text.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "tool/model_options.h"
+#include "tool/table.h"
+#include "tool/token_stream.h"
+#include "tool/verbs.h"
+
+namespace fulgurite::tool {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string text;
+  int64_t window = 1024;
+  int64_t windows = 0;
+  bool json = false;
+};
+
+// -log softmax(logits)[target], in double.
+double negative_log_likelihood(View<const float, 1> logits, int32_t target) {
+  double largest = logits(0);
+  for (int64_t i = 1; i < logits.extent[0]; ++i) largest = std::max<double>(largest, logits(i));
+  double sum = 0.0;
+  for (int64_t i = 0; i < logits.extent[0]; ++i) sum += std::exp(logits(i) - largest);
+  return std::log(sum) + largest - logits(target);
+}
+
+// Window i predicts tokens [i * window + 1, (i + 1) * window] from a context that starts at token i * window.
+double evaluate_window(execute::Session& session, std::span<const int32_t> stream, int64_t window) {
+  session.reset(0);
+  double sum = 0.0;
+  const int64_t chunk = session.plan().options.chunk_tokens;
+  for (int64_t at = 0; at < window; at += chunk) {
+    const int64_t count = std::min(chunk, window - at);
+    const View<const float, 2> logits =
+        session.forward(0, stream.subspan(static_cast<size_t>(at), static_cast<size_t>(count)));
+    for (int64_t t = 0; t < count; ++t)
+      sum += negative_log_likelihood(logits[t], stream[static_cast<size_t>(at + t + 1)]);
+  }
+  return sum / static_cast<double>(window);
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0.0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+void print_result(const Options& options, const std::vector<double>& nll, double seconds) {
+  const double tokens = static_cast<double>(nll.size()) * static_cast<double>(options.window);
+  if (options.json) {
+    const nlohmann::ordered_json json{{"nll", mean(nll)},
+                                      {"perplexity", std::exp(mean(nll))},
+                                      {"window", options.window},
+                                      {"windows", nll},
+                                      {"tokens", tokens},
+                                      {"seconds", seconds},
+                                      {"tokens_per_second", tokens / seconds}};
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  Table table({{"window", Align::kRight}, {"nll", Align::kRight}, {"perplexity", Align::kRight}});
+  for (size_t i = 0; i < nll.size(); ++i)
+    table.add({fmt::format("{}", i), fmt::format("{:.6f}", nll[i]), fmt::format("{:.3f}", std::exp(nll[i]))});
+  table.add({"mean", fmt::format("{:.6f}", mean(nll)), fmt::format("{:.3f}", std::exp(mean(nll)))});
+  fmt::print("{}", table.text());
+  fmt::print("{:.0f} tokens in {:.1f} s, {:.0f} tokens/s\n", tokens, seconds, tokens / seconds);
+}
+
+int run_eval(const Options& options) {
+  const LoadedModel loaded = load(options.model);
+  const Tokenizer tokenizer = load_tokenizer(loaded);
+  const std::string what = checkpoint::printable_path(options.text);
+  const std::vector<int32_t> stream =
+      token_stream(read_text(options.text), what, tokenizer, loaded.model.config);
+  const int64_t available = (static_cast<int64_t>(stream.size()) - 1) / options.window;
+  const int64_t windows = options.windows > 0 ? options.windows : available;
+  if (windows < 1 || windows > available)
+    fail(ErrorKind::kRequest, "{}: expected at least {} windows of {} tokens, found {} tokens ({} windows)",
+         what, std::max<int64_t>(windows, 1), options.window, stream.size(), std::max<int64_t>(available, 0));
+  plan::Options plan_options;
+  plan_options.context = options.window;
+  plan_options.chunk_tokens = std::min<int64_t>(options.window, 256);
+  plan_options.logits = plan::LogitRows::kAll;
+  execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
+  std::vector<double> nll;
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const double start = seconds_since_start();
+  for (int64_t i = 0; i < windows; ++i) {
+    nll.push_back(evaluate_window(session, std::span(stream).subspan(static_cast<size_t>(i * options.window)),
+                                  options.window));
+    if (terminal) fmt::print(stderr, "\rwindow {} of {}, nll {:.4f} ", i + 1, windows, mean(nll));
+  }
+  if (terminal) fmt::print(stderr, "\r{:40}\r", "");
+  print_result(options, nll, seconds_since_start() - start);
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Run& run) {
+  CLI::App& verb =
+      *app.add_subcommand("eval", "Mean negative log-likelihood and perplexity of a text, window by window");
+  const auto options = std::make_shared<Options>();
+  add_model(verb, options->model);
+  verb.add_option("--text", options->text, "A UTF-8 file; lines <|doc|> separate documents")->required();
+  verb.add_option("--window", options->window,
+                  "Tokens that a window predicts, each window from a fresh context")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_option("--windows", options->windows, "How many windows; 0: as many as the text holds")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_flag("--json", options->json, "Print the result as JSON");
+  add_execution(verb, options->model);
+  verb.callback([options, &run] { run = [options] { return run_eval(*options); }; });
+}
+
+}  // namespace fulgurite::tool

@@ -1,0 +1,183 @@
+// fulgurite generate: a prompt goes on, token by token.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "tool/model_options.h"
+#include "tool/verbs.h"
+
+namespace fulgurite::tool {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string prompt, prompt_file;
+  int64_t new_tokens = 128;
+  int64_t context = 0;
+  execute::SamplerOptions sampler;
+  bool greedy = false;
+  bool json = false;
+};
+
+struct Result {
+  std::vector<int32_t> prompt_ids, ids;
+  std::string text;
+  double prefill_seconds = 0.0, decode_seconds = 0.0;
+  const char* stopped = "max-new-tokens";
+  int64_t planned_bytes = 0;
+
+  double prefill_speed() const {
+    return static_cast<double>(prompt_ids.size()) / std::max(prefill_seconds, 1e-9);
+  }
+  // The first new token comes out of the prefill.
+  double decode_speed() const {
+    return static_cast<double>(ids.empty() ? 0 : ids.size() - 1) / std::max(decode_seconds, 1e-9);
+  }
+};
+
+std::vector<int32_t> prompt_ids(const Options& options, const Tokenizer& tokenizer,
+                                const model::Config& config) {
+  const std::string text = options.prompt_file.empty() ? options.prompt : read_text(options.prompt_file);
+  if (text.empty())
+    fail(ErrorKind::kRequest, "{}: expected text, found none",
+         options.prompt_file.empty() ? "prompt" : checkpoint::printable_path(options.prompt_file));
+  std::vector<int32_t> ids{config.bos};
+  const std::vector<int32_t> encoded = tokenizer.encode(text);
+  ids.insert(ids.end(), encoded.begin(), encoded.end());
+  return ids;
+}
+
+// --context, or what the prompt and the new tokens need of the model's context.
+int64_t context_for(const Options& options, int64_t prompt, const model::Config& config) {
+  const int64_t context =
+      options.context > 0 ? options.context : std::min(config.max_positions, prompt + options.new_tokens);
+  if (prompt > std::min(context, config.max_positions))
+    fail(ErrorKind::kRequest, "prompt: {} tokens do not fit a context of {} (the model's maximum is {})",
+         prompt, context, config.max_positions);
+  return context;
+}
+
+View<const float, 1> prefill(execute::Session& session, std::span<const int32_t> ids) {
+  const auto chunk = static_cast<size_t>(session.plan().options.chunk_tokens);
+  View<const float, 2> logits;
+  for (size_t at = 0; at < ids.size(); at += chunk)
+    logits = session.forward(0, ids.subspan(at, std::min(chunk, ids.size() - at)));
+  return logits[0];
+}
+
+void decode(execute::Session& session, View<const float, 1> logits, const Options& options,
+            const Tokenizer& tokenizer, Result& result) {
+  const model::Config& config = session.plan().config;
+  execute::Sampler sampler(options.sampler, config.vocabulary);
+  TextStream stream(tokenizer);
+  const auto print = [&](const std::string& text) {
+    result.text += text;
+    if (options.json) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  while (static_cast<int64_t>(result.ids.size()) < options.new_tokens) {
+    const int32_t id = sampler.next(logits);
+    if (std::ranges::find(config.eos, id) != config.eos.end()) {
+      result.stopped = "end of text";
+      break;
+    }
+    result.ids.push_back(id);
+    print(id < tokenizer.vocabulary() ? stream.push(id) : std::string());
+    if (static_cast<int64_t>(result.ids.size()) == options.new_tokens) break;
+    if (session.length(0) == session.plan().options.context) {
+      result.stopped = "context full";
+      break;
+    }
+    logits = session.forward(0, {&id, 1})[0];
+  }
+  print(stream.finish());
+}
+
+Result generate(const Options& options) {
+  const LoadedModel loaded = load(options.model);
+  const Tokenizer tokenizer = load_tokenizer(loaded);
+  Result result;
+  result.prompt_ids = prompt_ids(options, tokenizer, loaded.model.config);
+  const auto prompt = static_cast<int64_t>(result.prompt_ids.size());
+  plan::Options plan_options;
+  plan_options.context = context_for(options, prompt, loaded.model.config);
+  plan_options.chunk_tokens = std::min<int64_t>(prompt, 256);
+  execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
+  result.planned_bytes = session.plan().bytes.owned();
+  if (!options.json) fmt::print("{}", options.prompt_file.empty() ? options.prompt : "");
+  const double start = seconds_since_start();
+  const View<const float, 1> logits = prefill(session, result.prompt_ids);
+  const double prefilled = seconds_since_start();
+  decode(session, logits, options, tokenizer, result);
+  result.prefill_seconds = prefilled - start;
+  result.decode_seconds = seconds_since_start() - prefilled;
+  return result;
+}
+
+void print_json(const Result& result) {
+  const nlohmann::ordered_json json{
+      {"prompt_ids", result.prompt_ids},
+      {"ids", result.ids},
+      {"text", result.text},
+      {"stopped", result.stopped},
+      {"prefill_tokens_per_second", result.prefill_speed()},
+      {"decode_tokens_per_second", result.decode_speed()},
+      {"planned_bytes", result.planned_bytes},
+      {"anonymous_resident_bytes", cpu::anonymous_resident_bytes()},
+  };
+  fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+int run_generate(Options options) {
+  if (options.greedy) options.sampler.temperature = 0.0;
+  const Result result = generate(options);
+  if (options.json) {
+    print_json(result);
+    return 0;
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+  fmt::print(stderr,
+             "\n[prefill {:.0f} tokens/s ({} tokens), decode {:.0f} tokens/s ({} tokens); stopped: {}]\n",
+             result.prefill_speed(), result.prompt_ids.size(), result.decode_speed(), result.ids.size(),
+             result.stopped);
+  return 0;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Run& run) {
+  CLI::App& verb = *app.add_subcommand("generate", "Continue a prompt; text on stdout, speed on stderr");
+  const auto options = std::make_shared<Options>();
+  add_model(verb, options->model);
+  CLI::Option_group& source = *verb.add_option_group("prompt");
+  source.add_option("--prompt", options->prompt, "The text to continue");
+  source.add_option("--prompt-file", options->prompt_file, "A UTF-8 file with the text to continue");
+  source.require_option(1);
+  verb.add_option("--max-new-tokens", options->new_tokens, "Stop after so many tokens")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_option("--context", options->context,
+                  "Positions to plan for; 0: prompt and new tokens, at most the model's")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->capture_default_str();
+  verb.add_option("--temperature", options->sampler.temperature, "Divides the logits; 0 is --greedy")
+      ->capture_default_str();
+  verb.add_option("--top-p", options->sampler.top_p,
+                  "Sample from the most probable tokens that hold this much; 1: all")
+      ->capture_default_str();
+  verb.add_option("--top-k", options->sampler.top_k, "Sample from so many most probable tokens; 0: all")
+      ->capture_default_str();
+  verb.add_option("--seed", options->sampler.seed, "The same seed gives the same text")
+      ->capture_default_str();
+  verb.add_flag("--greedy", options->greedy, "Always the most probable token");
+  verb.add_flag("--json", options->json, "Print ids, text, speed and memory as JSON, when done");
+  add_execution(verb, options->model);
+  verb.callback([options, &run] { run = [options] { return run_generate(*options); }; });
+}
+
+}  // namespace fulgurite::tool

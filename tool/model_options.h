@@ -1,0 +1,38 @@
+#pragma once
+// What every verb that runs a model asks for, and the steps from a directory to a session.
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "fulgurite/fulgurite.h"
+
+namespace fulgurite::tool {
+
+struct ModelOptions {
+  std::string directory;
+  int threads = 0;          // 0: every processor that the process may use
+  bool references = false;  // plan the references only
+};
+
+void add_model(CLI::App& verb, ModelOptions& options);      // MODEL alone
+void add_execution(CLI::App& verb, ModelOptions& options);  // --threads, --references
+
+Device device_for(const ModelOptions& options);
+
+// The checkpoint and the model that views it.
+struct LoadedModel {
+  checkpoint::Checkpoint checkpoint;
+  model::Model model;
+};
+LoadedModel load(const ModelOptions& options);
+Tokenizer load_tokenizer(const LoadedModel& loaded);
+
+// `options` with the candidates that --references asks for, planned for device_for().
+plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options);
+
+// The whole of a file as text. Throws Error{kFile}.
+std::string read_text(const std::string& path);
+
+double seconds_since_start();
+
+}  // namespace fulgurite::tool

@@ -1,0 +1,93 @@
+// fulgurite trace: named tensors of a forward pass, for comparison with another engine or another plan.
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "tool/model_options.h"
+#include "tool/verbs.h"
+
+namespace fulgurite::tool {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string ids, out, inject, inject_prefix;
+  std::vector<std::string> inject_only;
+  int64_t last = 0;
+  int64_t chunk = 0;
+};
+
+// FILE:TENSOR, one-dimensional I32 or I64.
+std::vector<int32_t> read_ids(const std::string& source) {
+  const size_t colon = source.rfind(':');
+  if (colon == std::string::npos || colon + 1 == source.size())
+    fail(ErrorKind::kRequest, "--ids: expected FILE.safetensors:TENSOR, found \"{}\"", printable(source));
+  const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
+  const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
+  if (tensor.shape.size() != 1 || tensor.shape[0] < 1)
+    fail(ErrorKind::kRequest, "{}: expected I32 [tokens], found {}", printable(source),
+         checkpoint::describe(tensor));
+  const std::span<const int32_t> values = checkpoint::i32_values(tensor);
+  return {values.begin(), values.end()};
+}
+
+audit::Injection read_injection(const Options& options, const model::Config& config, int64_t positions) {
+  if (options.inject.empty()) return {};
+  audit::Injection injection(checkpoint::SafetensorsFile::open(options.inject), options.inject_prefix,
+                             options.inject_only, config, positions);
+  fmt::print(stderr, "injecting {}\n", fmt::join(injection.names(), ", "));
+  return injection;
+}
+
+int run_trace(const Options& options) {
+  const LoadedModel loaded = load(options.model);
+  const std::vector<int32_t> ids = read_ids(options.ids);
+  const auto positions = static_cast<int64_t>(ids.size());
+  const int64_t last = options.last > 0 ? options.last : positions;
+  if (last > positions)
+    fail(ErrorKind::kRequest, "--last: expected at most the {} positions of --ids, found {}", positions,
+         last);
+  plan::Options plan_options;
+  plan_options.context = positions;
+  plan_options.chunk_tokens = options.chunk > 0 ? std::min(options.chunk, positions) : positions;
+  plan_options.logits = plan::LogitRows::kAll;
+  plan_options.tracing = plan::Tracing::kOn;
+  execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
+  audit::Trace trace(0, positions, last, read_injection(options, loaded.model.config, positions));
+  const auto chunk = static_cast<size_t>(plan_options.chunk_tokens);
+  for (size_t at = 0; at < ids.size(); at += chunk)
+    session.forward(0, std::span(ids).subspan(at, std::min(chunk, ids.size() - at)), &trace);
+  trace.write(options.out);
+  fmt::print(stderr, "{}: the last {} of {} positions\n", options.out, last, positions);
+  return 0;
+}
+
+}  // namespace
+
+void add_trace(CLI::App& app, Run& run) {
+  CLI::App& verb = *app.add_subcommand("trace", "Run token ids and write the inner tensors of every layer");
+  const auto options = std::make_shared<Options>();
+  add_model(verb, options->model);
+  verb.add_option("--ids", options->ids, "FILE.safetensors:TENSOR, I32 [tokens]")->required();
+  verb.add_option("--out", options->out, "The file to write")->required();
+  verb.add_option("--last", options->last, "Positions to write, from the end; 0: all")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_option("--chunk", options->chunk,
+                  "Prefill in chunks of so many tokens; 1 is decode, 0 all at once")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_option("--inject", options->inject,
+                  "A file whose layerL.topk, layerL.attn_out and layerL.hidden replace what is computed, for "
+                  "their last positions");
+  verb.add_option("--inject-prefix", options->inject_prefix, "Take the tensors with this prefix, without it");
+  verb.add_option("--inject-only", options->inject_only, "Take these kinds only: topk, attn_out, hidden")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"topk", "attn_out", "hidden"}));
+  add_execution(verb, options->model);
+  verb.callback([options, &run] { run = [options] { return run_trace(*options); }; });
+}
+
+}  // namespace fulgurite::tool
