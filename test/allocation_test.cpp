@@ -79,15 +79,6 @@ TEST(allocation, forward_allocates_nothing_from_its_first_call_on) {
   }
 }
 
-TEST(allocation, references_allocate_nothing_either) {
-  const test::TinyModel tiny;
-  const std::vector<int32_t> ids = test::golden_ids(0);
-  plan::Options options;
-  options.context = 8;
-  options.candidates = plan::Candidates::kReferencesOnly;
-  execute::Session session(tiny.model, plan::make(tiny.model, test::device(2), options));
-  EXPECT_EQ(counted(session, std::span(ids).first(4)), 0);
-}
 #else
 TEST(allocation, is_counted_without_sanitizers_only) { GTEST_SKIP() << "the sanitizer owns the allocator"; }
 #endif

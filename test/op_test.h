@@ -34,6 +34,13 @@ void run(const Implementation<Problem, Args>& implementation, const Problem& pro
   implementation.run(problem, args, {threads, workspace.bytes()});
 }
 
+// Why the implementation refuses the problem; "" if it takes it.
+template <class Problem, class Args>
+std::string refusal(const Implementation<Problem, Args>& implementation, const Problem& problem) {
+  const Support support = implementation.supports(problem);
+  return support ? support->reason : "";
+}
+
 inline testing::AssertionResult agrees(std::span<const float> actual, std::span<const float> expected,
                                        std::span<const double> bound) {
   const audit::Difference difference = audit::compare(actual, expected, bound);

@@ -21,8 +21,10 @@ struct Target {
 
 struct Device {
   Target target;
-  std::string model;            // "AMD EPYC ..."
-  int threads = 1;              // that a session runs on
+  std::string model;  // "AMD EPYC ..."
+  int threads = 1;    // that a session runs on
+  void (*start_threads)(int threads) =
+      nullptr;                  // makes them wait for work, so that the first pass allocates nothing
   int64_t available_bytes = 0;  // memory that can still be had
 };
 

@@ -3,8 +3,9 @@
 // source. Every build gives the same bits: 16 lanes whatever the register width, separate multiply and add,
 // one order of summation that knows neither the number of tokens nor of threads.
 //
-//   dot       16 lanes over ascending chunks of 16 (a short last chunk is padded with zeros), lanes summed as
-//   a tree of 4 combine   one lane a column, rows ascending
+//   dot       16 lanes over ascending chunks of 16 (a short last chunk is padded with zeros), lanes summed as a
+//             tree of 4
+//   combine   one lane a column, rows ascending
 
 #include <cstdint>
 

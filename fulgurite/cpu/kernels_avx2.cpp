@@ -3,7 +3,8 @@
 #include <cstdint>
 
 namespace {
-constexpr int kTileRows = 2;
+constexpr int kRegisterBytes = 32;
+constexpr int kTileRows = 4;
 constexpr int kTileColumns = 2;
 }  // namespace
 

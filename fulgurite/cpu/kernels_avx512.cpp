@@ -3,6 +3,7 @@
 #include <cstdint>
 
 namespace {
+constexpr int kRegisterBytes = 64;
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
 }  // namespace

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "fulgurite/cpu/kernels.h"
+#include "fulgurite/cpu/parallel_for.h"
 
 namespace fulgurite::cpu {
 namespace {
@@ -47,6 +48,10 @@ int usable_processors() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
+void start_threads(int threads) {
+  parallel_for(threads, threads, [](int64_t, int64_t, int) {});
+}
+
 }  // namespace
 
 Device machine() {
@@ -54,6 +59,7 @@ Device machine() {
   device.target = {DeviceKind::kCpu, best_isa()};
   device.model = value_after("/proc/cpuinfo", "model name").value_or("unknown CPU");
   device.threads = usable_processors();
+  device.start_threads = start_threads;
   device.available_bytes = available_bytes();
   return device;
 }

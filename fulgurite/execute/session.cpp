@@ -32,7 +32,9 @@ Session::Session(const model::Model& model, plan::Plan plan)
       workspace_(plan_.bytes.workspace),
       lane_{plan_.device.threads, workspace_.bytes()},
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
-      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
+      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {
+  if (plan_.device.start_threads != nullptr) plan_.device.start_threads(plan_.device.threads);
+}
 
 int64_t Session::length(int32_t sequence) const { return lengths_.at(static_cast<size_t>(sequence)); }
 

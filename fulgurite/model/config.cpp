@@ -96,7 +96,8 @@ void read_feed_forward(const Fields& fields, Config& config) {
   config.expert_width = fields.integer("moe_intermediate_size", 1, kWidest);
   config.experts = fields.integer("n_routed_experts", 1, kMostExperts);
   if (config.experts * config.layers > kMostExpertsInAll)
-    fields.wrong("n_routed_experts", fmt::format("at most {} over {} layers", kMostExpertsInAll, config.layers));
+    fields.wrong("n_routed_experts",
+                 fmt::format("at most {} over {} layers", kMostExpertsInAll, config.layers));
   config.shared_experts = fields.integer("n_shared_experts", 1, 64);
   config.experts_per_token = fields.integer("num_experts_per_tok", 1, config.experts);
   config.expert_groups = fields.integer("n_group", 1, config.experts);

@@ -88,8 +88,8 @@ TEST(embedding, refuses_tables_and_numerics_that_it_does_not_do) {
   Problem half = problem_of({"", 1, 1, 1}, kBF16);
   half.setting.numerics.activation = Activation::kBf16;
   for (const Implementation* const row : {&kReference, &kCpu}) {
-    EXPECT_EQ(row->supports(blocks)->reason, "table = e4m3 128x128, scales f32, takes f32 or bf16");
-    EXPECT_EQ(row->supports(half)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, blocks), "table = e4m3 128x128, scales f32, takes f32 or bf16");
+    EXPECT_EQ(test::refusal(*row, half), "activation = bf16, takes fp32");
   }
 }
 

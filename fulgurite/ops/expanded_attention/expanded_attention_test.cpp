@@ -257,7 +257,7 @@ TEST(expanded_attention, refuses_numerics_that_it_does_not_do) {
     const auto reason = [&](auto Numerics::*knob, auto value) {
       Problem problem = problem_of(kAwkwardCases[0], kBlocks);
       problem.setting.numerics.*knob = value;
-      return row->supports(problem)->reason;
+      return test::refusal(*row, problem);
     };
     EXPECT_EQ(reason(&Numerics::activation, serving.activation), "activation = bf16, takes fp32");
     EXPECT_EQ(reason(&Numerics::mla, Mla::kAbsorbed), "mla = absorbed, takes expanded");

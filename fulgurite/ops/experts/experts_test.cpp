@@ -345,13 +345,13 @@ TEST(experts, refuses_numerics_that_it_does_not_do) {
   for (const Implementation* const row : kBoth) {
     Problem problem = problem_of(kAwkwardCases[0], kF32, kF32);
     problem.setting.numerics.activation = Activation::kBf16;
-    EXPECT_EQ(row->supports(problem)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, problem), "activation = bf16, takes fp32");
     problem.setting.numerics = Numerics::fp32();
     problem.setting.numerics.activation_quant = ActivationQuant::kE4m3;
-    EXPECT_EQ(row->supports(problem)->reason, "activation_quant = e4m3, takes none");
+    EXPECT_EQ(test::refusal(*row, problem), "activation_quant = e4m3, takes none");
     problem.setting.numerics = Numerics::fp32();
     problem.setting.numerics.mma = Mma::kHopper;
-    EXPECT_EQ(row->supports(problem)->reason, "mma = hopper, takes exact");
+    EXPECT_EQ(test::refusal(*row, problem), "mma = hopper, takes exact");
   }
 }
 

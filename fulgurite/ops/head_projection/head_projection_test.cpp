@@ -230,8 +230,8 @@ TEST(head_projection, refuses_numerics_that_it_does_not_do) {
   activation.setting.numerics.activation = Activation::kBf16;
   mma.setting.numerics.mma = Mma::kHopper;
   for (const Implementation* const row : {&kReference, &kCpu}) {
-    EXPECT_EQ(row->supports(activation)->reason, "activation = bf16, takes fp32");
-    EXPECT_EQ(row->supports(mma)->reason, "mma = hopper, takes exact");
+    EXPECT_EQ(test::refusal(*row, activation), "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, mma), "mma = hopper, takes exact");
   }
 }
 

@@ -367,13 +367,13 @@ TEST(index_select, refuses_numerics_that_it_does_not_do) {
   for (const Implementation* const row : kBoth) {
     Problem problem = problem_of(kLongCases[0]);
     problem.setting.numerics.activation = Activation::kBf16;
-    EXPECT_EQ(row->supports(problem)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, problem), "activation = bf16, takes fp32");
     problem.setting.numerics = Numerics::fp32();
     problem.setting.numerics.index_quant = IndexQuant::kFp8;
-    EXPECT_EQ(row->supports(problem)->reason, "index_quant = fp8, takes none");
+    EXPECT_EQ(test::refusal(*row, problem), "index_quant = fp8, takes none");
     problem.setting.numerics = Numerics::fp32();
     problem.setting.numerics.mma = Mma::kHopper;
-    EXPECT_EQ(row->supports(problem)->reason, "mma = hopper, takes exact");
+    EXPECT_EQ(test::refusal(*row, problem), "mma = hopper, takes exact");
   }
 }
 

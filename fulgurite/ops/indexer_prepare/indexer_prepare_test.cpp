@@ -370,7 +370,7 @@ TEST(indexer_prepare, refuses_numerics_that_it_does_not_do) {
   const auto refusal = [](const Implementation& row, const auto& choose) {
     Problem problem = problem_of({"", 1, 1, 2, 2, 1, 1});
     choose(problem.setting.numerics);
-    return row.supports(problem)->reason;
+    return test::refusal(row, problem);
   };
   for (const Implementation* const row : {&kReference, &kCpu}) {
     EXPECT_EQ(refusal(*row, [](Numerics& n) { n.activation = Activation::kBf16; }),

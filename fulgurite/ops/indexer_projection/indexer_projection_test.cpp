@@ -190,7 +190,7 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
   const auto refusal = [](const Implementation& row, const auto& choose) {
     Problem problem{test::fp32_setting(), 8, 4, 3, kBlocks, kBF16};
     choose(problem, problem.setting.numerics);
-    return row.supports(problem)->reason;
+    return test::refusal(row, problem);
   };
   for (const Implementation* const row : {&kReference, &kCpu}) {
     EXPECT_EQ(refusal(*row, [](Problem&, Numerics& n) { n.activation = Activation::kBf16; }),

@@ -190,8 +190,8 @@ TEST(latent_prepare, refuses_numerics_that_it_does_not_do) {
   cache.setting.numerics.latent_cache = LatentCache::kFp8;
   activation.setting.numerics.activation = Activation::kBf16;
   for (const Implementation* const row : {&kReference, &kCpu}) {
-    EXPECT_EQ(row->supports(cache)->reason, "latent_cache = fp8, takes fp32");
-    EXPECT_EQ(row->supports(activation)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, cache), "latent_cache = fp8, takes fp32");
+    EXPECT_EQ(test::refusal(*row, activation), "activation = bf16, takes fp32");
   }
 }
 

@@ -7,9 +7,7 @@
 namespace fulgurite::linear {
 namespace {
 
-Support supports(const Problem& problem) {
-  return takes(problem.setting.numerics.activation, {Activation::kFp32});
-}
+Support supports(const Problem& problem) { return sums_of_exact_weights(problem); }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
   return threads * cpu::matmul_scratch(problem.in) * static_cast<int64_t>(sizeof(float));

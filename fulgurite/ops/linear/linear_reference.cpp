@@ -3,9 +3,7 @@
 namespace fulgurite::linear {
 namespace {
 
-Support supports(const Problem& problem) {
-  return takes(problem.setting.numerics.activation, {Activation::kFp32});
-}
+Support supports(const Problem& problem) { return sums_of_exact_weights(problem); }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);

@@ -139,10 +139,21 @@ TEST(linear, names_the_tensor_of_a_wrong_shape) {
 }
 
 TEST(linear, refuses_numerics_that_it_does_not_do) {
-  Problem problem{test::fp32_setting(), 8, 4, {}, Output::kActivation};
-  problem.setting.numerics.activation = Activation::kBf16;
-  for (const Implementation* const row : {&kReference, &kCpu})
-    EXPECT_EQ(row->supports(problem)->reason, "activation = bf16, takes fp32");
+  const Problem fp32{test::fp32_setting(),
+                     8,
+                     4,
+                     {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32},
+                     Output::kActivation};
+  Problem bf16 = fp32, quantized = fp32, hopper = fp32;
+  bf16.setting.numerics.activation = Activation::kBf16;
+  quantized.setting.numerics.activation_quant = ActivationQuant::kE4m3;
+  hopper.setting.numerics.mma = Mma::kHopper;
+  for (const Implementation* const row : {&kReference, &kCpu}) {
+    EXPECT_EQ(test::refusal(*row, fp32), "");
+    EXPECT_EQ(test::refusal(*row, bf16), "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, quantized), "activation_quant = e4m3, takes none");
+    EXPECT_EQ(test::refusal(*row, hopper), "mma = hopper, takes exact");
+  }
 }
 
 }  // namespace

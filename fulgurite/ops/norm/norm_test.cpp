@@ -230,7 +230,7 @@ TEST(norm, refuses_numerics_that_it_does_not_do) {
   for (const Implementation* const row : {&kReference, &kCpu}) EXPECT_FALSE(row->supports(problem));
   problem.setting.numerics.activation = Activation::kBf16;
   for (const Implementation* const row : {&kReference, &kCpu})
-    EXPECT_EQ(row->supports(problem)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, problem), "activation = bf16, takes fp32");
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ TEST(rotary, refuses_numerics_that_it_does_not_do) {
   Problem problem = problem_of({"", 1, 1, 2}, Layout::kInterleaved);
   problem.setting.numerics.activation = Activation::kFp16;
   for (const Implementation* const row : {&kReference, &kCpu})
-    EXPECT_EQ(row->supports(problem)->reason, "activation = fp16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, problem), "activation = fp16, takes fp32");
 }
 
 }  // namespace

@@ -321,13 +321,13 @@ TEST(router, refuses_numerics_and_weights_that_it_does_not_do) {
   for (const Implementation* const row : kBoth) {
     Problem problem = problem_of(kAwkwardCases[0], kF32);
     problem.setting.numerics.activation = Activation::kBf16;
-    EXPECT_EQ(row->supports(problem)->reason, "activation = bf16, takes fp32");
+    EXPECT_EQ(test::refusal(*row, problem), "activation = bf16, takes fp32");
     problem.setting.numerics = Numerics::fp32();
     problem.setting.numerics.mma = Mma::kHopper;
-    EXPECT_EQ(row->supports(problem)->reason, "mma = hopper, takes exact");
+    EXPECT_EQ(test::refusal(*row, problem), "mma = hopper, takes exact");
     problem.setting.numerics = Numerics::fp32();
     problem.weight = {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
-    EXPECT_EQ(row->supports(problem)->reason, "weight = e4m3 128x128, scales f32, takes f32 or bf16");
+    EXPECT_EQ(test::refusal(*row, problem), "weight = e4m3 128x128, scales f32, takes f32 or bf16");
   }
 }
 

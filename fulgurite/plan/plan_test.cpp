@@ -1,0 +1,141 @@
+#include "fulgurite/plan/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/prepare.h"
+#include "test/op_test.h"
+#include "test/tiny_model.h"
+
+namespace fulgurite::plan {
+namespace {
+
+const Row& row_of(const Plan& plan, int64_t layer, const std::string& operation) {
+  return *std::ranges::find_if(
+      plan.rows, [&](const Row& row) { return row.layer == layer && row.operation == operation; });
+}
+
+TEST(plan, every_operation_of_every_layer_has_a_row) {
+  const test::TinyModel tiny;
+  const Plan plan = make(tiny.model, test::device(2), {});
+  EXPECT_EQ(plan.layers.size(), 4u);
+  for (int64_t layer = 0; layer < 4; ++layer) {
+    const int64_t rows = std::ranges::count_if(plan.rows, [&](const Row& row) { return row.layer == layer; });
+    EXPECT_EQ(rows, layer == 0 ? 17 : 18) << "layer " << layer;
+    EXPECT_EQ(plan.layers[static_cast<size_t>(layer)].router.has_value(), layer > 0);
+  }
+  EXPECT_EQ(row_of(plan, 2, "linear q_a").format, "e4m3 128x128, scales f32 [256, 384]");
+  EXPECT_EQ(row_of(plan, model::kNoLayer, "linear head").format, "bf16 [2048, 384]");
+}
+
+TEST(plan, the_same_question_has_the_same_answer) {
+  const test::TinyModel tiny;
+  const Device device = test::device(2);
+  EXPECT_TRUE(make(tiny.model, device, {}).rows == make(tiny.model, device, {}).rows);
+}
+
+TEST(plan, numerics_that_nobody_implements_fail_with_every_reason) {
+  const test::TinyModel tiny;
+  Options options;
+  options.numerics = Numerics::serving();
+  const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
+  EXPECT_EQ(message,
+            "embedding: no implementation takes it (cpu: activation = bf16, takes fp32; reference: "
+            "activation = bf16, takes fp32)");
+}
+
+// Each knob of `serving`, alone on top of fp32, must be refused by an operation that reads it, and never
+// ignored.
+TEST(plan, no_knob_of_serving_is_silently_ignored) {
+  const test::TinyModel tiny;
+  const auto refused = [&](auto Numerics::*knob, auto value) {
+    Options options;
+    options.numerics.*knob = value;
+    const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
+    EXPECT_NE(message.find(fmt::format("{} = {}", knob_name(value), value_name(value))), std::string::npos)
+        << message;
+  };
+  refused(&Numerics::activation, Activation::kBf16);
+  refused(&Numerics::activation_quant, ActivationQuant::kE4m3);
+  refused(&Numerics::latent_cache, LatentCache::kFp8);
+  refused(&Numerics::indexer_wk, IndexerWk::kBf16);
+  refused(&Numerics::index_quant, IndexQuant::kFp8);
+  refused(&Numerics::softmax_tile, SoftmaxTile::k64);
+  refused(&Numerics::softmax_p, SoftmaxP::kBf16);
+  refused(&Numerics::qk_operands, QkOperands::kBf16);
+  refused(&Numerics::mma, Mma::kHopper);
+  refused(&Numerics::gate_weight, GateWeight::kFp8);
+}
+
+TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {
+  const test::TinyModel tiny;
+  Options options;
+  options.candidates = Candidates::kReferencesOnly;
+  const Plan plan = make(tiny.model, test::device(1), options);
+  EXPECT_EQ(row_of(plan, 1, "router").implementation, "reference");
+  EXPECT_EQ(row_of(plan, 1, "router").refused,
+            std::vector<std::string>{"cpu: only references are asked for"});
+}
+
+TEST(plan, mla_expanded_is_another_operation) {
+  const test::TinyModel tiny;
+  Options options;
+  options.numerics.mla = Mla::kExpanded;
+  const Plan plan = make(tiny.model, test::device(1), options);
+  EXPECT_FALSE(plan.layers[0].attention.absorbed);
+  EXPECT_TRUE(plan.layers[0].attention.expanded);
+}
+
+TEST(plan, cache_bytes_are_rows_times_width) {
+  const test::TinyModel tiny;
+  Options options;
+  options.context = 100;
+  options.sequences = 3;
+  const Plan plan = make(tiny.model, test::device(1), options);
+  EXPECT_EQ(plan.bytes.latent_cache, 4 * 3 * 100 * 576 * 4);
+  EXPECT_EQ(plan.bytes.index_cache, 4 * 3 * 100 * 128 * 4);
+  EXPECT_EQ(plan.bytes.viewed, tiny.checkpoint.total_bytes());
+}
+
+TEST(plan, the_context_defaults_to_the_models_and_never_exceeds_it) {
+  const test::TinyModel tiny;
+  EXPECT_EQ(make(tiny.model, test::device(1), {}).options.context, 2048);
+  Options options;
+  options.context = 2049;
+  EXPECT_EQ(test::message_of([&] { make(tiny.model, test::device(1), options); }),
+            "context: expected 1 to 2048 positions (max_position_embeddings), asked for 2049");
+}
+
+TEST(plan, memory_that_is_not_there_is_refused_before_it_is_asked_for) {
+  const test::TinyModel tiny;
+  Plan plan = make(tiny.model, test::device(1), {});
+  EXPECT_EQ(test::message_of([&] { require_memory(plan); }), "");
+  plan.device.available_bytes = plan.bytes.owned() - 1;
+  const std::string message = test::message_of([&] { require_memory(plan); });
+  EXPECT_NE(message.find("context 2048 for 1 sequence(s) needs"), std::string::npos) << message;
+}
+
+TEST(plan, bytes_beyond_counting_are_an_error_and_not_a_small_number) {
+  EXPECT_EQ(product({3, 5, 7}), 105);
+  EXPECT_NE(test::message_of([] { product({int64_t{1} << 40, int64_t{1} << 40}); }), "");
+  EXPECT_EQ(human_bytes(0), "0 B");
+  EXPECT_EQ(human_bytes(1536), "1.50 KiB");
+  EXPECT_EQ(human_bytes(int64_t{40} << 30), "40.0 GiB");
+}
+
+TEST(plan, matrices_are_viewed_and_vectors_are_exact) {
+  const test::TinyModel tiny;
+  const Plan plan = make(tiny.model, test::device(1), {});
+  const PreparedWeights weights = prepare(tiny.model, plan);
+  const auto& stored = std::get<BlockScaled>(tiny.model.weights.layers[1].kv_b.as);
+  const auto& prepared = std::get<BlockScaled>(weights.layers[1].kv_b.as);
+  EXPECT_EQ(prepared.data.data, stored.data.data);
+  EXPECT_EQ(prepared.scale.data, stored.scale.data);
+  const auto& norm = std::get<View<const bf16, 1>>(tiny.model.weights.layers[3].attention_norm);
+  for (int64_t i = 0; i < 384; ++i) EXPECT_EQ(weights.layers[3].attention_norm(i), to_float(norm(i)));
+}
+
+}  // namespace
+}  // namespace fulgurite::plan
