@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "tool/model_options.h"
 #include "tool/table.h"
@@ -46,6 +48,30 @@ void print_json(const Options& options, const audit::Comparison& comparison) {
   fmt::print("{}\n", json.dump(2));
 }
 
+// The first few of many names.
+std::string some_of(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 4;
+  const std::span<const std::string> shown = std::span(names).first(std::min(names.size(), kShown));
+  return fmt::format("{} ({}{})", names.size(), fmt::join(shown, ", "), names.size() > kShown ? ", ..." : "");
+}
+
+void add_row(Table& table, const audit::TensorDifference& d, double tolerance) {
+  const std::string verdict = d.distance() <= tolerance ? "" : "beyond";
+  if (!d.problem.empty()) {
+    table.add({d.name, "", "", "", "", "", "", verdict + ": " + d.problem});
+  } else if (d.indices) {
+    const std::string sets = fmt::format("{} of {} sets differ, least overlap {:.4f}", d.rows_that_differ,
+                                         d.rows, d.smallest_overlap);
+    table.add({d.name, "", "", fmt::format("{}", d.worst_row), "", "", "",
+               sets + (verdict.empty() ? "" : ": " + verdict)});
+  } else {
+    table.add({d.name, fmt::format("{:.2e}", d.relative_l2), fmt::format("{:.2e}", d.worst_row_l2),
+               fmt::format("{}", d.worst_row), fmt::format("{:.2e}", d.largest),
+               fmt::format("[{}]", fmt::join(d.largest_at, ", ")), fmt::format("{}", d.mask_mismatches),
+               verdict});
+  }
+}
+
 void print_text(const Options& options, const audit::Comparison& comparison) {
   Table table({{"tensor"},
                {"relative L2", Align::kRight},
@@ -55,25 +81,10 @@ void print_text(const Options& options, const audit::Comparison& comparison) {
                {"at"},
                {"NaN/inf", Align::kRight},
                {""}});
-  for (const audit::TensorDifference& d : comparison.tensors) {
-    const std::string verdict = d.distance() <= options.tolerance ? "" : "beyond";
-    if (!d.problem.empty()) {
-      table.add({d.name, "", "", "", "", d.problem, "", verdict});
-    } else if (d.indices) {
-      table.add({d.name, "", "", fmt::format("{}", d.worst_row), "",
-                 fmt::format("sets: {} of {} rows differ, smallest overlap {:.4f}", d.rows_that_differ,
-                             d.rows, d.smallest_overlap),
-                 "", verdict});
-    } else {
-      table.add({d.name, fmt::format("{:.2e}", d.relative_l2), fmt::format("{:.2e}", d.worst_row_l2),
-                 fmt::format("{}", d.worst_row), fmt::format("{:.2e}", d.largest),
-                 fmt::format("[{}]", fmt::join(d.largest_at, ", ")), fmt::format("{}", d.mask_mismatches),
-                 verdict});
-    }
-  }
+  for (const audit::TensorDifference& d : comparison.tensors) add_row(table, d, options.tolerance);
   fmt::print("{}", table.text());
-  if (!comparison.only_a.empty()) fmt::print("only in A: {}\n", fmt::join(comparison.only_a, ", "));
-  if (!comparison.only_b.empty()) fmt::print("only in B: {}\n", fmt::join(comparison.only_b, ", "));
+  if (!comparison.only_a.empty()) fmt::print("only in A: {}\n", some_of(comparison.only_a));
+  if (!comparison.only_b.empty()) fmt::print("only in B: {}\n", some_of(comparison.only_b));
   if (const auto* const first = comparison.first_beyond(options.tolerance))
     fmt::print("first beyond {:g}: {}\n", options.tolerance, first->name);
   else

@@ -1,0 +1,121 @@
+#include "fulgurite/cpu/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "fulgurite/cpu/parallel_for.h"
+#include "test/op_test.h"
+
+namespace fulgurite::cpu {
+namespace {
+
+std::vector<float> normals(uint64_t seed, int64_t count) {
+  Random random(seed);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = static_cast<float>(random.normal());
+  return values;
+}
+
+TEST(kernels, every_build_decodes_all_256_codes_as_the_definition_does) {
+  std::vector<uint8_t> codes(256 + 7);
+  std::iota(codes.begin(), codes.end(), uint8_t{0});
+  for (const Isa isa : test::machine_isas()) {
+    for (const float scale : {1.0f, 0x1p-12f, 0.37f, 0x1p-140f}) {
+      std::vector<float> values(codes.size());
+      kernels(isa).decode_e4m3(codes.data(), static_cast<int64_t>(codes.size()), scale, values.data());
+      for (size_t i = 0; i < codes.size(); ++i) {
+        const float expected = to_float(e4m3{codes[i]}) * scale;
+        if (std::isnan(expected))
+          EXPECT_TRUE(std::isnan(values[i])) << name(isa) << " code " << i;
+        else
+          EXPECT_EQ(values[i], expected) << name(isa) << " code " << i;
+      }
+    }
+  }
+}
+
+TEST(kernels, every_build_widens_all_bf16) {
+  std::vector<uint16_t> codes(65536);
+  std::iota(codes.begin(), codes.end(), uint16_t{0});
+  std::vector<float> values(codes.size());
+  for (const Isa isa : test::machine_isas()) {
+    kernels(isa).decode_bf16(codes.data(), 65535, values.data());
+    for (size_t i = 0; i < 65535; ++i)
+      ASSERT_EQ(std::bit_cast<uint32_t>(values[i]), static_cast<uint32_t>(i) << 16) << name(isa);
+  }
+}
+
+// The definition of dot in kernels.h, in plain words.
+float sixteen_lanes(const float* x, const float* w, int64_t width) {
+  float lanes[16] = {};
+  for (int64_t i = 0; i < width; ++i) lanes[i % 16] = lanes[i % 16] + x[i] * w[i];
+  for (int stride = 8; stride >= 1; stride /= 2)
+    for (int i = 0; i < stride; ++i) lanes[i] = lanes[i] + lanes[i + stride];
+  return lanes[0];
+}
+
+TEST(kernels, dot_is_sixteen_lanes_and_a_tree_in_every_build) {
+  for (const int64_t width : {0, 1, 15, 16, 17, 64, 129, 1000}) {
+    const int64_t rows = 11, columns = 7, stride = width + 3;
+    const auto x = normals(1, rows * stride + 1), w = normals(2, columns * stride + 1);
+    for (const Isa isa : test::machine_isas()) {
+      std::vector<float> y(static_cast<size_t>(rows * columns));
+      kernels(isa).dot_rows({x.data(), stride, rows}, {w.data(), stride, columns}, width, y.data(), columns);
+      for (int64_t a = 0; a < rows; ++a)
+        for (int64_t b = 0; b < columns; ++b)
+          EXPECT_EQ(
+              y[static_cast<size_t>(a * columns + b)],
+              sixteen_lanes(&x[static_cast<size_t>(a * stride)], &w[static_cast<size_t>(b * stride)], width))
+              << name(isa) << " width " << width << " at " << a << ", " << b;
+    }
+  }
+}
+
+TEST(kernels, rows_may_be_named_by_an_index) {
+  const auto x = normals(3, 40 * 20), w = normals(4, 20);
+  const std::vector<int32_t> index{39, 0, 7, 7, 12};
+  for (const Isa isa : test::machine_isas()) {
+    std::vector<float> y(index.size());
+    kernels(isa).dot_rows({x.data(), 20, 5, index.data()}, {w.data(), 20, 1}, 20, y.data(), 1);
+    for (size_t i = 0; i < index.size(); ++i)
+      EXPECT_EQ(y[i], sixteen_lanes(&x[static_cast<size_t>(index[i]) * 20], w.data(), 20));
+  }
+}
+
+TEST(kernels, combine_adds_rows_in_order_in_every_build) {
+  for (const int64_t width : {1, 16, 63, 64, 65, 200}) {
+    const int64_t outputs = 5, rows = 9;
+    const auto p = normals(5, outputs * rows * 2), w = normals(6, rows * width);
+    for (const Isa isa : test::machine_isas()) {
+      std::vector<float> y(static_cast<size_t>(outputs * width));
+      kernels(isa).combine_rows(p.data(), rows * 2, 2, outputs, {w.data(), width, rows}, width, y.data(),
+                                width);
+      for (int64_t a = 0; a < outputs; ++a) {
+        for (int64_t c = 0; c < width; ++c) {
+          float sum = 0.0f;
+          for (int64_t j = 0; j < rows; ++j)
+            sum = sum + w[static_cast<size_t>(j * width + c)] * p[static_cast<size_t>(a * rows * 2 + j * 2)];
+          EXPECT_EQ(y[static_cast<size_t>(a * width + c)], sum) << name(isa) << " width " << width;
+        }
+      }
+    }
+  }
+}
+
+TEST(parallel_for, every_index_is_visited_once_whatever_the_threads) {
+  for (const int threads : {1, 2, 3, 7}) {
+    for (const int64_t count : {0, 1, 2, 5, 100}) {
+      std::vector<int> visits(static_cast<size_t>(count), 0);
+      parallel_for(threads, count, [&](int64_t begin, int64_t end, int thread) {
+        EXPECT_LT(thread, threads);
+        for (int64_t i = begin; i < end; ++i) visits[static_cast<size_t>(i)] += 1;
+      });
+      for (const int visit : visits) EXPECT_EQ(visit, 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fulgurite::cpu

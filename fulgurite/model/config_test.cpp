@@ -1,0 +1,99 @@
+#include "fulgurite/model/config.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "fulgurite/model/weight_names.h"
+#include "test/op_test.h"
+#include "test/tiny_model.h"
+
+namespace fulgurite::model {
+namespace {
+
+nlohmann::json tiny_json() {
+  return nlohmann::json::parse(checkpoint::MappedFile(test::kTinyV32 + "/config.json").text());
+}
+
+Config parsed(const nlohmann::json& json) { return parse_config(json.dump(), "config.json"); }
+
+TEST(config, the_tiny_model_has_its_numbers) {
+  const Config c = parsed(tiny_json());
+  EXPECT_EQ(c.layers, 4);
+  EXPECT_EQ(c.dense_layers, 1);
+  EXPECT_EQ(c.index_topk, 128);
+  EXPECT_EQ(c.rope_base, 10000.0);
+  ASSERT_TRUE(c.yarn);
+  EXPECT_EQ(c.yarn->factor, 4.0);
+  ASSERT_TRUE(c.quantization);
+  EXPECT_EQ(c.quantization->block, (BlockShape{128, 128}));
+  EXPECT_EQ(c.quantization->activation_scale, ScaleRule::kPow2);
+  EXPECT_EQ(c.eos, std::vector<int32_t>{1});
+}
+
+TEST(config, the_softmax_scale_carries_the_square_of_yarns_mscale) {
+  nlohmann::json json = tiny_json();
+  json["qk_nope_head_dim"] = 128;
+  json["rope_scaling"]["factor"] = 40;
+  EXPECT_NEAR(parsed(json).softmax_scale(), 0.13523378, 1e-8);
+  json.erase("rope_scaling");
+  EXPECT_FLOAT_EQ(parsed(json).softmax_scale(), 0.07216878f);  // 192^-1/2
+}
+
+TEST(config, rope_parameters_are_another_spelling) {
+  nlohmann::json json = tiny_json();
+  json["rope_parameters"] = json["rope_scaling"];
+  json["rope_parameters"].erase("type");
+  json["rope_parameters"]["rope_type"] = "yarn";
+  json["rope_parameters"]["rope_theta"] = 10000.0;
+  json.erase("rope_scaling");
+  json.erase("rope_theta");
+  EXPECT_EQ(parsed(json).softmax_scale(), parsed(tiny_json()).softmax_scale());
+  json["rope_scaling"] = json["rope_parameters"];
+  EXPECT_NE(test::message_of([&] { parsed(json); }), "");
+}
+
+TEST(config, several_end_of_text_ids_are_a_list) {
+  nlohmann::json json = tiny_json();
+  json["eos_token_id"] = {1, 5};
+  EXPECT_EQ(parsed(json).eos, (std::vector<int32_t>{1, 5}));
+  json["eos_token_id"] = nlohmann::json::array({1, -5});
+  EXPECT_NE(test::message_of([&] { parsed(json); }), "");
+}
+
+TEST(config, what_would_change_the_mathematics_is_refused_by_name) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, nlohmann::json>>{{"index_topk_pattern", "FSFS"},
+                                                           {"indexer_types", {"full", "shared"}},
+                                                           {"index_topk_freq", 4},
+                                                           {"index_init_tokens", 4},
+                                                           {"index_k_norm_type", "rms"},
+                                                           {"norm_topk_prob", false},
+                                                           {"topk_method", "greedy"},
+                                                           {"attention_bias", true},
+                                                           {"tie_word_embeddings", true},
+                                                           {"moe_layer_freq", 2},
+                                                           {"mlp_layer_types", {"dense"}},
+                                                           {"num_key_value_heads", 1}}) {
+    nlohmann::json json = tiny_json();
+    json[key] = value;
+    EXPECT_NE(test::message_of([&] { parsed(json); }).find(key), std::string::npos) << key;
+  }
+}
+
+TEST(weight_names, every_name_stands_once_and_mtp_is_not_required) {
+  nlohmann::json json = tiny_json();
+  json["num_nextn_predict_layers"] = 1;
+  const std::vector<TensorName> names = tensor_names(parsed(json));
+  std::set<std::string> seen;
+  for (const TensorName& tensor : names) {
+    EXPECT_TRUE(seen.insert(tensor.name).second) << tensor.name;
+    EXPECT_EQ(tensor.required, !tensor.name.starts_with("model.layers.4.")) << tensor.name;
+  }
+  EXPECT_TRUE(seen.contains("model.layers.4.eh_proj.weight"));
+  EXPECT_TRUE(seen.contains("model.layers.3.self_attn.indexer.weights_proj.weight"));
+}
+
+}  // namespace
+}  // namespace fulgurite::model

@@ -1,0 +1,186 @@
+// Traces and injection through the library: what was injected stands in the trace, and what follows is computed from it.
+
+#include "fulgurite/audit/trace.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "fulgurite/checkpoint/writer.h"
+#include "test/op_test.h"
+#include "test/tiny_model.h"
+
+namespace fulgurite {
+namespace {
+
+constexpr int64_t kPositions = 160, kLast = 8;
+
+checkpoint::SafetensorsFile traced(const std::string& file, int64_t chunk, audit::Injection injection = {}) {
+  const test::TinyModel tiny;
+  const std::vector<int32_t> ids = test::golden_ids(0);
+  execute::Session session(tiny.model,
+                           plan::make(tiny.model, test::device(2), test::trace_options(kPositions, chunk)));
+  audit::Trace trace(0, kPositions, kLast, std::move(injection));
+  for (int64_t at = 0; at < kPositions; at += chunk)
+    session.forward(0,
+                    std::span(ids).subspan(static_cast<size_t>(at),
+                                           static_cast<size_t>(std::min(chunk, kPositions - at))),
+                    &trace);
+  trace.write(test::scratch_file(file));
+  return checkpoint::SafetensorsFile::open(test::scratch_file(file));
+}
+
+std::vector<float> values(const checkpoint::SafetensorsFile& file, const std::string& name) {
+  const auto span = checkpoint::f32_values(file.require(name));
+  return {span.begin(), span.end()};
+}
+
+checkpoint::SafetensorsFile written(const checkpoint::TensorView& tensor) {
+  checkpoint::write_safetensors(test::scratch_file("inject.safetensors"), std::span(&tensor, 1));
+  return checkpoint::SafetensorsFile::open(test::scratch_file("inject.safetensors"));
+}
+
+checkpoint::SafetensorsFile file_with(const std::string& name, std::vector<int64_t> shape,
+                                      const std::vector<float>& data) {
+  return written({name, DType::kF32, std::move(shape), std::as_bytes(std::span(data))});
+}
+
+audit::Injection injection_of(const checkpoint::SafetensorsFile& file) {
+  const test::TinyModel tiny;
+  return audit::Injection(file, "", {}, tiny.model.config, kPositions);
+}
+
+TEST(trace, holds_every_tensor_of_its_format_page) {
+  const auto trace = traced("all.safetensors", kPositions);
+  EXPECT_EQ(trace.tensors().size(), 4u * 12 + 3u * 2 + 1);
+  const auto shape = [&](const std::string& name) { return trace.require(name).shape; };
+  using Shape = std::vector<int64_t>;
+  EXPECT_EQ(shape("layer0.q"), (Shape{kLast, 8, 128}));
+  EXPECT_EQ(shape("layer0.kv_latent"), (Shape{kLast, 512}));
+  EXPECT_EQ(shape("layer0.k_rope"), (Shape{kLast, 64}));
+  EXPECT_EQ(shape("layer0.index_q"), (Shape{kLast, 8, 128}));
+  EXPECT_EQ(shape("layer0.index_scores"), (Shape{kLast, kPositions}));
+  EXPECT_EQ(shape("layer0.topk"), (Shape{kLast, 128}));
+  EXPECT_EQ(shape("layer0.attn_heads"), (Shape{kLast, 8, 64}));
+  EXPECT_EQ(shape("layer1.expert_ids"), (Shape{kLast, 2}));
+  EXPECT_EQ(shape("logits"), (Shape{kLast, 2048}));
+  EXPECT_EQ(trace.find("layer0.expert_ids"), nullptr) << "a dense layer has no experts to choose";
+}
+
+TEST(trace, scores_explain_the_selection) {
+  const auto trace = traced("scores.safetensors", kPositions);
+  const std::vector<float> scores = values(trace, "layer2.index_scores");
+  const auto selected = checkpoint::i32_values(trace.require("layer2.topk"));
+  for (int64_t row = 0; row < kLast; ++row) {
+    const int64_t position = kPositions - kLast + row;
+    std::vector<int32_t> order(static_cast<size_t>(position + 1));
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    const auto score = [&](int32_t at) { return scores[static_cast<size_t>(row * kPositions + at)]; };
+    std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return score(a) > score(b); });
+    order.resize(128);
+    std::ranges::sort(order);
+    EXPECT_TRUE(std::ranges::equal(order, selected.subspan(static_cast<size_t>(row * 128), 128)))
+        << "row " << row;
+    for (int64_t s = position + 1; s < kPositions; ++s)
+      EXPECT_EQ(score(static_cast<int32_t>(s)), -std::numeric_limits<float>::infinity());
+  }
+}
+
+TEST(trace, injecting_its_own_tensors_changes_nothing) {
+  const auto plain = traced("plain.safetensors", kPositions);
+  const auto again = traced("again.safetensors", kPositions, injection_of(plain));
+  for (const audit::TensorDifference& d : audit::compare_files(again, "", plain, "").tensors)
+    EXPECT_EQ(d.distance(), 0.0) << d.name;
+}
+
+TEST(trace, an_injected_hidden_replaces_the_layers_output_for_what_follows) {
+  const auto plain = traced("plain.safetensors", kPositions);
+  std::vector<float> hidden = values(plain, "layer1.hidden");
+  for (float& value : hidden) value = value * 1.25f + 0.5f;
+  for (const int64_t chunk : {kPositions, int64_t{37}, int64_t{1}}) {
+    const auto trace =
+        traced("hidden.safetensors", chunk, injection_of(file_with("layer1.hidden", {kLast, 384}, hidden)));
+    EXPECT_EQ(values(trace, "layer1.hidden"), hidden) << "chunk " << chunk;
+    EXPECT_EQ(values(trace, "layer1.attn_out"), values(plain, "layer1.attn_out"));
+    EXPECT_NE(values(trace, "layer2.q_latent"), values(plain, "layer2.q_latent"));
+    EXPECT_NE(values(trace, "logits"), values(plain, "logits"));
+  }
+}
+
+TEST(trace, an_injected_attention_output_enters_the_residual) {
+  const auto plain = traced("plain.safetensors", kPositions);
+  const std::vector<float> zeros(static_cast<size_t>(kLast * 384), 0.0f);
+  const auto trace =
+      traced("attn.safetensors", kPositions, injection_of(file_with("layer3.attn_out", {kLast, 384}, zeros)));
+  EXPECT_EQ(values(trace, "layer3.attn_out"), zeros);
+  EXPECT_NE(values(trace, "layer3.hidden"), values(plain, "layer3.hidden"));
+  EXPECT_EQ(values(trace, "layer2.hidden"), values(plain, "layer2.hidden"));
+}
+
+TEST(trace, an_injected_selection_is_what_attention_reads) {
+  const auto plain = traced("plain.safetensors", kPositions);
+  // Every token attends to the first 5 positions, given in falling order.
+  std::vector<int32_t> selection(static_cast<size_t>(kLast * 128), -1);
+  for (int64_t row = 0; row < kLast; ++row)
+    for (int32_t j = 0; j < 5; ++j) selection[static_cast<size_t>(row * 128 + j)] = 4 - j;
+  const auto file = written({"layer0.topk", DType::kI32, {kLast, 128}, std::as_bytes(std::span(selection))});
+  const auto trace = traced("topk.safetensors", kPositions, injection_of(file));
+  const auto kept = checkpoint::i32_values(trace.require("layer0.topk"));
+  EXPECT_EQ(std::vector<int32_t>(kept.begin(), kept.begin() + 6), (std::vector<int32_t>{0, 1, 2, 3, 4, -1}));
+  EXPECT_NE(values(trace, "layer0.attn_heads"), values(plain, "layer0.attn_heads"));
+}
+
+TEST(trace, injections_that_the_model_cannot_have_are_refused) {
+  const auto refusal = [&](const checkpoint::TensorView& tensor) {
+    return test::message_of([&] { injection_of(written(tensor)); });
+  };
+  const std::vector<float> f32(static_cast<size_t>(kLast * 385));
+  const auto bytes = std::as_bytes(std::span(f32));
+  EXPECT_NE(refusal({"layer0.hidden", DType::kF32, {kLast, 385}, bytes})
+                .find("layer0.hidden: expected F32 [up to 160, 384]"),
+            std::string::npos);
+  EXPECT_NE(refusal({"layer9.hidden", DType::kF32, {kLast, 385}, bytes}).find("no tensor"),
+            std::string::npos);
+  for (const int32_t bad : {-2, 156, 1000, 0}) {
+    std::vector<int32_t> selection(128, -1);
+    selection[0] = 0;
+    selection[1] = bad;  // 0 stands twice; one row is of position 159, where 156 is visible
+    const bool good = bad == 156;
+    EXPECT_EQ(refusal({"layer0.topk", DType::kI32, {1, 128}, std::as_bytes(std::span(selection))}).empty(),
+              good)
+        << bad;
+  }
+  const std::vector<int32_t> none(128, -1);
+  EXPECT_NE(refusal({"layer0.topk", DType::kI32, {1, 128}, std::as_bytes(std::span(none))}), "");
+}
+
+TEST(session, a_request_that_cannot_be_met_changes_nothing) {
+  const test::TinyModel tiny;
+  plan::Options options;
+  options.context = 10;
+  options.sequences = 2;
+  options.chunk_tokens = 8;
+  execute::Session session(tiny.model, plan::make(tiny.model, test::device(1), options));
+  const std::vector<int32_t> ids{0, 564, 716, 435, 1011, 364, 262, 1626, 281};
+  const auto refusal = [&](std::vector<execute::Chunk> chunks) {
+    return test::message_of([&] { session.forward(chunks); });
+  };
+  const std::span<const int32_t> all(ids);
+  const std::vector<int32_t> beyond{5, 2048}, negative{-1};
+  EXPECT_EQ(refusal({}), "a pass takes 1 to 8 tokens (planned), found 0");
+  EXPECT_EQ(refusal({{0, all}}), "a pass takes 1 to 8 tokens (planned), found 9");
+  EXPECT_EQ(refusal({{2, all.first(1)}}), "sequence 2: expected one of 0 to 1");
+  EXPECT_EQ(refusal({{0, all.first(1)}, {0, all.first(1)}}), "sequence 0: stands in two chunks of one pass");
+  EXPECT_EQ(refusal({{0, all.first(2)}, {1, {}}}), "sequence 1: expected at least one token, found none");
+  EXPECT_EQ(refusal({{0, all.first(2)}, {1, beyond}}),
+            "sequence 1: token id 2048 is outside the vocabulary of 2048");
+  EXPECT_EQ(refusal({{0, negative}}), "sequence 0: token id -1 is outside the vocabulary of 2048");
+  EXPECT_EQ(session.length(0), 0);
+  session.forward(0, all.first(8));
+  EXPECT_EQ(refusal({{0, all.first(3)}}),
+            "sequence 0: 8 positions and 3 tokens more exceed the context of 10");
+  EXPECT_EQ(session.length(0), 8);
+}
+
+}  // namespace
+}  // namespace fulgurite
