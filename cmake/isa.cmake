@@ -6,7 +6,8 @@ set(FULGURITE_ISA_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vec
 foreach(isa portable avx2 avx512)
   set(source fulgurite/cpu/kernels_${isa}.cpp)
   if(isa STREQUAL portable OR CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-O3;-Wno-psabi;${FULGURITE_ISA_${isa}}")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-O3;-Wno-psabi;${FULGURITE_ISA_${isa}}"
+                                SKIP_PRECOMPILE_HEADERS ON)
   else()
     set_source_files_properties(${source} PROPERTIES HEADER_FILE_ONLY ON)
   endif()

@@ -1,6 +1,9 @@
-// Session::forward allocates nothing: every call of the C allocator in this process is counted.
+// Session::forward allocates nothing: every call of the C allocator and every mapping in this process is counted.
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -38,6 +41,10 @@ void* aligned_alloc(size_t alignment, size_t size) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   return __libc_memalign(alignment, size);
 }
+void* mmap(void* address, size_t length, int protection, int flags, int file, off_t offset) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  return reinterpret_cast<void*>(syscall(SYS_mmap, address, length, protection, flags, file, offset));
+}
 int posix_memalign(void** pointer, size_t alignment, size_t size) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   *pointer = __libc_memalign(alignment, size);
@@ -61,6 +68,9 @@ TEST(allocation, the_counter_counts) {
   std::vector<int> block(1000);
   std::free(std::malloc(block.size()));
   EXPECT_GE(allocations.load() - before, 2);
+  const int64_t before_mapping = allocations.load();
+  const HostBuffer buffer(4096);
+  EXPECT_EQ(allocations.load() - before_mapping, 1);
 }
 
 TEST(allocation, forward_allocates_nothing_from_its_first_call_on) {

@@ -4,16 +4,20 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "fulgurite/checkpoint/writer.h"
+#include "test/dequantized.h"
 #include "test/tool_run.h"
 
 namespace fulgurite {
 namespace {
+
+using test::Dequantized;
 
 namespace fs = std::filesystem;
 const std::string kShard1 = "model-00001-of-00002.safetensors";
@@ -36,6 +40,9 @@ class BrokenModel {
   void write(const std::string& file, const std::string& text) const {
     fs::remove(directory_ / file);
     std::ofstream(directory_ / file, std::ios::binary) << text;
+  }
+  void restore(const std::string& file) const {
+    write(file, std::string(checkpoint::MappedFile(test::kTinyV32 + "/" + file).text()));
   }
   void remove(const std::string& file) const { fs::remove_all(directory_ / file); }
   void edit_config(const std::function<void(nlohmann::json&)>& edit) const {
@@ -131,7 +138,7 @@ TEST(bad_input, keys_that_stand_twice) {
   model.edit_header("model.layers.0.mlp.gate_proj.weight_scale_inv",
                     "model.layers.0.mlp.down_proj.weight_scale_inv");
   expect_refused(model, {kShard1, "down_proj.weight_scale_inv", "twice"});
-  model.edit_header("model.norm.weight", "model.norm.weight");
+  model.restore(kShard1);
   model.write("config.json", "{\"hidden_size\": 384, \"hidden_size\": 384}");
   expect_refused(model, {"config.json", "hidden_size", "twice"});
 }
@@ -225,6 +232,19 @@ TEST(bad_input, configuration_that_is_missing_of_wrong_type_zero_negative_or_abs
   refused("rope_scaling", {{"type", "linear"}, {"factor", 2}}, "\"yarn\" or \"default\"");
   refused("quantization_config", {{"quant_method", "awq"}}, "expected \"fp8\"");
   refused("eos_token_id", 5000, "found 5000");
+  refused("eos_token_id", nlohmann::json::array(), "at least one id");
+  refused("rope_interleave", false, "expected true");
+  refused("partial_rotary_factor", 0.5, "no such key");
+  const nlohmann::json yarn = nlohmann::json::parse(original)["rope_scaling"];
+  const auto yarn_with = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json changed = yarn;
+    changed[key] = value;
+    return changed;
+  };
+  refused("rope_scaling", yarn_with("attention_factor", 5.0), "no such key");
+  refused("rope_scaling", yarn_with("mscale", 0.5), "expected mscale_all_dim");
+  refused("rope_scaling", yarn_with("mscale_all_dim", nullptr), "mscale_all_dim");
+  refused("rope_scaling", yarn_with("beta_fast", 1), "more than beta_slow");
   refused("indexer_rope_interleave", true, "expected false");
   model.write("config.json", original);
   model.edit_config([](auto& json) { json.erase("kv_lora_rank"); });
@@ -296,12 +316,57 @@ TEST(bad_input, ids_beyond_the_vocabulary) {
                                    file.string() + ".out"),
                     {fmt::format("token id {} is outside the vocabulary of 2048", bad)});
   }
-  expect_one_line(
-      test::run_tool("trace " + test::kTinyV32 + " --ids " + file.string() + ":none --out /dev/null"),
-      {"none"});
+  expect_one_line(test::run_tool("trace " + test::kTinyV32 + " --ids " + file.string() + ":none --out " +
+                                 file.string() + ".out"),
+                  {"none"});
+}
+
+TEST(bad_input, an_output_that_would_destroy_something) {
+  const std::string ids = " --ids " + test::kGolden + ":seq0.input_ids --out ";
+  const BrokenModel model;
+  expect_one_line(test::run_tool("trace " + test::kTinyV32 + ids + "/dev/null"), {"--out", "/dev/null"});
+  expect_one_line(test::run_tool("trace " + test::kTinyV32 + ids + "/nonexistent/x"),
+                  {"--out", "/nonexistent/x"});
+  expect_one_line(test::run_tool("trace " + model.path() + ids + model.path() + "/" + kShard1),
+                  {"--out", "is an input"});
+}
+
+TEST(bad_input, an_output_that_takes_nothing) {
+  for (const std::string verb : {"inspect ", "plan "}) {
+    const std::string command =
+        std::string(FULGURITE_TOOL) + " " + verb + test::kTinyV32 + " >/dev/full 2>/dev/null";
+    EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << verb;
+  }
+}
+
+TEST(bad_input, experts_of_one_layer_in_two_formats) {
+  const BrokenModel model;
+  model.edit_config([](auto& json) { json.erase("quantization_config"); });
+  const test::TinyModel tiny;
+  const Dequantized f32(tiny, DType::kF32), half(tiny, DType::kBF16);
+  std::vector<checkpoint::TensorView> tensors(f32.tensors().begin(), f32.tensors().end());
+  const std::string name = "model.layers.2.mlp.experts.3.down_proj.weight";
+  named(tensors, name) = *std::ranges::find(half.tensors(), name, &checkpoint::TensorView::name);
+  for (const char* const file : {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                                 "model.safetensors.index.json"})
+    model.remove(file);
+  checkpoint::write_safetensors(fs::path(model.path()) / "model.safetensors", tensors);
+  expect_refused(model, {"layer 2 experts expert 3", "expected gate, up and down as f32", "found bf16"});
+}
+
+TEST(bad_input, weights_that_are_no_numbers_are_no_result) {
+  const BrokenModel model;
+  std::vector<float> scales(6, std::nanf(""));
+  model.edit_tensors([&](auto& tensors) {
+    named(tensors, "model.layers.0.self_attn.q_a_proj.weight_scale_inv").bytes =
+        std::as_bytes(std::span(scales));
+  });
+  const std::string text = " --text " + test::kSource + "/golden/text/public.txt --windows 1 --window 16";
+  expect_one_line(test::run_tool("eval " + model.path() + text), {"logits", "nan"});
 }
 
 TEST(bad_input, not_enough_memory_is_known_before_it_is_allocated) {
+  if (cpu::machine().available_bytes > int64_t{700} << 30) GTEST_SKIP() << "this machine has enough";
   const BrokenModel model;
   model.edit_config([](auto& json) { json["max_position_embeddings"] = 1 << 26; });
   const test::ToolRun run = test::run_tool("generate " + model.path() + " --prompt x --context 67108864");
@@ -314,7 +379,10 @@ TEST(bad_input, not_enough_memory_is_known_before_it_is_allocated) {
 TEST(bad_input, usage_errors_have_exit_code_two) {
   for (const char* const arguments :
        {"", "explode", "generate", "plan", "eval x", "compare a", "plan x --context many",
-        "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b"})
+        "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b",
+        "generate x --prompt a --temperature -1", "generate x --prompt a --top-p 0",
+        "generate x --prompt a --seed -1", "plan x --context -1", "plan x --batch 0", "plan x --context ''",
+        "trace x --ids a:b --out c --inject-only topk", "compare a b --tolerance -1"})
     EXPECT_EQ(test::run_tool(arguments).exit_code, 2) << arguments;
   for (const char* const verb : {"", "generate", "eval", "inspect", "plan", "trace", "compare"})
     EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "test/tiny_model.h"
+#include "test/tool_run.h"
 
 namespace fulgurite {
 namespace {
@@ -49,6 +49,20 @@ TEST(determinism, traces_are_byte_identical_for_any_chunking_threads_and_batch) 
     EXPECT_TRUE(traced(tiny.model, run) == whole)
         << run.name << ": the trace differs from that of one pass on one thread";
   }
+}
+
+TEST(determinism, the_command_writes_the_same_file_for_any_chunk_and_threads) {
+  const auto written = [](const std::string& options) {
+    const auto path = test::scratch_file("command.safetensors");
+    const test::ToolRun run = test::run_tool("trace " + test::kTinyV32 + " --ids " + test::kGolden +
+                                             ":seq3.input_ids --out " + path.string() + " " + options);
+    EXPECT_EQ(run.exit_code, 0) << run.error;
+    return std::string(checkpoint::MappedFile(path).text());
+  };
+  const std::string whole = written("--threads 1");
+  for (const char* const options :
+       {"--threads 2", "--chunk 37", "--chunk 1 --threads 2", "--chunk 600 --threads 3"})
+    EXPECT_TRUE(written(options) == whole) << options;
 }
 
 TEST(determinism, an_older_instruction_set_gives_the_same_bits) {

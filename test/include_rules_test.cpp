@@ -60,7 +60,7 @@ bool may_include(const std::string& from, const std::string& to) {
 }
 
 std::vector<std::string> includes_of(const fs::path& path) {
-  static const std::regex kInclude("^#include \"([^\"]+)\"");
+  static const std::regex kInclude("^\\s*#\\s*include\\s*[\"<]((fulgurite|tool|test)/[^\">]+)[\">]");
   std::vector<std::string> includes;
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);)
@@ -112,7 +112,9 @@ TEST(include_rules, an_op_has_contract_reference_implementation_cases_and_test_u
 
 TEST(include_rules, the_library_reads_no_environment_and_never_prints) {
   static const std::regex kForbidden(
-      "\\b(getenv|printf|fputs|puts|std::cout|std::cerr|exit)\\s*\\(|fmt::print|std::c(out|err)\\b");
+      "\\b(v?f?printf|fputs|puts|putchar|fwrite|perror|(secure_)?getenv|(quick_|_)?exit|abort)\\s*\\(|fmt::"
+      "print|"
+      "std::c(out|err|log)\\b");
   for (const std::string& file : sources()) {
     if (is_test(file) || file == "fulgurite/core/assert.cpp") continue;
     std::ifstream stream(fs::path(test::kSource) / file);

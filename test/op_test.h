@@ -4,14 +4,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <span>
 #include <vector>
 
 #include "fulgurite/audit/compare.h"
 #include "fulgurite/core/error.h"
-#include "fulgurite/core/host_buffer.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/cpu/kernels.h"
+#include "fulgurite/cpu/thread_pool.h"
 #include "test/op_inputs.h"
 
 namespace fulgurite::test {
@@ -25,13 +27,30 @@ inline std::vector<Isa> machine_isas() {
   return isas;
 }
 
+// Memory of exactly so many bytes: a sanitizer sees the first byte beyond.
+class ExactBytes {
+ public:
+  explicit ExactBytes(int64_t bytes) : size_(static_cast<size_t>(bytes)) {
+    if (posix_memalign(&data_, 64, size_) != 0) std::abort();
+  }
+  ExactBytes(const ExactBytes&) = delete;
+  ExactBytes& operator=(const ExactBytes&) = delete;
+  ~ExactBytes() { std::free(data_); }
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_;
+};
+
 template <class Problem, class Args>
 void run(const Implementation<Problem, Args>& implementation, const Problem& problem, const Args& args,
          int threads = 1) {
   const Support refusal = implementation.supports(problem);
   ASSERT_FALSE(refusal) << implementation.name << ": " << refusal->reason;
-  const HostBuffer workspace(implementation.workspace_bytes(problem, threads));
-  implementation.run(problem, args, {threads, workspace.bytes()});
+  const ExactBytes workspace(implementation.workspace_bytes(problem, threads));
+  cpu::ThreadPool workers(threads);
+  implementation.run(problem, args, {threads, &workers, workspace.bytes()});
 }
 
 // Why the implementation refuses the problem; "" if it takes it.

@@ -41,12 +41,16 @@ inline Device device(int threads) {
   return device;
 }
 
-// A file of this test process that nobody else writes.
+// A file of this test process that nobody else writes; gone when the process ends.
 inline std::filesystem::path scratch_file(const std::string& name) {
-  const std::filesystem::path directory =
-      std::filesystem::temp_directory_path() / fmt::format("fulgurite_test_{}", getpid());
-  std::filesystem::create_directories(directory);
-  return directory / name;
+  struct Directory {
+    std::filesystem::path path =
+        std::filesystem::temp_directory_path() / fmt::format("fulgurite_test_{}", getpid());
+    Directory() { std::filesystem::create_directories(path); }
+    ~Directory() { std::filesystem::remove_all(path); }
+  };
+  static const Directory directory;
+  return directory.path / name;
 }
 
 }  // namespace fulgurite::test

@@ -51,21 +51,23 @@ void print_json(const Options& options, const audit::Comparison& comparison) {
 // The first few of many names.
 std::string some_of(const std::vector<std::string>& names) {
   constexpr size_t kShown = 4;
-  const std::span<const std::string> shown = std::span(names).first(std::min(names.size(), kShown));
+  std::vector<std::string> shown;
+  for (const std::string& name : names)
+    if (shown.size() < kShown) shown.push_back(printable(name));
   return fmt::format("{} ({}{})", names.size(), fmt::join(shown, ", "), names.size() > kShown ? ", ..." : "");
 }
 
 void add_row(Table& table, const audit::TensorDifference& d, double tolerance) {
   const std::string verdict = d.distance() <= tolerance ? "" : "beyond";
   if (!d.problem.empty()) {
-    table.add({d.name, "", "", "", "", "", "", verdict + ": " + d.problem});
+    table.add({printable(d.name), "", "", "", "", "", "", verdict + ": " + d.problem});
   } else if (d.indices) {
     const std::string sets = fmt::format("{} of {} sets differ, least overlap {:.4f}", d.rows_that_differ,
                                          d.rows, d.smallest_overlap);
-    table.add({d.name, "", "", fmt::format("{}", d.worst_row), "", "", "",
+    table.add({printable(d.name), "", "", fmt::format("{}", d.worst_row), "", "", "",
                sets + (verdict.empty() ? "" : ": " + verdict)});
   } else {
-    table.add({d.name, fmt::format("{:.2e}", d.relative_l2), fmt::format("{:.2e}", d.worst_row_l2),
+    table.add({printable(d.name), fmt::format("{:.2e}", d.relative_l2), fmt::format("{:.2e}", d.worst_row_l2),
                fmt::format("{}", d.worst_row), fmt::format("{:.2e}", d.largest),
                fmt::format("[{}]", fmt::join(d.largest_at, ", ")), fmt::format("{}", d.mask_mismatches),
                verdict});
@@ -86,7 +88,7 @@ void print_text(const Options& options, const audit::Comparison& comparison) {
   if (!comparison.only_a.empty()) fmt::print("only in A: {}\n", some_of(comparison.only_a));
   if (!comparison.only_b.empty()) fmt::print("only in B: {}\n", some_of(comparison.only_b));
   if (const auto* const first = comparison.first_beyond(options.tolerance))
-    fmt::print("first beyond {:g}: {}\n", options.tolerance, first->name);
+    fmt::print("first beyond {:g}: {}\n", options.tolerance, printable(first->name));
   else
     fmt::print("all {} tensors within {:g}\n", comparison.tensors.size(), options.tolerance);
 }
@@ -118,7 +120,7 @@ void add_compare(CLI::App& app, Run& run) {
   verb.add_option("--prefix-b", options->prefix_b, "The same of B");
   verb.add_option("--tolerance", options->tolerance,
                   "For the worst row: relative L2, or the share of a set of indices that differs")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e300))
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the comparison as JSON");
   verb.callback([options, &run] { run = [options] { return run_compare(*options); }; });

@@ -42,8 +42,12 @@ double evaluate_window(execute::Session& session, std::span<const int32_t> strea
     const int64_t count = std::min(chunk, window - at);
     const View<const float, 2> logits =
         session.forward(0, stream.subspan(static_cast<size_t>(at), static_cast<size_t>(count)));
-    for (int64_t t = 0; t < count; ++t)
-      sum += negative_log_likelihood(logits[t], stream[static_cast<size_t>(at + t + 1)]);
+    for (int64_t t = 0; t < count; ++t) {
+      const double nll = negative_log_likelihood(logits[t], stream[static_cast<size_t>(at + t + 1)]);
+      if (!std::isfinite(nll))
+        fail(ErrorKind::kRequest, "logits: token {} of a window has a likelihood of {}", at + t + 1, nll);
+      sum += nll;
+    }
   }
   return sum / static_cast<double>(window);
 }
@@ -55,7 +59,7 @@ double mean(const std::vector<double>& values) {
 }
 
 void print_result(const Options& options, const std::vector<double>& nll, double seconds) {
-  const double tokens = static_cast<double>(nll.size()) * static_cast<double>(options.window);
+  const auto tokens = static_cast<int64_t>(nll.size()) * options.window;
   if (options.json) {
     const nlohmann::ordered_json json{{"nll", mean(nll)},
                                       {"perplexity", std::exp(mean(nll))},
@@ -63,7 +67,7 @@ void print_result(const Options& options, const std::vector<double>& nll, double
                                       {"windows", nll},
                                       {"tokens", tokens},
                                       {"seconds", seconds},
-                                      {"tokens_per_second", tokens / seconds}};
+                                      {"tokens_per_second", static_cast<double>(tokens) / seconds}};
     fmt::print("{}\n", json.dump(2));
     return;
   }
@@ -72,7 +76,8 @@ void print_result(const Options& options, const std::vector<double>& nll, double
     table.add({fmt::format("{}", i), fmt::format("{:.6f}", nll[i]), fmt::format("{:.3f}", std::exp(nll[i]))});
   table.add({"mean", fmt::format("{:.6f}", mean(nll)), fmt::format("{:.3f}", std::exp(mean(nll)))});
   fmt::print("{}", table.text());
-  fmt::print("{:.0f} tokens in {:.1f} s, {:.0f} tokens/s\n", tokens, seconds, tokens / seconds);
+  fmt::print("{} tokens in {:.1f} s, {:.0f} tokens/s\n", tokens, seconds,
+             static_cast<double>(tokens) / seconds);
 }
 
 int run_eval(const Options& options) {
@@ -114,9 +119,11 @@ void add_eval(CLI::App& app, Run& run) {
   verb.add_option("--text", options->text, "A UTF-8 file; lines <|doc|> separate documents")->required();
   verb.add_option("--window", options->window,
                   "Tokens that a window predicts, each window from a fresh context")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--windows", options->windows, "How many windows; 0: as many as the text holds")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the result as JSON");

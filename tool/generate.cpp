@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "fulgurite/core/utf8.h"
 #include "tool/model_options.h"
 #include "tool/verbs.h"
 
@@ -28,6 +29,7 @@ struct Result {
   double prefill_seconds = 0.0, decode_seconds = 0.0;
   const char* stopped = "max-new-tokens";
   int64_t planned_bytes = 0;
+  int64_t resident_bytes = 0;  // anonymous, while the session lives
 
   double prefill_speed() const {
     return static_cast<double>(prompt_ids.size()) / std::max(prefill_seconds, 1e-9);
@@ -41,9 +43,12 @@ struct Result {
 std::vector<int32_t> prompt_ids(const Options& options, const Tokenizer& tokenizer,
                                 const model::Config& config) {
   const std::string text = options.prompt_file.empty() ? options.prompt : read_text(options.prompt_file);
-  if (text.empty())
-    fail(ErrorKind::kRequest, "{}: expected text, found none",
-         options.prompt_file.empty() ? "prompt" : checkpoint::printable_path(options.prompt_file));
+  const std::string source =
+      options.prompt_file.empty() ? "prompt" : checkpoint::printable_path(options.prompt_file);
+  if (text.empty()) fail(ErrorKind::kRequest, "{}: expected text, found none", source);
+  if (const size_t valid = utf8_valid_prefix(text); valid < text.size())
+    fail(ErrorKind::kRequest, "{}: expected UTF-8, found byte 0x{:02x} at offset {}", source,
+         static_cast<unsigned char>(text[valid]), valid);
   std::vector<int32_t> ids{config.bos};
   const std::vector<int32_t> encoded = tokenizer.encode(text);
   ids.insert(ids.end(), encoded.begin(), encoded.end());
@@ -69,9 +74,8 @@ View<const float, 1> prefill(execute::Session& session, std::span<const int32_t>
 }
 
 void decode(execute::Session& session, View<const float, 1> logits, const Options& options,
-            const Tokenizer& tokenizer, Result& result) {
+            execute::Sampler& sampler, const Tokenizer& tokenizer, Result& result) {
   const model::Config& config = session.plan().config;
-  execute::Sampler sampler(options.sampler, config.vocabulary);
   TextStream stream(tokenizer);
   const auto print = [&](const std::string& text) {
     result.text += text;
@@ -103,6 +107,7 @@ Result generate(const Options& options) {
   Result result;
   result.prompt_ids = prompt_ids(options, tokenizer, loaded.model.config);
   const auto prompt = static_cast<int64_t>(result.prompt_ids.size());
+  execute::Sampler sampler(options.sampler, loaded.model.config.vocabulary);
   plan::Options plan_options;
   plan_options.context = context_for(options, prompt, loaded.model.config);
   plan_options.chunk_tokens = std::min<int64_t>(prompt, 256);
@@ -112,9 +117,10 @@ Result generate(const Options& options) {
   const double start = seconds_since_start();
   const View<const float, 1> logits = prefill(session, result.prompt_ids);
   const double prefilled = seconds_since_start();
-  decode(session, logits, options, tokenizer, result);
+  decode(session, logits, options, sampler, tokenizer, result);
   result.prefill_seconds = prefilled - start;
   result.decode_seconds = seconds_since_start() - prefilled;
+  result.resident_bytes = cpu::anonymous_resident_bytes();
   return result;
 }
 
@@ -127,7 +133,7 @@ void print_json(const Result& result) {
       {"prefill_tokens_per_second", result.prefill_speed()},
       {"decode_tokens_per_second", result.decode_speed()},
       {"planned_bytes", result.planned_bytes},
-      {"anonymous_resident_bytes", cpu::anonymous_resident_bytes()},
+      {"anonymous_resident_bytes", result.resident_bytes},
   };
   fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
@@ -159,20 +165,30 @@ void add_generate(CLI::App& app, Run& run) {
   source.add_option("--prompt-file", options->prompt_file, "A UTF-8 file with the text to continue");
   source.require_option(1);
   verb.add_option("--max-new-tokens", options->new_tokens, "Stop after so many tokens")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--context", options->context,
                   "Positions to plan for; 0: prompt and new tokens, at most the model's")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   verb.add_option("--temperature", options->sampler.temperature, "Divides the logits; 0 is --greedy")
+      ->check(kGiven)
+      ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   verb.add_option("--top-p", options->sampler.top_p,
                   "Sample from the most probable tokens that hold this much; 1: all")
+      ->check(kGiven)
+      ->check(CLI::Range(1e-9, 1.0))
       ->capture_default_str();
   verb.add_option("--top-k", options->sampler.top_k, "Sample from so many most probable tokens; 0: all")
+      ->check(kGiven)
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--seed", options->sampler.seed, "The same seed gives the same text")
+      ->check(kGiven)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb.add_flag("--greedy", options->greedy, "Always the most probable token");
   verb.add_flag("--json", options->json, "Print ids, text, speed and memory as JSON, when done");

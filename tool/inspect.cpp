@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -123,8 +124,8 @@ void print_json(const LoadedModel& loaded, const std::vector<Entry>& all) {
 
 void print_text(const Options& options, const LoadedModel& loaded, const std::vector<Entry>& all) {
   const model::Config& c = loaded.model.config;
-  fmt::print("{}: {}, {} layers ({} dense), {} in {} tensors, {} shard(s)\n\n", options.model.directory,
-             model::name(c.family), c.layers, c.dense_layers,
+  fmt::print("{}: {}, {} layers ({} dense), {} in {} tensors, {} shard(s)\n\n",
+             printable(options.model.directory), model::name(c.family), c.layers, c.dense_layers,
              plan::human_bytes(loaded.checkpoint.total_bytes()), loaded.checkpoint.tensors().size(),
              loaded.checkpoint.shard_names().size());
   fmt::print("attention  {} heads of {} + {}, value {}; latent {} + {}; q_lora {}; context {}\n", c.heads,

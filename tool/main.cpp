@@ -1,5 +1,6 @@
 // The command `fulgurite`: turns an Error into one line and an exit code (0 ok, 1 failed, 2 usage).
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -8,6 +9,7 @@
 #include "tool/verbs.h"
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file too large is an error of write(), with a line, and not the end
   CLI::App app(
       "Inference for models with DeepSeek Sparse Attention: exact, deterministic, every choice printed.",
       "fulgurite");
@@ -27,7 +29,10 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   try {
-    return run();
+    const int code = run();
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      fulgurite::fail(fulgurite::ErrorKind::kFile, "stdout: not everything could be written");
+    return code;
   } catch (const fulgurite::Error& error) {
     std::fprintf(stderr, "fulgurite: %s\n", error.what());
   } catch (const std::bad_alloc&) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "tool/model_options.h"
@@ -92,8 +93,8 @@ void print_bytes(const plan::Plan& plan) {
 }
 
 void print_text(const Options& options, const plan::Plan& plan) {
-  fmt::print("{}: {}, context {}, batch {}\n", options.model.directory, model::name(plan.config.family),
-             plan.options.context, plan.options.sequences);
+  fmt::print("{}: {}, context {}, batch {}\n", printable(options.model.directory),
+             model::name(plan.config.family), plan.options.context, plan.options.sequences);
   fmt::print("device    cpu: {}, {}, {} thread(s)\n", plan.device.model, name(plan.device.target.isa),
              plan.device.threads);
   std::vector<std::string> knobs;
@@ -159,8 +160,13 @@ void add_plan(CLI::App& app, Run& run) {
   const auto options = std::make_shared<Options>();
   add_model(verb, options->model);
   verb.add_option("--context", options->plan.context, "Positions a sequence; 0: the model's maximum")
+      ->check(kGiven)
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
-  verb.add_option("--batch", options->plan.sequences, "Independent sequences")->capture_default_str();
+  verb.add_option("--batch", options->plan.sequences, "Independent sequences")
+      ->check(kGiven)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the plan as JSON, a row a layer and operation");
   add_execution(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_plan(*options); }; });

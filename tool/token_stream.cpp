@@ -1,5 +1,7 @@
 #include "tool/token_stream.h"
 
+#include <algorithm>
+
 #include "fulgurite/core/error.h"
 #include "fulgurite/core/utf8.h"
 
@@ -19,7 +21,7 @@ std::string join_paragraphs(const std::vector<std::string_view>& lines) {
     if (line.empty())
       close();
     else
-      paragraph += (paragraph.empty() ? "" : "\n") + std::string(line);
+      (paragraph += paragraph.empty() ? "" : "\n") += line;
   }
   close();
   return text;
@@ -28,6 +30,7 @@ std::string join_paragraphs(const std::vector<std::string_view>& lines) {
 }  // namespace
 
 std::vector<std::string> split_documents(std::string_view text) {
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark is no text
   std::vector<std::string> documents;
   std::vector<std::string_view> lines;
   const auto close = [&] {
@@ -37,7 +40,8 @@ std::vector<std::string> split_documents(std::string_view text) {
   };
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
-    const std::string_view line = text.substr(0, end);
+    std::string_view line = text.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
     text.remove_prefix(std::min(end + 1, text.size()));
     if (line == kSeparator)
       close();

@@ -2,6 +2,7 @@
 // A text file as one stream of token ids: documents are separated by lines `<|doc|>`; each is the
 // beginning-of-text id, its tokens, the end-of-text id. A document's text is its paragraphs joined and ended
 // by two newlines.
+// A line may end in CR LF.
 
 #include <cstdint>
 #include <string>

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
 
 #include "tool/model_options.h"
 #include "tool/verbs.h"
@@ -19,18 +22,37 @@ struct Options {
   int64_t chunk = 0;
 };
 
-// FILE:TENSOR, one-dimensional I32 or I64.
+// FILE:TENSOR, one-dimensional I32.
 std::vector<int32_t> read_ids(const std::string& source) {
   const size_t colon = source.rfind(':');
   if (colon == std::string::npos || colon + 1 == source.size())
     fail(ErrorKind::kRequest, "--ids: expected FILE.safetensors:TENSOR, found \"{}\"", printable(source));
   const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
   const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
-  if (tensor.shape.size() != 1 || tensor.shape[0] < 1)
+  if (tensor.dtype != DType::kI32 || tensor.shape.size() != 1 || tensor.shape[0] < 1)
     fail(ErrorKind::kRequest, "{}: expected I32 [tokens], found {}", printable(source),
          checkpoint::describe(tensor));
   const std::span<const int32_t> values = checkpoint::i32_values(tensor);
   return {values.begin(), values.end()};
+}
+
+// A new file, or an old one that is neither an input nor a device: known before hours of work, not after.
+void require_writable(const Options& options) {
+  namespace fs = std::filesystem;
+  const fs::path out = options.out;
+  const std::string directory = out.parent_path().empty() ? "." : out.parent_path().string();
+  if (out.filename().empty() || access(directory.c_str(), W_OK) != 0 ||
+      (fs::exists(out) && !fs::is_regular_file(out)))
+    fail(ErrorKind::kRequest, "--out: expected a file in a directory that can be written, found \"{}\"",
+         printable(options.out));
+  if (!fs::exists(out)) return;
+  const auto refuse_if_same = [&](const fs::path& input) {
+    if (fs::exists(input) && fs::equivalent(out, input))
+      fail(ErrorKind::kRequest, "--out: {} is an input of this run", printable(options.out));
+  };
+  refuse_if_same(options.ids.substr(0, options.ids.rfind(':')));
+  refuse_if_same(options.inject);
+  for (const auto& entry : fs::directory_iterator(options.model.directory)) refuse_if_same(entry.path());
 }
 
 audit::Injection read_injection(const Options& options, const model::Config& config, int64_t positions) {
@@ -43,8 +65,16 @@ audit::Injection read_injection(const Options& options, const model::Config& con
 
 int run_trace(const Options& options) {
   const LoadedModel loaded = load(options.model);
+  require_writable(options);
   const std::vector<int32_t> ids = read_ids(options.ids);
   const auto positions = static_cast<int64_t>(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= loaded.model.config.vocabulary)
+      fail(ErrorKind::kRequest, "{}: position {}: token id {} is outside the vocabulary of {}",
+           printable(options.ids), i, ids[i], loaded.model.config.vocabulary);
+  if (positions > loaded.model.config.max_positions)
+    fail(ErrorKind::kRequest, "{}: {} token ids, the model's maximum is {}", printable(options.ids),
+         positions, loaded.model.config.max_positions);
   const int64_t last = options.last > 0 ? options.last : positions;
   if (last > positions)
     fail(ErrorKind::kRequest, "--last: expected at most the {} positions of --ids, found {}", positions,
@@ -60,7 +90,7 @@ int run_trace(const Options& options) {
   for (size_t at = 0; at < ids.size(); at += chunk)
     session.forward(0, std::span(ids).subspan(at, std::min(chunk, ids.size() - at)), &trace);
   trace.write(options.out);
-  fmt::print(stderr, "{}: the last {} of {} positions\n", options.out, last, positions);
+  fmt::print(stderr, "{}: the last {} of {} positions\n", printable(options.out), last, positions);
   return 0;
 }
 
@@ -73,19 +103,23 @@ void add_trace(CLI::App& app, Run& run) {
   verb.add_option("--ids", options->ids, "FILE.safetensors:TENSOR, I32 [tokens]")->required();
   verb.add_option("--out", options->out, "The file to write")->required();
   verb.add_option("--last", options->last, "Positions to write, from the end; 0: all")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--chunk", options->chunk,
                   "Prefill in chunks of so many tokens; 1 is decode, 0 all at once")
+      ->check(kGiven)
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--inject", options->inject,
                   "A file whose layerL.topk, layerL.attn_out and layerL.hidden replace what is computed, for "
                   "their last positions");
-  verb.add_option("--inject-prefix", options->inject_prefix, "Take the tensors with this prefix, without it");
+  verb.add_option("--inject-prefix", options->inject_prefix, "Take the tensors with this prefix, without it")
+      ->needs("--inject");
   verb.add_option("--inject-only", options->inject_only, "Take these kinds only: topk, attn_out, hidden")
       ->delimiter(',')
-      ->check(CLI::IsMember({"topk", "attn_out", "hidden"}));
+      ->check(CLI::IsMember({"topk", "attn_out", "hidden"}))
+      ->needs("--inject");
   add_execution(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_trace(*options); }; });
 }

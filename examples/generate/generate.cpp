@@ -5,6 +5,7 @@
 #include <fulgurite/fulgurite.h>
 
 #include <cstdio>
+#include <vector>
 
 int main(int argc, char** argv) try {
   if (argc != 3) {
@@ -14,14 +15,15 @@ int main(int argc, char** argv) try {
   const auto checkpoint = fulgurite::checkpoint::open(argv[1]);
   const auto model = fulgurite::model::bind(checkpoint);
   const auto tokenizer = fulgurite::Tokenizer::parse(checkpoint.tokenizer_text(), "tokenizer.json");
+  std::vector<int32_t> ids = tokenizer.encode(argv[2]);
+  ids.insert(ids.begin(), model.config.bos);
 
   fulgurite::plan::Options options;
-  options.context = 512;
+  options.context = static_cast<int64_t>(ids.size()) + 32;
+  options.chunk_tokens = static_cast<int64_t>(ids.size());  // the prompt in one pass
   fulgurite::execute::Session session(model,
                                       fulgurite::plan::make(model, fulgurite::cpu::machine(), options));
 
-  std::vector<int32_t> ids = tokenizer.encode(argv[2]);
-  ids.insert(ids.begin(), model.config.bos);
   auto logits = session.forward(0, ids);
   for (int i = 0; i < 32; ++i) {
     const int32_t id = fulgurite::execute::greedy(logits[0]);

@@ -12,8 +12,7 @@ struct Difference {
   int64_t elements = 0;
   int64_t beyond = 0;           // elements whose difference exceeds their bound, masks included
   int64_t mask_mismatches = 0;  // NaN or infinity on one side only, or infinities of other sign
-  int64_t worst =
-      -1;  // index of the largest difference relative to its bound (or of the first mask mismatch)
+  int64_t worst = -1;  // index of the largest difference relative to its bound, or of the first mask mismatch
   double worst_share = 0.0;  // that difference / its bound; infinite for a mask mismatch
   float worst_actual = 0.0f;
   float worst_expected = 0.0f;

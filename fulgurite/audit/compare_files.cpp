@@ -52,9 +52,10 @@ std::vector<int64_t> place_of(int64_t flat, const std::vector<int64_t>& shape) {
 }
 
 // |difference| / |expected|; a difference from nothing is infinite.
-double relative(double squared_difference, double squared_expected) {
+double relative(long double squared_difference, long double squared_expected) {
   if (squared_difference == 0.0) return 0.0;
-  return squared_expected == 0.0 ? kInfinity : std::sqrt(squared_difference / squared_expected);
+  return squared_expected == 0.0 ? kInfinity
+                                 : static_cast<double>(std::sqrt(squared_difference / squared_expected));
 }
 
 bool same_mask(double a, double b) {
@@ -64,23 +65,24 @@ bool same_mask(double a, double b) {
 
 void compare_values(const TensorView& a, const TensorView& b, int64_t rows, int64_t width,
                     TensorDifference& d) {
-  double all_difference = 0.0, all_expected = 0.0;
+  // Long double: squares of any double are in its range.
+  long double all_difference = 0.0, all_expected = 0.0;
   for (int64_t r = 0; r < rows; ++r) {
-    double row_difference = 0.0, row_expected = 0.0;
+    long double row_difference = 0.0, row_expected = 0.0;
     for (int64_t i = r * width; i < (r + 1) * width; ++i) {
       const double actual = value_at(a, i), expected = value_at(b, i);
       if (!same_mask(actual, expected)) d.mask_mismatches += 1;
       if (!std::isfinite(actual) || !std::isfinite(expected)) continue;
       const double difference = std::abs(actual - expected);
-      row_difference += difference * difference;
-      row_expected += expected * expected;
+      row_difference += static_cast<long double>(difference) * difference;
+      row_expected += static_cast<long double>(expected) * expected;
       if (difference > d.largest || d.largest_at.empty()) {
         d.largest = difference;
         d.largest_at = place_of(i, b.shape);
       }
     }
     const double row = relative(row_difference, row_expected);
-    if (row > d.worst_row_l2) {
+    if (!(row <= d.worst_row_l2)) {
       d.worst_row_l2 = row;
       d.worst_row = r;
     }
@@ -90,10 +92,14 @@ void compare_values(const TensorView& a, const TensorView& b, int64_t rows, int6
   d.relative_l2 = relative(all_difference, all_expected);
 }
 
-std::set<int64_t> members(const TensorView& tensor, int64_t row, int64_t width) {
+// The members of a row; a set that names one twice is noted as a problem.
+std::set<int64_t> members(const TensorView& tensor, int64_t row, int64_t width, TensorDifference& d) {
   std::set<int64_t> set;
-  for (int64_t i = row * width; i < (row + 1) * width; ++i)
-    if (const auto value = static_cast<int64_t>(value_at(tensor, i)); value != -1) set.insert(value);
+  for (int64_t i = row * width; i < (row + 1) * width; ++i) {
+    const auto value = static_cast<int64_t>(value_at(tensor, i));
+    if (value != -1 && !set.insert(value).second)
+      d.problem = fmt::format("row {} names {} twice", row, value);
+  }
   return set;
 }
 
@@ -101,7 +107,7 @@ void compare_sets(const TensorView& a, const TensorView& b, int64_t rows, int64_
                   TensorDifference& d) {
   d.indices = true;
   for (int64_t r = 0; r < rows; ++r) {
-    const std::set<int64_t> left = members(a, r, width), right = members(b, r, width);
+    const std::set<int64_t> left = members(a, r, width, d), right = members(b, r, width, d);
     const auto shared = std::ranges::count_if(left, [&](int64_t id) { return right.contains(id); });
     const size_t larger = std::max(left.size(), right.size());
     const double overlap = larger == 0 ? 1.0 : static_cast<double>(shared) / static_cast<double>(larger);
@@ -116,15 +122,20 @@ void compare_sets(const TensorView& a, const TensorView& b, int64_t rows, int64_
 TensorDifference compare_tensors(const std::string& name, const TensorView& a, const TensorView& b) {
   TensorDifference d;
   d.name = name;
-  if (a.shape != b.shape || integers(a.dtype) != integers(b.dtype) || !comparable(a.dtype) ||
-      !comparable(b.dtype)) {
+  for (const DType dtype : {a.dtype, b.dtype}) {
+    if (comparable(dtype)) continue;
+    d.problem = fmt::format("{} cannot be compared", fulgurite::name(dtype));
+    return d;
+  }
+  if (a.shape != b.shape || integers(a.dtype) != integers(b.dtype)) {
     d.problem = fmt::format("{} against {}", checkpoint::describe(a), checkpoint::describe(b));
     return d;
   }
   int64_t elements = 1;
   for (const int64_t extent : b.shape) elements *= extent;
+  if (elements == 0) return d;
   d.rows = b.shape.empty() ? 1 : b.shape[0];
-  const int64_t width = d.rows == 0 ? 0 : elements / d.rows;
+  const int64_t width = elements / d.rows;
   if (integers(a.dtype))
     compare_sets(a, b, d.rows, width, d);
   else

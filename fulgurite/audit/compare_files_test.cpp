@@ -77,6 +77,16 @@ TEST(compare_files, index_tensors_are_sets_and_minus_one_is_no_member) {
   EXPECT_GT(difference({"topk", {1, 2}, {}, {1, -1}}, {"topk", {1, 2}, {}, {1, 2}}).distance(), 0.0);
 }
 
+TEST(compare_files, an_empty_tensor_has_nothing_to_compare_however_many_its_rows) {
+  EXPECT_EQ(difference({"x", {int64_t{1} << 40, 0}, {}, {}}, {"x", {int64_t{1} << 40, 0}, {}, {}}).distance(),
+            0.0);
+}
+
+TEST(compare_files, a_set_that_names_a_member_twice_is_no_set) {
+  EXPECT_EQ(difference({"topk", {1, 4}, {}, {5, 5, 5, -1}}, {"topk", {1, 4}, {}, {5, -1, -1, -1}}).problem,
+            "row 0 names 5 twice");
+}
+
 TEST(compare_files, other_shapes_or_kinds_are_a_problem_that_no_tolerance_takes) {
   EXPECT_EQ(
       difference({"x", {2, 3}, std::vector<float>(6), {}}, {"x", {3, 2}, std::vector<float>(6), {}}).problem,

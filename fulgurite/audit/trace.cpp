@@ -84,7 +84,7 @@ Injection::Injection(const checkpoint::SafetensorsFile& file, const std::string&
   if (names_.empty())
     fail(ErrorKind::kRequest,
          "{}: no tensor \"{}layerL.topk\", \"{}layerL.attn_out\" or \"{}layerL.hidden\" to inject",
-         checkpoint::printable_path(file.path()), prefix, prefix, prefix);
+         checkpoint::printable_path(file.path()), printable(prefix), printable(prefix), printable(prefix));
 }
 
 void Injection::take(const std::string& name, const checkpoint::TensorView& tensor,
@@ -96,7 +96,7 @@ void Injection::take(const std::string& name, const checkpoint::TensorView& tens
   const DType dtype = selection ? DType::kI32 : DType::kF32;
   if (tensor.dtype != dtype || tensor.shape.size() != 2 || tensor.shape[0] > positions ||
       tensor.shape[1] != width)
-    fail(ErrorKind::kRequest, "{}: expected {} [up to {}, {}], file has {}", printable(tensor.name),
+    fail(ErrorKind::kRequest, "{}: expected {} [1 to {}, {}], file has {}", printable(tensor.name),
          fulgurite::name(dtype), positions, width, checkpoint::describe(tensor));
   Rows rows{positions - tensor.shape[0], width, {}, {}};
   if (selection) {

@@ -2,8 +2,11 @@
 // What is known at load of the device that a plan is made for.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
+
+#include "fulgurite/core/workers.h"
 
 namespace fulgurite {
 
@@ -23,8 +26,7 @@ struct Device {
   Target target;
   std::string model;  // "AMD EPYC ..."
   int threads = 1;    // that a session runs on
-  void (*start_threads)(int threads) =
-      nullptr;                  // makes them wait for work, so that the first pass allocates nothing
+  std::unique_ptr<Workers> (*make_workers)(int threads) = nullptr;
   int64_t available_bytes = 0;  // memory that can still be had
 };
 

@@ -11,6 +11,7 @@
 
 #include "fulgurite/core/device.h"
 #include "fulgurite/core/numerics.h"
+#include "fulgurite/core/workers.h"
 
 namespace fulgurite {
 
@@ -29,6 +30,7 @@ struct Setting {
 // Where an implementation runs: the threads it may use and the scratch memory that it asked for.
 struct Lane {
   int threads = 1;
+  Workers* workers = nullptr;      // as many threads; none: the caller does every thread's part
   std::span<std::byte> workspace;  // workspace_bytes(problem), 64-byte aligned, contents undefined
 };
 

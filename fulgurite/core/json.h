@@ -18,8 +18,8 @@ using Json = nlohmann::json;
 // `what` names the text in messages ("models/x/config.json"). Throws Error{kind}.
 Json parse_json(std::string_view text, const std::string& what, ErrorKind kind);
 
-// The fields of one object. Every getter throws Error{kConfig}: `WHAT: "key": expected an integer in [1,
-// 65536], found "a"`.
+// The fields of one object. Every getter throws Error{kConfig}:
+// `WHAT: "key": expected an integer in [1, 65536], found "a"`.
 class Fields {
  public:
   Fields(const Json& object, std::string what);

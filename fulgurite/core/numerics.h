@@ -13,7 +13,14 @@ enum class Activation { kFp32, kBf16, kFp16 };             // storage between op
 enum class ActivationQuant { kNone, kE4m3 };               // operands of block-scaled linears
 enum class ActivationScale { kCheckpoint, kFp32, kPow2 };  // scales of those codes
 enum class NormInput { kUnrounded, kRounded };             // the residual sum that a norm reads
-enum class Rsqrt { kCorrect, kTwoStep };                   // fp32(1 / sqrt(double)) | 1.0f / sqrtf
+enum class Rsqrt {
+  kCorrect,
+  kTwoStep,
+  kX86_12,
+  kX86_14,
+  kCuda,
+  kError
+};  // fp32(1 / sqrt(double)) | 1.0f / sqrtf | ...
 enum class Mla { kAbsorbed, kExpanded };
 enum class LatentCache { kFp32, kBf16, kFp8 };
 enum class IndexerWk { kFp32, kBf16, kFp8 };
@@ -24,6 +31,8 @@ enum class IndexQuant { kNone, kFp8, kFp4 };
 enum class IndexScale { kPow2, kFp32 };
 enum class IndexerRope { kFamily, kInterleaved, kHalfSplit };
 enum class IndexNorm { kFp32, kBf16 };  // its parameters
+enum class KvQuant { kNone, kE4m3 };    // DeepSeek-V4: the kv row
+enum class SharedClamp { kOff, kOn };   // DeepSeek-V4: the shared expert
 enum class SoftmaxTile { kNone, k64, k128 };
 enum class SoftmaxMerge { kRunning, kIndependent };
 enum class SoftmaxDenominator { kUnrounded, kRounded };
@@ -38,6 +47,7 @@ struct Numerics {
   ActivationScale activation_scale = ActivationScale::kCheckpoint;
   NormInput norm_input = NormInput::kUnrounded;
   Rsqrt rsqrt = Rsqrt::kCorrect;
+  float rsqrt_error = 0.0f;  // of kError: relative
   Mla mla = Mla::kAbsorbed;
   LatentCache latent_cache = LatentCache::kFp32;
   IndexerWk indexer_wk = IndexerWk::kFp32;
@@ -49,6 +59,8 @@ struct Numerics {
   IndexerRope indexer_rope = IndexerRope::kFamily;
   IndexNorm index_norm = IndexNorm::kFp32;
   float index_norm_eps = 1e-6f;
+  KvQuant kv_quant = KvQuant::kNone;
+  SharedClamp shared_clamp = SharedClamp::kOn;
   SoftmaxTile softmax_tile = SoftmaxTile::kNone;
   SoftmaxMerge softmax_merge = SoftmaxMerge::kRunning;
   SoftmaxDenominator softmax_denominator = SoftmaxDenominator::kUnrounded;
@@ -79,6 +91,8 @@ std::string_view knob_name(IndexQuant), value_name(IndexQuant);
 std::string_view knob_name(IndexScale), value_name(IndexScale);
 std::string_view knob_name(IndexerRope), value_name(IndexerRope);
 std::string_view knob_name(IndexNorm), value_name(IndexNorm);
+std::string_view knob_name(KvQuant), value_name(KvQuant);
+std::string_view knob_name(SharedClamp), value_name(SharedClamp);
 std::string_view knob_name(SoftmaxTile), value_name(SoftmaxTile);
 std::string_view knob_name(SoftmaxMerge), value_name(SoftmaxMerge);
 std::string_view knob_name(SoftmaxDenominator), value_name(SoftmaxDenominator);

@@ -3,9 +3,12 @@
 
 #include <cmath>
 
-#include "fulgurite/core/numerics.h"
+#include "fulgurite/core/implementation.h"
 
 namespace fulgurite {
+
+// The values of the knob that reciprocal_sqrt computes.
+inline Support takes_rsqrt(Rsqrt knob) { return takes(knob, {Rsqrt::kCorrect, Rsqrt::kTwoStep}); }
 
 // 1 / sqrt(m), m in fp32: one rounding of the double quotient, or two fp32 steps.
 inline float reciprocal_sqrt(float m, Rsqrt knob) {

@@ -37,16 +37,6 @@ struct View {
     for (const int64_t n : extent) count *= n;
     return count;
   }
-  bool contiguous() const {
-    int64_t step = 1;
-    for (int i = Rank - 1; i >= 0; --i) {
-      if (extent[i] != 1 && stride[i] != step) return false;
-      step *= extent[i];
-    }
-    return true;
-  }
-  bool rows_contiguous() const { return extent[Rank - 1] <= 1 || stride[Rank - 1] == 1; }
-
   template <class... Index>
   T& operator()(Index... index) const {
     static_assert(sizeof...(Index) == Rank);

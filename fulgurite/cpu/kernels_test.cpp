@@ -5,7 +5,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "fulgurite/cpu/parallel_for.h"
 #include "test/op_test.h"
 
 namespace fulgurite::cpu {
@@ -100,19 +99,6 @@ TEST(kernels, combine_adds_rows_in_order_in_every_build) {
           EXPECT_EQ(y[static_cast<size_t>(a * width + c)], sum) << name(isa) << " width " << width;
         }
       }
-    }
-  }
-}
-
-TEST(parallel_for, every_index_is_visited_once_whatever_the_threads) {
-  for (const int threads : {1, 2, 3, 7}) {
-    for (const int64_t count : {0, 1, 2, 5, 100}) {
-      std::vector<int> visits(static_cast<size_t>(count), 0);
-      parallel_for(threads, count, [&](int64_t begin, int64_t end, int thread) {
-        EXPECT_LT(thread, threads);
-        for (int64_t i = begin; i < end; ++i) visits[static_cast<size_t>(i)] += 1;
-      });
-      for (const int visit : visits) EXPECT_EQ(visit, 1);
     }
   }
 }

@@ -6,7 +6,7 @@
 
 namespace fulgurite::cpu {
 
-// threads: the processors that this process may run on. available_bytes: the smaller of what the system has
+// threads: the processors that this process may run on and has a quota of. available_bytes: the smaller of what the system has
 // available and what the control group of the process leaves. Unknown facts are left at "unknown CPU" and the
 // largest number.
 Device machine();

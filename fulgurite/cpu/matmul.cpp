@@ -36,11 +36,11 @@ Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t f
   return {scratch, stride, count};
 }
 
-void matmul(const Kernels& kernels, int threads, const Product& product, float* scratch) {
+void matmul(const Kernels& kernels, const Lane& lane, const Product& product, float* scratch) {
   const int64_t tiles = (product.count + kWeightTile - 1) / kWeightTile;
   const int64_t in = product.weight->in;
   if (product.x.count == 0) return;
-  parallel_for(threads, tiles, [&](int64_t begin, int64_t end, int thread) {
+  parallel_for(lane, tiles, [&](int64_t begin, int64_t end, int thread) {
     float* const own = scratch + thread * matmul_scratch(in);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t n = tile * kWeightTile;

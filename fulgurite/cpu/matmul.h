@@ -2,6 +2,7 @@
 // y = x W^T with the weight decoded a few rows at a time: the loop that linear, the projections, router and
 // experts share.
 
+#include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/cpu/kernels.h"
 
@@ -18,7 +19,7 @@ Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t f
                  float* scratch);
 
 // y[t * y_stride + n] = dot(x row t, weight row first + n) for n < count. Split over n; scratch holds
-// threads * matmul_scratch(weight.in) floats.
+// lane.threads * matmul_scratch(weight.in) floats.
 struct Product {
   Rows x;
   const PreparedMatrix* weight = nullptr;
@@ -27,6 +28,6 @@ struct Product {
   float* y = nullptr;
   int64_t y_stride = 0;
 };
-void matmul(const Kernels& kernels, int threads, const Product& product, float* scratch);
+void matmul(const Kernels& kernels, const Lane& lane, const Product& product, float* scratch);
 
 }  // namespace fulgurite::cpu

@@ -1,27 +1,29 @@
 #pragma once
-// Splits [0, count) into one contiguous range a thread and runs body(begin, end, thread) on each. Results
-// must not depend on the split. The body throws nothing.
-
-#include <omp.h>
+// Splits [0, count) into one contiguous range a thread and runs body(begin, end, thread) on each that is not empty.
+// Results must not depend on the split. The body throws nothing.
 
 #include <cstdint>
+
+#include "fulgurite/core/implementation.h"
 
 namespace fulgurite::cpu {
 
 template <class Body>
-void parallel_for(int threads, int64_t count, const Body& body) {
-  if (threads <= 1 || count <= 1) {
-    if (count > 0) body(int64_t{0}, count, 0);
-    return;
-  }
-  // Always the whole team: one of another size would be allocated anew.
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t team = omp_get_num_threads();
-    const int64_t thread = omp_get_thread_num();
-    const int64_t begin = count * thread / team, end = count * (thread + 1) / team;
-    if (begin < end) body(begin, end, static_cast<int>(thread));
-  }
+void parallel_for(const Lane& lane, int64_t count, const Body& body) {
+  struct Task {
+    int64_t count;
+    int64_t threads;
+    const Body& body;
+    static void run(void* context, int thread) {
+      const Task& task = *static_cast<const Task*>(context);
+      const int64_t begin = task.count * thread / task.threads,
+                    end = task.count * (thread + 1) / task.threads;
+      if (begin < end) task.body(begin, end, thread);
+    }
+  };
+  Task task{count, lane.threads, body};
+  if (count > 1 && lane.workers != nullptr) return lane.workers->run(Task::run, &task);
+  for (int thread = 0; thread < lane.threads; ++thread) Task::run(&task, thread);
 }
 
 }  // namespace fulgurite::cpu

@@ -30,25 +30,29 @@ Session::Session(const model::Model& model, plan::Plan plan)
       index_cache_(plan_.bytes.index_cache),
       arena_(plan_.bytes.activations),
       workspace_(plan_.bytes.workspace),
-      lane_{plan_.device.threads, workspace_.bytes()},
+      workers_(plan_.device.make_workers == nullptr ? nullptr
+                                                    : plan_.device.make_workers(plan_.device.threads)),
+      lane_{plan_.device.threads, workers_.get(), workspace_.bytes()},
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
-      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {
-  if (plan_.device.start_threads != nullptr) plan_.device.start_threads(plan_.device.threads);
+      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
+
+// The sequence's place in lengths_.
+size_t Session::index_of(int32_t sequence) const {
+  if (sequence < 0 || sequence >= plan_.options.sequences)
+    fail(ErrorKind::kRequest, "sequence {}: expected one of 0 to {}", sequence, plan_.options.sequences - 1);
+  return static_cast<size_t>(sequence);
 }
 
-int64_t Session::length(int32_t sequence) const { return lengths_.at(static_cast<size_t>(sequence)); }
+int64_t Session::length(int32_t sequence) const { return lengths_[index_of(sequence)]; }
 
-void Session::reset(int32_t sequence) { lengths_.at(static_cast<size_t>(sequence)) = 0; }
+void Session::reset(int32_t sequence) { lengths_[index_of(sequence)] = 0; }
 
 void Session::check(std::span<const Chunk> chunks) {
   int64_t tokens = 0;
   std::ranges::fill(in_pass_, uint8_t{0});
   for (const Chunk& chunk : chunks) {
     const int64_t count = static_cast<int64_t>(chunk.ids.size());
-    if (chunk.sequence < 0 || chunk.sequence >= plan_.options.sequences)
-      fail(ErrorKind::kRequest, "sequence {}: expected one of 0 to {}", chunk.sequence,
-           plan_.options.sequences - 1);
-    const auto sequence = static_cast<size_t>(chunk.sequence);
+    const size_t sequence = index_of(chunk.sequence);
     if (in_pass_[sequence]++ != 0)
       fail(ErrorKind::kRequest, "sequence {}: stands in two chunks of one pass", sequence);
     if (count == 0)

@@ -1,9 +1,10 @@
 #pragma once
 // Plan + tokens -> logits. A session owns the prepared weights, the caches of its sequences and every buffer;
-// forward allocates nothing and decides nothing. The model (and the checkpoint that it views) must outlive
+// forward decides nothing and, but for references, allocates nothing. The model (and the checkpoint that it views) must outlive
 // it.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,7 @@ class Session {
   const plan::Plan& plan() const { return plan_; }
 
  private:
+  size_t index_of(int32_t sequence) const;
   void check(std::span<const Chunk> chunks);
   int64_t place_tokens(std::span<const Chunk> chunks);
   void run_layers(const Activations& at, Tap* tap);
@@ -47,6 +49,7 @@ class Session {
   HostBuffer index_cache_;
   HostBuffer arena_;
   HostBuffer workspace_;
+  std::unique_ptr<Workers> workers_;
   Lane lane_;
   std::vector<int64_t> lengths_;
   std::vector<uint8_t> in_pass_;  // of check(): sequences that the chunks have named

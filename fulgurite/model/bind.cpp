@@ -70,10 +70,6 @@ class Binder {
     const TensorView* const tensor = checkpoint_.find(name);
     if (tensor == nullptr)
       fail(ErrorKind::kModel, "{}: expected {} {}, the checkpoint has no such tensor", name, expected, shape);
-    if (!checkpoint::aligned(*tensor))
-      fail(ErrorKind::kModel,
-           "{}: {} begins at a byte that no element of its type may begin at; rewrite the file", name,
-           checkpoint::describe(*tensor));
     bound_bytes_ += claim_if_there(name);
     return *tensor;
   }
@@ -86,6 +82,10 @@ class Binder {
   const TensorView& proven(const TensorName& want, bool (*dtype_fits)(DType), std::string_view expected) {
     const TensorView& tensor = claim(want.name, expected, shape_text(want));
     if (!dtype_fits(tensor.dtype) || !has_shape(tensor, want)) wrong(want, expected, tensor);
+    if (!checkpoint::aligned(tensor))
+      fail(ErrorKind::kModel,
+           "{}: {} begins at a byte that no element of its type may begin at; rewrite the file", want.name,
+           checkpoint::describe(tensor));
     return tensor;
   }
 

@@ -1,5 +1,7 @@
 #include "fulgurite/model/config.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "fulgurite/core/json.h"
@@ -38,8 +40,7 @@ void only_boolean(const Fields& fields, std::string_view key, bool value) {
   if (fields.has(key) && fields.boolean(key) != value) fields.wrong(key, value ? "true" : "false");
 }
 void only_integer(const Fields& fields, std::string_view key, int64_t value) {
-  if (fields.has(key) && fields.integer(key, INT64_MIN, INT64_MAX) != value)
-    fields.wrong(key, fmt::format("{}", value));
+  if (fields.has(key) && fields.value(key) != value) fields.wrong(key, fmt::format("{}", value));
 }
 
 // Everything that would change the mathematics, at the only value that is implemented.
@@ -52,12 +53,14 @@ void check_fixed_choices(const Fields& fields) {
   only_boolean(fields, "mlp_bias", false);
   only_boolean(fields, "tie_word_embeddings", false);
   only_boolean(fields, "indexer_rope_interleave", false);
+  only_boolean(fields, "rope_interleave", true);
   only_text(fields, "index_k_norm_type", "layer");
   only_integer(fields, "moe_layer_freq", 1);
   only_integer(fields, "index_topk_freq", 1);
   for (const char* const key :
        {"index_topk_pattern", "indexer_types", "index_init_tokens", "index_local_tokens", "mlp_layer_types",
-        "sliding_window", "compress_ratios", "layer_types"})
+        "partial_rotary_factor", "swiglu_limit", "logit_scale", "compression_config", "sliding_window",
+        "compress_ratios", "layer_types"})
     if (fields.has(key)) fields.wrong(key, "no such key (not implemented for this family)");
 }
 
@@ -75,6 +78,7 @@ void read_dimensions(const Fields& fields, Config& config) {
   config.nope = fields.integer("qk_nope_head_dim", 1, kWidest);
   config.rope = fields.integer("qk_rope_head_dim", 2, kWidest);
   config.value = fields.integer("v_head_dim", 1, kWidest);
+  only_integer(fields, "qk_head_dim", config.nope + config.rope);
   if (config.rope % 2 != 0) fields.wrong("qk_rope_head_dim", "an even number");
 }
 
@@ -111,6 +115,16 @@ void read_feed_forward(const Fields& fields, Config& config) {
                  fmt::format("at most the {} experts of topk_group groups", reachable));
 }
 
+// Keys that change the rotation and are not known here must not pass unseen.
+void only_known_keys(const Fields& scaling) {
+  static constexpr std::array kKnown{
+      "type",      "rope_type", "rope_theta", "factor",        "original_max_position_embeddings",
+      "beta_fast", "beta_slow", "mscale",     "mscale_all_dim"};
+  for (const std::string& key : scaling.keys())
+    if (std::ranges::find(kKnown, key) == kKnown.end() && scaling.has(key))
+      scaling.wrong(key, "no such key (not implemented)");
+}
+
 Yarn read_yarn(const Fields& scaling) {
   Yarn yarn;
   yarn.factor = scaling.number("factor", 1.0, 1e6);
@@ -118,10 +132,11 @@ Yarn read_yarn(const Fields& scaling) {
       static_cast<double>(scaling.integer("original_max_position_embeddings", 1, kLongestContext));
   if (scaling.has("beta_fast")) yarn.beta_fast = scaling.number("beta_fast", 1e-3, 1e6);
   if (scaling.has("beta_slow")) yarn.beta_slow = scaling.number("beta_slow", 1e-3, 1e6);
-  if (scaling.has("mscale_all_dim")) yarn.mscale_all_dim = scaling.number("mscale_all_dim", 0.0, 100.0);
-  // The tables are multiplied by mscale(mscale) / mscale(mscale_all_dim), which is 1 in every such
-  // checkpoint.
-  if (scaling.has("mscale") && scaling.number("mscale", 0.0, 100.0) != yarn.mscale_all_dim)
+  if (yarn.beta_fast <= yarn.beta_slow)
+    scaling.wrong("beta_fast", fmt::format("more than beta_slow, {:g}", yarn.beta_slow));
+  // The softmax scale takes mscale_all_dim; the tables take the ratio of the two factors, which is 1 where both keys are equal.
+  yarn.mscale_all_dim = scaling.number("mscale_all_dim", 1e-3, 100.0);
+  if (scaling.number("mscale", 1e-3, 100.0) != yarn.mscale_all_dim)
     scaling.wrong("mscale", fmt::format("mscale_all_dim, {:g}", yarn.mscale_all_dim));
   return yarn;
 }
@@ -135,8 +150,10 @@ void read_rope(const Fields& fields, Config& config) {
   config.rope_base = base.number("rope_theta", 1.0, 1e12);
   if (!joined && !fields.has("rope_scaling")) return;
   const Fields scaling = joined ? base : fields.object("rope_scaling");
+  only_known_keys(scaling);
   const char* const key = scaling.has("rope_type") ? "rope_type" : "type";
   const std::string type = scaling.text(key);
+  only_text(scaling, "type", type);
   if (type == "default") return;
   if (type != "yarn") scaling.wrong(key, "\"yarn\" or \"default\"");
   config.yarn = read_yarn(scaling);
@@ -173,6 +190,7 @@ void read_special_tokens(const Fields& fields, Config& config) {
     config.eos.push_back(static_cast<int32_t>(fields.integer("eos_token_id", 0, config.vocabulary - 1)));
     return;
   }
+  if (eos.empty()) fields.wrong("eos_token_id", "at least one id");
   for (const Json& id : eos) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(config.vocabulary))
       fields.wrong("eos_token_id", fmt::format("integers in [0, {}]", config.vocabulary - 1));

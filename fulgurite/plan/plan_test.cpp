@@ -30,6 +30,16 @@ TEST(plan, every_operation_of_every_layer_has_a_row) {
   EXPECT_EQ(row_of(plan, model::kNoLayer, "linear head").format, "bf16 [2048, 384]");
 }
 
+TEST(plan, norms_of_the_latents_have_the_eps_of_the_published_code) {
+  test::TinyModel tiny;
+  tiny.model.config.norm_eps = 1e-5f;
+  const Plan plan = make(tiny.model, test::device(1), {});
+  EXPECT_EQ(plan.layers[2].attention.norm.problem.eps, 1e-5f);
+  EXPECT_EQ(plan.layers[2].feed_forward_norm.problem.eps, 1e-5f);
+  EXPECT_EQ(plan.layers[2].attention.q_a_norm.problem.eps, 1e-6f);
+  EXPECT_EQ(plan.layers[2].attention.latent.problem.eps, 1e-6f);
+}
+
 TEST(plan, the_same_question_has_the_same_answer) {
   const test::TinyModel tiny;
   const Device device = test::device(2);
@@ -67,6 +77,10 @@ TEST(plan, no_knob_of_serving_is_silently_ignored) {
   refused(&Numerics::qk_operands, QkOperands::kBf16);
   refused(&Numerics::mma, Mma::kHopper);
   refused(&Numerics::gate_weight, GateWeight::kFp8);
+  refused(&Numerics::index_norm, IndexNorm::kBf16);
+  refused(&Numerics::softmax_tile, SoftmaxTile::k128);
+  for (const Rsqrt rsqrt : {Rsqrt::kX86_12, Rsqrt::kX86_14, Rsqrt::kCuda, Rsqrt::kError})
+    refused(&Numerics::rsqrt, rsqrt);
 }
 
 TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {

@@ -86,16 +86,16 @@ class Planner {
     AttentionPlan plan;
     plan.norm = choose_norm(layer, "norm attention", c_.hidden, c_.norm_eps);
     plan.q_a = choose_linear(layer, "q_a", w.q_a);
-    plan.q_a_norm = choose_norm(layer, "norm q_a", c_.q_lora, c_.norm_eps);
+    plan.q_a_norm = choose_norm(layer, "norm q_a", c_.q_lora, c_.latent_norm_eps);
     plan.q_b = choose_linear(layer, "q_b", w.q_b);
     plan.q_rope =
         choose(layer, "rotary q", "interleaved", catalog().rotary,
                rotary::Problem{setting_, rotary::Layout::kInterleaved, c_.heads, c_.rope, context()});
     plan.kv_a = choose_linear(layer, "kv_a", w.kv_a);
-    plan.latent =
-        choose(layer, "latent_prepare", fmt::format("cache f32 [{}]", c_.kv_lora + c_.rope),
-               catalog().latent_prepare,
-               latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.norm_eps, sequences(), context()});
+    plan.latent = choose(
+        layer, "latent_prepare", fmt::format("cache f32 [{}]", c_.kv_lora + c_.rope),
+        catalog().latent_prepare,
+        latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
     plan.indexer = make_indexer(layer, w.indexer);
     if (setting_.numerics.mla == Mla::kAbsorbed)
       plan.absorbed = make_absorbed(layer, w.kv_b);
@@ -158,7 +158,19 @@ class Planner {
                                   c_.experts_per_token, c_.routed_scale, format_of(w.router)});
   }
 
+  // The experts of a layer run as one operation, in one format; the shared one may have another.
+  void require_one_format(int64_t layer, const std::string& what, const model::StoredMlp& mlp,
+                          const MatrixFormat& expected) {
+    for (const StoredMatrix* const matrix : {&mlp.gate, &mlp.up, &mlp.down})
+      if (format_of(*matrix) != expected)
+        fail(ErrorKind::kModel, "{} {}: expected gate, up and down as {} (as the first one's gate), found {}",
+             place(layer, "experts"), what, describe(expected), describe(format_of(*matrix)));
+  }
+
   ExpertsStep make_experts(int64_t layer, const model::StoredLayer& w) {
+    require_one_format(layer, c_.dense(layer) ? "dense" : "shared", w.shared, format_of(w.shared.gate));
+    for (size_t e = 0; e < w.experts.size(); ++e)
+      require_one_format(layer, fmt::format("expert {}", e), w.experts[e], format_of(w.experts.front().gate));
     experts::Problem problem{setting_,
                              c_.hidden,
                              0,

@@ -178,7 +178,7 @@ void Translation::character_class() {
     at_ += 1;
     const Item last = class_item();
     if (!last.character) refuse(item_from, at_ - item_from);
-    out_ += "-" + literal(*last.character);
+    out_ += fmt::format("-{}", literal(*last.character));
   }
   out_ += ']';
 }

@@ -22,7 +22,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const View<float, 2> out = args.out.as<float>();
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
-  cpu::parallel_for(lane.threads, out.extent[0], [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(lane, out.extent[0], [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) copy_row(kernels, *args.table, args.ids(t), out[t].data);
   });
 }

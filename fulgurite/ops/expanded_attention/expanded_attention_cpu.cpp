@@ -88,13 +88,12 @@ void attend(const Problem& problem, const Args& args, int64_t t, int64_t h, cons
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  cpu::parallel_for(lane.threads, args.q.extent[0] * problem.heads,
-                    [&](int64_t begin, int64_t end, int thread) {
-                      cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
-                      const Scratch scratch = cut_scratch(problem, cutter);
-                      for (int64_t i = begin; i < end; ++i)
-                        attend(problem, args, i / problem.heads, i % problem.heads, scratch);
-                    });
+  cpu::parallel_for(lane, args.q.extent[0] * problem.heads, [&](int64_t begin, int64_t end, int thread) {
+    cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
+    const Scratch scratch = cut_scratch(problem, cutter);
+    for (int64_t i = begin; i < end; ++i)
+      attend(problem, args, i / problem.heads, i % problem.heads, scratch);
+  });
 }
 
 }  // namespace

@@ -93,14 +93,14 @@ struct Columns {
   float* tile() const { return run.scratch.tiles + thread * chunk_rows(run.problem) * cpu::kWeightTile; }
   void multiply(const cpu::Rows& x, const PreparedMatrix& weight, float* y, int64_t y_stride) const {
     float* const decoded = run.scratch.decoded + thread * decoded_floats(run.problem);
-    cpu::matmul(run.kernels, 1, {x, &weight, first, count, y, y_stride}, decoded);
+    cpu::matmul(run.kernels, Lane{}, {x, &weight, first, count, y, y_stride}, decoded);
   }
 };
 
 template <class Body>
 void for_each_tile(const Run& run, int64_t columns, const Body& body) {
   const int64_t tiles = (columns + cpu::kWeightTile - 1) / cpu::kWeightTile;
-  cpu::parallel_for(run.lane.threads, tiles, [&](int64_t begin, int64_t end, int thread) {
+  cpu::parallel_for(run.lane, tiles, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t first = begin * cpu::kWeightTile; first < std::min(columns, end * cpu::kWeightTile);
          first += cpu::kWeightTile)
       body(Columns{run, thread, first, std::min(cpu::kWeightTile, columns - first)});

@@ -88,7 +88,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const int64_t parts = (width + step - 1) / step;
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
   auto* const scratch = reinterpret_cast<float*>(lane.workspace.data());
-  cpu::parallel_for(lane.threads, problem.heads * parts, [&](int64_t begin, int64_t end, int thread) {
+  cpu::parallel_for(lane, problem.heads * parts, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = i % parts * step;
       project(problem, args,

@@ -146,8 +146,9 @@ TEST(head_projection, threads_decode_into_memory_of_their_own) {
     const Buffer<3> x = make_x(random, problem, shape.tokens);
     const inputs::Weight weight = weight_of(random, problem);
     const Buffer<3> y = result(kCpu, problem, x.view, weight.matrix);
-    const HostBuffer workspace(kCpu.workspace_bytes(problem, 3));
-    kCpu.run(problem, {x.view, &weight.matrix, y.view}, {3, workspace.bytes()});
+    const test::ExactBytes workspace(kCpu.workspace_bytes(problem, 3));
+    std::ranges::fill(workspace.bytes(), std::byte{0});
+    kCpu.run(problem, {x.view, &weight.matrix, y.view}, {3, nullptr, workspace.bytes()});
     for (size_t thread = 0; thread < 3; ++thread) {
       const size_t bytes = workspace.bytes().size() / 3;
       const std::span<const std::byte> own = workspace.bytes().subspan(thread * bytes, bytes);

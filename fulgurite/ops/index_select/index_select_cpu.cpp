@@ -154,7 +154,7 @@ void select_with_all_threads(const Run& run, int64_t t) {
   if (choose_all(run, t)) return;
   const int64_t keys = visible(run, t);
   const int64_t parts = run.lane.threads;
-  cpu::parallel_for(run.lane.threads, parts, [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(run.lane, parts, [&](int64_t begin, int64_t end, int) {
     for (int64_t part = begin; part < end; ++part) {
       const Scratch scratch = run.scratch(part);
       Candidates best = run.candidates(scratch);
@@ -181,7 +181,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
     return;
   }
   // Token by token in turn: later tokens see more keys.
-  cpu::parallel_for(lane.threads, lane.threads, [&](int64_t begin, int64_t end, int thread) {
+  cpu::parallel_for(lane, lane.threads, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t turn = begin; turn < end; ++turn)
       for (int64_t t = turn; t < tokens; t += lane.threads)
         select_with_one_thread(run, t, run.scratch(thread));

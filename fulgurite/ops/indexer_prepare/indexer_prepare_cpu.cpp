@@ -72,7 +72,7 @@ void prepare_key(const Problem& problem, const Args& args, int64_t t) {
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const int64_t units = problem.heads + 1;
-  cpu::parallel_for(lane.threads, args.q.extent[0] * units, [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(lane, args.q.extent[0] * units, [&](int64_t begin, int64_t end, int) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t t = unit / units, h = unit % units;
       if (h < problem.heads)

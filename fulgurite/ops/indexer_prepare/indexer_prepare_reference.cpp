@@ -8,7 +8,7 @@ namespace {
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}),
+  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt),
                         takes(numerics.index_quant, {IndexQuant::kNone}),
                         takes(numerics.index_norm, {IndexNorm::kFp32})});
 }

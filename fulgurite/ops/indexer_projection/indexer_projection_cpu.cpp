@@ -19,9 +19,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const cpu::Rows rows{x.data, x.stride[0], x.extent[0]};
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
   auto* const scratch = reinterpret_cast<float*>(lane.workspace.data());
-  cpu::matmul(kernels, lane.threads, {rows, args.wk, 0, problem.head_dim, k.data, k.stride[0]}, scratch);
-  cpu::matmul(kernels, lane.threads,
-              {rows, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0]}, scratch);
+  cpu::matmul(kernels, lane, {rows, args.wk, 0, problem.head_dim, k.data, k.stride[0]}, scratch);
+  cpu::matmul(kernels, lane, {rows, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0]},
+              scratch);
   if (problem.setting.numerics.gate == Gate::kFp32) return;
   for (int64_t t = 0; t < x.extent[0]; ++t)
     for (int64_t h = 0; h < problem.heads; ++h) args.gate(t, h) = round_to_bf16(args.gate(t, h));

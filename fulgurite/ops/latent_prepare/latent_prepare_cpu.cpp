@@ -33,7 +33,7 @@ void prepare_row(const Problem& problem, const Args& args, int64_t t) {
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  cpu::parallel_for(lane.threads, args.kv.extent[0], [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(lane, args.kv.extent[0], [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) prepare_row(problem, args, t);
   });
 }

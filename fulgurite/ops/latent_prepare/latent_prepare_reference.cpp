@@ -1,3 +1,4 @@
+#include "fulgurite/core/rounding.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 #include "fulgurite/ops/norm/norm.h"
 
@@ -6,8 +7,8 @@ namespace {
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32}), takes(numerics.latent_cache, {LatentCache::kFp32})});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt),
+                        takes(numerics.latent_cache, {LatentCache::kFp32})});
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {

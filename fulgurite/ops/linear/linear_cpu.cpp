@@ -1,5 +1,5 @@
-// Weights stay as stored: eight rows at a time are decoded to fp32 in the first-level cache and met by all
-// tokens.
+// Weights stay as stored: eight rows at a time are decoded to fp32 (at most a second-level cache full) and met
+// by all tokens.
 
 #include "fulgurite/cpu/matmul.h"
 #include "fulgurite/ops/linear/linear.h"
@@ -18,7 +18,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const View<const float, 2> x = args.x.as<float>();
   const View<float, 2> y = args.y.as<float>();
   const cpu::Rows rows{x.data, x.stride[0], x.extent[0]};
-  cpu::matmul(cpu::kernels(problem.setting.target.isa), lane.threads,
+  cpu::matmul(cpu::kernels(problem.setting.target.isa), lane,
               {rows, args.weight, 0, problem.out, y.data, y.stride[0]},
               reinterpret_cast<float*>(lane.workspace.data()));
 }

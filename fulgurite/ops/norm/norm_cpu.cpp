@@ -11,7 +11,8 @@ namespace fulgurite::norm {
 namespace {
 
 Support supports(const Problem& problem) {
-  return takes(problem.setting.numerics.activation, {Activation::kFp32});
+  const Numerics& numerics = problem.setting.numerics;
+  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt)});
 }
 
 // One row; null where the operation has no such tensor.
@@ -60,7 +61,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const View<const float, 2> added = adds ? args.added.as<float>() : View<const float, 2>{};
   const View<float, 2> sum = args.sum ? args.sum.as<float>() : View<float, 2>{};
   const View<float, 2> out = args.out.as<float>();
-  cpu::parallel_for(lane.threads, out.extent[0], [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(lane, out.extent[0], [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t)
       norm_row(problem, {x[t].data, added ? added[t].data : nullptr, args.weight.data,
                          sum ? sum[t].data : nullptr, out[t].data});

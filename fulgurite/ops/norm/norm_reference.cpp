@@ -5,7 +5,8 @@ namespace fulgurite::norm {
 namespace {
 
 Support supports(const Problem& problem) {
-  return takes(problem.setting.numerics.activation, {Activation::kFp32});
+  const Numerics& numerics = problem.setting.numerics;
+  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt)});
 }
 
 float residual(const Args& args, int64_t t, int64_t i) {

@@ -12,7 +12,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const View<float, 3> x = args.x.as<float>();
   const int64_t vectors = x.extent[0] * problem.heads;
-  cpu::parallel_for(lane.threads, vectors, [&](int64_t begin, int64_t end, int) {
+  cpu::parallel_for(lane, vectors, [&](int64_t begin, int64_t end, int) {
     for (int64_t v = begin; v < end; ++v) {
       const int64_t t = v / problem.heads, p = args.places(t).position;
       rotate(problem.layout, args.table.cosine[p].data, args.table.sine[p].data, problem.dim,

@@ -127,9 +127,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   for (int64_t first = 0; first < x.extent[0]; first += kChunk) {
     const int64_t count = std::min(kChunk, x.extent[0] - first);
     const cpu::Rows rows{x.data + first * x.stride[0], x.stride[0], count};
-    cpu::matmul(cpu::kernels(problem.setting.target.isa), lane.threads,
+    cpu::matmul(cpu::kernels(problem.setting.target.isa), lane,
                 {rows, args.weight, 0, problem.experts, scratch.logits, problem.experts}, scratch.decoded);
-    cpu::parallel_for(lane.threads, count, [&](int64_t begin, int64_t end, int thread) {
+    cpu::parallel_for(lane, count, [&](int64_t begin, int64_t end, int thread) {
       cpu::Cutter own(scratch.choices + thread * choice_bytes(problem));
       const Choice choice = cut_choice(problem, own);
       for (int64_t i = begin; i < end; ++i) {

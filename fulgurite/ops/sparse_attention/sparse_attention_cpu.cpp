@@ -79,7 +79,7 @@ void attend(const Problem& problem, const Args& args, const Group& group, const 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const int64_t groups = (problem.heads + kGroup - 1) / kGroup;
-  cpu::parallel_for(lane.threads, args.q.extent[0] * groups, [&](int64_t begin, int64_t end, int thread) {
+  cpu::parallel_for(lane, args.q.extent[0] * groups, [&](int64_t begin, int64_t end, int thread) {
     cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
     const Scratch scratch = cut_scratch(problem, cutter);
     for (int64_t i = begin; i < end; ++i) {

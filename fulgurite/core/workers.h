@@ -1,0 +1,17 @@
+#pragma once
+// Threads that wait for work, as an operation sees them. The kit of a device makes them, a session owns them.
+
+namespace fulgurite {
+
+class Workers {
+ public:
+  virtual ~Workers() = default;
+
+  virtual int threads() const = 0;
+
+  // Calls body(context, thread) once for each thread of [0, threads()), the caller being thread 0; returns when
+  // all have returned. The body throws nothing. One call at a time.
+  virtual void run(void (*body)(void* context, int thread), void* context) = 0;
+};
+
+}  // namespace fulgurite
