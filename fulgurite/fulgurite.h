@@ -7,8 +7,8 @@
 //   fulgurite::execute::Session session(model, std::move(plan));    // weights prepared, buffers owned
 //   auto logits = session.forward(0, ids);                          // no choices left, no allocation
 //
-// Whatever is wrong outside throws fulgurite::Error, whose message is one line. The checkpoint outlives the model, the model
-// the session.
+// Whatever is wrong outside throws fulgurite::Error, whose message is one line. The checkpoint outlives the
+// model, the model the session.
 
 #include "fulgurite/audit/compare_files.h"
 #include "fulgurite/audit/trace.h"

@@ -1,4 +1,5 @@
-// Session::forward allocates nothing: every call of the C allocator and every mapping in this process is counted.
+// Session::forward allocates nothing: every call of the C allocator and every mapping in this process is
+// counted.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

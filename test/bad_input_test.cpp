@@ -1,3 +1,4 @@
+// Longer than other tests: one case for each kind of damage.
 // Bad input has one line that names the object, what was expected and what was found, and exit code 1:
 // through the command, as a user meets it. The readers' own tests go further into each rule.
 

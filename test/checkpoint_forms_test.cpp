@@ -1,5 +1,5 @@
-// The same model in other forms of the checkpoint gives the same bits: scales of the tiny model are powers of two, so its
-// weights are exact in BF16 and F32, and every form is summed in the same order.
+// The same model in other forms of the checkpoint gives the same bits: scales of the tiny model are powers of
+// two, so its weights are exact in BF16 and F32, and every form is summed in the same order.
 
 #include <gtest/gtest.h>
 

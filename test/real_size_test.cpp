@@ -1,6 +1,6 @@
-// The 671-billion-parameter model's own dimensions, in a checkpoint of holes: the files have their real size and layout but
-// no bytes on the disk (every weight is zero), so reading headers, binding, planning and a pass through real shapes can be
-// tested anywhere.
+// The 671-billion-parameter model's own dimensions, in a checkpoint of holes: the files have their real size
+// and layout but no bytes on the disk (every weight is zero), so reading headers, binding, planning and a
+// pass through real shapes can be tested anywhere.
 
 #include <gtest/gtest.h>
 
@@ -141,8 +141,8 @@ TEST(real_size, the_whole_671b_model_is_inspected_and_planned_from_its_headers) 
   EXPECT_EQ(planned["bytes"]["index_cache"].get<int64_t>(), int64_t{61} * 163840 * 128 * 4);
 }
 
-// A dense layer and one of experts: every operation takes its real shapes. Zero weights give zero logits, so this says
-// nothing of values; the operations' own tests do.
+// A dense layer and one of experts: every operation takes its real shapes. Zero weights give zero logits, so
+// this says nothing of values; the operations' own tests do.
 TEST(real_size, a_pass_through_layers_of_real_dimensions_ends_with_zero_logits) {
   nlohmann::json config = config_671b();
   config["num_hidden_layers"] = 2;

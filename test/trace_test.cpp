@@ -1,4 +1,5 @@
-// Traces and injection through the library: what was injected stands in the trace, and what follows is computed from it.
+// Traces and injection through the library: what was injected stands in the trace, and what follows is
+// computed from it.
 
 #include "fulgurite/audit/trace.h"
 

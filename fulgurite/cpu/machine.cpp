@@ -34,7 +34,8 @@ std::optional<int64_t> number(const std::optional<std::string>& text) {
   return value;
 }
 
-// A file of the control group of this process (version 2): under the path that the process sees, else at the root.
+// A file of the control group of this process (version 2): under the path that the process sees, else at the
+// root.
 std::string group_file(const std::string& name) {
   const std::string root = "/sys/fs/cgroup", path = value_after("/proc/self/cgroup", "0::").value_or("");
   const std::string own = root + path + "/" + name;

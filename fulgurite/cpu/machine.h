@@ -6,9 +6,9 @@
 
 namespace fulgurite::cpu {
 
-// threads: the processors that this process may run on and has a quota of. available_bytes: the smaller of what the system has
-// available and what the control group of the process leaves. Unknown facts are left at "unknown CPU" and the
-// largest number.
+// threads: the processors that this process may run on and has a quota of. available_bytes: the smaller of
+// what the system has available and what the control group of the process leaves. Unknown facts are left at
+// "unknown CPU" and the largest number.
 Device machine();
 
 // Bytes of anonymous memory that this process holds now (RssAnon); 0 where the system does not tell.

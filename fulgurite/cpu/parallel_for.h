@@ -1,6 +1,6 @@
 #pragma once
-// Splits [0, count) into one contiguous range a thread and runs body(begin, end, thread) on each that is not empty.
-// Results must not depend on the split. The body throws nothing.
+// Splits [0, count) into one contiguous range a thread and runs body(begin, end, thread) on each that is not
+// empty. Results must not depend on the split. The body throws nothing.
 
 #include <cstdint>
 

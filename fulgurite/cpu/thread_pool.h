@@ -1,7 +1,7 @@
 #pragma once
-// Workers of the CPU. A thread that waits spins for some microseconds, which is how long the next operation takes to
-// come, and then sleeps: on a busy machine a team that spins for milliseconds keeps its own last member from
-// running (docs/decisions/0005).
+// Workers of the CPU. A thread that waits spins for some microseconds, which is how long the next operation
+// takes to come, and then sleeps: on a busy machine a team that spins for milliseconds keeps its own last
+// member from running (docs/decisions/0005).
 
 #include <atomic>
 #include <cstdint>

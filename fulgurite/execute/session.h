@@ -1,7 +1,7 @@
 #pragma once
 // Plan + tokens -> logits. A session owns the prepared weights, the caches of its sequences and every buffer;
-// forward decides nothing and, but for references, allocates nothing. The model (and the checkpoint that it views) must outlive
-// it.
+// forward decides nothing and, but for references, allocates nothing. The model (and the checkpoint that it
+// views) must outlive it.
 
 #include <cstdint>
 #include <memory>

@@ -134,7 +134,8 @@ Yarn read_yarn(const Fields& scaling) {
   if (scaling.has("beta_slow")) yarn.beta_slow = scaling.number("beta_slow", 1e-3, 1e6);
   if (yarn.beta_fast <= yarn.beta_slow)
     scaling.wrong("beta_fast", fmt::format("more than beta_slow, {:g}", yarn.beta_slow));
-  // The softmax scale takes mscale_all_dim; the tables take the ratio of the two factors, which is 1 where both keys are equal.
+  // The softmax scale takes mscale_all_dim; the tables take the ratio of the two factors, which is 1 where
+  // both keys are equal.
   yarn.mscale_all_dim = scaling.number("mscale_all_dim", 1e-3, 100.0);
   if (scaling.number("mscale", 1e-3, 100.0) != yarn.mscale_all_dim)
     scaling.wrong("mscale", fmt::format("mscale_all_dim, {:g}", yarn.mscale_all_dim));

@@ -51,7 +51,8 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens, const ByteLevelB
     const auto [at, is_new] = by_id_.emplace(token.id, token);
     if (!is_new) fail(ErrorKind::kConfig, "{}: \"added_tokens\": id {} stands twice", what, token.id);
     (token.normalized ? normalized_ : exact_).insert(at->second);
-    if (token.single_word && !word_character_) word_character_.emplace(fmt::format("[{}]", word_characters()), what);
+    if (token.single_word && !word_character_)
+      word_character_.emplace(fmt::format("[{}]", word_characters()), what);
   }
 }
 

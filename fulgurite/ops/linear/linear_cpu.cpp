@@ -1,5 +1,5 @@
-// Weights stay as stored: eight rows at a time are decoded to fp32 (at most a second-level cache full) and met
-// by all tokens.
+// Weights stay as stored: eight rows at a time are decoded to fp32 (at most a second-level cache full) and
+// met by all tokens.
 
 #include "fulgurite/cpu/matmul.h"
 #include "fulgurite/ops/linear/linear.h"

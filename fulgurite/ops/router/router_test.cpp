@@ -1,3 +1,5 @@
+// Longer than other tests: the whole contract of the operation, claim by claim.
+
 #include "fulgurite/ops/router/router.h"
 
 #include <gtest/gtest.h>
