@@ -46,9 +46,7 @@ std::vector<int32_t> prompt_ids(const Options& options, const Tokenizer& tokeniz
   const std::string source =
       options.prompt_file.empty() ? "prompt" : checkpoint::printable_path(options.prompt_file);
   if (text.empty()) fail(ErrorKind::kRequest, "{}: expected text, found none", source);
-  if (const size_t valid = utf8_valid_prefix(text); valid < text.size())
-    fail(ErrorKind::kRequest, "{}: expected UTF-8, found byte 0x{:02x} at offset {}", source,
-         static_cast<unsigned char>(text[valid]), valid);
+  require_utf8(text, source);
   std::vector<int32_t> ids{config.bos};
   const std::vector<int32_t> encoded = tokenizer.encode(text);
   ids.insert(ids.end(), encoded.begin(), encoded.end());

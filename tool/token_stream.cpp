@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "fulgurite/core/error.h"
 #include "fulgurite/core/utf8.h"
 
 namespace fulgurite::tool {
@@ -54,9 +53,7 @@ std::vector<std::string> split_documents(std::string_view text) {
 
 std::vector<int32_t> token_stream(std::string_view text, const std::string& what, const Tokenizer& tokenizer,
                                   const model::Config& config) {
-  if (const size_t valid = utf8_valid_prefix(text); valid < text.size())
-    fail(ErrorKind::kRequest, "{}: expected UTF-8, found byte 0x{:02x} at offset {}", what,
-         static_cast<unsigned char>(text[valid]), valid);
+  require_utf8(text, what);
   std::vector<int32_t> stream;
   for (const std::string& document : split_documents(text)) {
     const std::vector<int32_t> ids = tokenizer.encode(document);

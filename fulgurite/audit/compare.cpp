@@ -10,12 +10,6 @@
 namespace fulgurite::audit {
 namespace {
 
-bool same_mask(float a, float b) {
-  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
-  if (std::isinf(a) || std::isinf(b)) return a == b;
-  return true;
-}
-
 void note_worst(Difference& d, int64_t index, double share, float actual, float expected) {
   if (d.worst >= 0 && !(share > d.worst_share)) return;
   d.worst = index;
@@ -25,6 +19,11 @@ void note_worst(Difference& d, int64_t index, double share, float actual, float 
 }
 
 }  // namespace
+
+bool same_mask(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  return a == b || (std::isfinite(a) && std::isfinite(b));
+}
 
 Difference compare(std::span<const float> actual, std::span<const float> expected,
                    std::span<const double> bound) {

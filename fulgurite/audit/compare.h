@@ -8,6 +8,9 @@
 
 namespace fulgurite::audit {
 
+// Both NaN, both the same infinity, or both finite.
+bool same_mask(double a, double b);
+
 struct Difference {
   int64_t elements = 0;
   int64_t beyond = 0;           // elements whose difference exceeds their bound, masks included

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "fulgurite/audit/compare.h"
 #include "fulgurite/audit/trace.h"
 #include "fulgurite/core/bf16.h"
 
@@ -56,11 +57,6 @@ double relative(long double squared_difference, long double squared_expected) {
   if (squared_difference == 0.0) return 0.0;
   return squared_expected == 0.0 ? kInfinity
                                  : static_cast<double>(std::sqrt(squared_difference / squared_expected));
-}
-
-bool same_mask(double a, double b) {
-  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
-  return a == b || (std::isfinite(a) && std::isfinite(b));
 }
 
 void compare_values(const TensorView& a, const TensorView& b, int64_t rows, int64_t width,

@@ -1,5 +1,7 @@
 #include "fulgurite/core/utf8.h"
 
+#include "fulgurite/core/error.h"
+
 namespace fulgurite {
 namespace {
 
@@ -60,6 +62,13 @@ size_t utf8_incomplete_tail(std::string_view text) {
     if (lead.length > tail && matching_bytes(end, lead) == tail) return tail;
   }
   return 0;
+}
+
+void require_utf8(std::string_view text, const std::string& what) {
+  const size_t valid = utf8_valid_prefix(text);
+  if (valid == text.size()) return;
+  fail(ErrorKind::kRequest, "{}: expected UTF-8, found byte 0x{:02x} at offset {}", what,
+       static_cast<unsigned char>(text[valid]), valid);
 }
 
 }  // namespace fulgurite

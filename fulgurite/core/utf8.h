@@ -2,6 +2,7 @@
 // UTF-8 as RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF.
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace fulgurite {
@@ -14,5 +15,8 @@ size_t utf8_valid_prefix(std::string_view text);
 
 // Bytes at the end of `text` that begin a sequence which later bytes could complete (0 to 3).
 size_t utf8_incomplete_tail(std::string_view text);
+
+// Throws Error{kRequest} that names `what`, the first byte that is wrong and its offset.
+void require_utf8(std::string_view text, const std::string& what);
 
 }  // namespace fulgurite

@@ -34,14 +34,13 @@ struct Quantization {  // quantization_config: fp8 e4m3, dynamic activations
 
 struct Config {
   Family family = Family::kDeepseekV32;
-  int64_t vocabulary = 0;     // vocab_size
-  int64_t hidden = 0;         // hidden_size
-  int64_t layers = 0;         // num_hidden_layers
-  int64_t dense_layers = 0;   // first_k_dense_replace
-  int64_t max_positions = 0;  // max_position_embeddings
-  float norm_eps = 0.0f;      // rms_norm_eps
-  float latent_norm_eps =
-      1e-6f;  // of the q_a and kv_a norms: not in config.json, fixed in the published code
+  int64_t vocabulary = 0;         // vocab_size
+  int64_t hidden = 0;             // hidden_size
+  int64_t layers = 0;             // num_hidden_layers
+  int64_t dense_layers = 0;       // first_k_dense_replace
+  int64_t max_positions = 0;      // max_position_embeddings
+  float norm_eps = 0.0f;          // rms_norm_eps
+  float latent_norm_eps = 1e-6f;  // of the q_a and kv_a norms: no key, fixed in the published code
 
   int64_t heads = 0;       // num_attention_heads
   int64_t q_lora = 0;      // q_lora_rank
