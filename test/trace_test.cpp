@@ -16,11 +16,13 @@ namespace {
 
 constexpr int64_t kPositions = 160, kLast = 8;
 
-checkpoint::SafetensorsFile traced(const std::string& file, int64_t chunk, audit::Injection injection = {}) {
+checkpoint::SafetensorsFile traced(const std::string& file, int64_t chunk, audit::Injection injection = {},
+                                   const Numerics& numerics = Numerics::fp32()) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(0);
   execute::Session session(tiny.model,
-                           plan::make(tiny.model, test::device(2), test::trace_options(kPositions, chunk)));
+                           plan::make(tiny.model, test::device(2),
+                                      test::trace_options(numerics, kPositions, chunk)));
   audit::Trace trace(0, kPositions, kLast, std::move(injection));
   for (int64_t at = 0; at < kPositions; at += chunk)
     session.forward(0,

@@ -70,30 +70,41 @@ std::string quoted(const std::string& text, const std::string& what) {
   return Json(text).dump();
 }
 
-void check_tensors(std::span<const TensorView> tensors, const std::string& what) {
-  std::set<std::string_view> names{"__metadata__"};
-  for (const TensorView& tensor : tensors) {
-    const std::string where = fmt::format("{}: tensor \"{}\"", what, printable(tensor.name));
-    if (!names.insert(tensor.name).second) fail(ErrorKind::kFile, "{}: the name is taken", where);
-    const int64_t needed = byte_size(tensor.dtype, tensor.shape, where);
-    if (static_cast<int64_t>(tensor.bytes.size()) != needed)
-      fail(ErrorKind::kFile, "{}: given {} bytes, {} needs {}", where, tensor.bytes.size(), describe(tensor),
-           needed);
-  }
+// A tensor with its bytes counted.
+struct Entry {
+  const PlannedTensor* tensor;
+  size_t index;  // among those that were given
+  size_t bytes;
+};
+
+std::string where(const PlannedTensor& tensor, const std::string& what) {
+  return fmt::format("{}: tensor \"{}\"", what, printable(tensor.name));
 }
 
-std::vector<const TensorView*> in_file_order(std::span<const TensorView> tensors) {
-  std::vector<const TensorView*> order;
-  for (const TensorView& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const TensorView* a, const TensorView* b) {
-    if (alignment(a->dtype) != alignment(b->dtype)) return alignment(a->dtype) > alignment(b->dtype);
-    return a->name < b->name;
+[[noreturn]] void wrong_size(const PlannedTensor& tensor, size_t given, size_t needed,
+                             const std::string& what) {
+  fail(ErrorKind::kFile, "{}: given {} bytes, {} needs {}", where(tensor, what), given,
+       describe(tensor.dtype, tensor.shape), needed);
+}
+
+std::vector<Entry> in_file_order(std::span<const PlannedTensor> tensors, const std::string& what) {
+  std::set<std::string_view> names{"__metadata__"};
+  std::vector<Entry> order;
+  for (const PlannedTensor& tensor : tensors) {
+    if (!names.insert(tensor.name).second)
+      fail(ErrorKind::kFile, "{}: the name is taken", where(tensor, what));
+    const int64_t bytes = byte_size(tensor.dtype, tensor.shape, where(tensor, what));
+    order.push_back({&tensor, order.size(), static_cast<size_t>(bytes)});
+  }
+  std::sort(order.begin(), order.end(), [](const Entry& a, const Entry& b) {
+    const int64_t left = alignment(a.tensor->dtype), right = alignment(b.tensor->dtype);
+    return left != right ? left > right : a.tensor->name < b.tensor->name;
   });
   return order;
 }
 
-std::string header_text(const std::vector<const TensorView*>& order,
-                        const std::map<std::string, std::string>& metadata, const std::string& what) {
+std::string header_text(const std::vector<Entry>& order, const std::map<std::string, std::string>& metadata,
+                        const std::string& what) {
   std::vector<std::string> entries;
   if (!metadata.empty()) {
     std::vector<std::string> pairs;
@@ -101,11 +112,11 @@ std::string header_text(const std::vector<const TensorView*>& order,
     entries.push_back(fmt::format("\"__metadata__\":{{{}}}", fmt::join(pairs, ",")));
   }
   size_t offset = 0;
-  for (const TensorView* tensor : order) {
+  for (const Entry& entry : order) {
     entries.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                                  quoted(tensor->name, what), name(tensor->dtype),
-                                  fmt::join(tensor->shape, ","), offset, offset + tensor->bytes.size()));
-    offset += tensor->bytes.size();
+                                  quoted(entry.tensor->name, what), name(entry.tensor->dtype),
+                                  fmt::join(entry.tensor->shape, ","), offset, offset + entry.bytes));
+    offset += entry.bytes;
   }
   std::string text = fmt::format("{{{}}}", fmt::join(entries, ","));
   text.resize((text.size() + 7) / 8 * 8, ' ');
@@ -117,18 +128,46 @@ std::string header_text(const std::vector<const TensorView*>& order,
 
 }  // namespace
 
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+void write_safetensors(const std::filesystem::path& path, std::span<const PlannedTensor> tensors,
+                       const std::function<void(size_t tensor, const Sink& sink)>& make,
                        const std::map<std::string, std::string>& metadata) {
   const std::string what = printable_path(path);
-  check_tensors(tensors, what);
-  const std::vector<const TensorView*> order = in_file_order(tensors);
+  const std::vector<Entry> order = in_file_order(tensors, what);
   const std::string header = header_text(order, metadata, what);
   const uint64_t length = header.size();
 
   PendingFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(std::as_bytes(std::span(header)));
-  for (const TensorView* tensor : order) file.write(tensor->bytes);
+  for (const Entry& entry : order) {
+    size_t written = 0;
+    make(entry.index, [&](std::span<const std::byte> bytes) {
+      written += bytes.size();
+      if (written > entry.bytes) wrong_size(*entry.tensor, written, entry.bytes, what);
+      file.write(bytes);
+    });
+    if (written != entry.bytes) wrong_size(*entry.tensor, written, entry.bytes, what);
+  }
+  file.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  const std::string what = printable_path(path);
+  std::vector<PlannedTensor> planned;
+  for (const TensorView& tensor : tensors) {
+    planned.push_back({tensor.name, tensor.dtype, tensor.shape});
+    const auto needed =
+        static_cast<size_t>(byte_size(tensor.dtype, tensor.shape, where(planned.back(), what)));
+    if (tensor.bytes.size() != needed) wrong_size(planned.back(), tensor.bytes.size(), needed, what);
+  }
+  const auto make = [&](size_t tensor, const Sink& sink) { sink(tensors[tensor].bytes); };
+  write_safetensors(path, planned, make, metadata);
+}
+
+void write_text(const std::filesystem::path& path, std::string_view text) {
+  PendingFile file(path);
+  file.write(std::as_bytes(std::span(text)));
   file.commit();
 }
 

@@ -5,9 +5,12 @@
 // or not at all.
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "fulgurite/checkpoint/tensor_view.h"
 
@@ -17,5 +20,21 @@ namespace fulgurite::checkpoint {
 // header above the format's limit, or whatever the system says.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                        const std::map<std::string, std::string>& metadata = {});
+
+// The same of tensors that are made while the file is written, so that none need stand in memory:
+// make(i, sink) gives the bytes of tensors[i], in any number of pieces. Tensors are made in the order of the
+// file.
+struct PlannedTensor {
+  std::string name;
+  DType dtype = DType::kU8;
+  std::vector<int64_t> shape;
+};
+using Sink = std::function<void(std::span<const std::byte>)>;
+void write_safetensors(const std::filesystem::path& path, std::span<const PlannedTensor> tensors,
+                       const std::function<void(size_t tensor, const Sink& sink)>& make,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// A text file (config.json, an index), complete or not at all. Throws Error{kFile}.
+void write_text(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace fulgurite::checkpoint

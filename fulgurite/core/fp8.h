@@ -13,6 +13,8 @@ struct e4m3 {
   uint8_t bits;
 };
 
+inline constexpr float kLargestE4m3 = 448.0f;
+
 inline float to_float(e4m3 value) {
   const uint32_t magnitude = value.bits & 0x7Fu;
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x80u) << 24;
@@ -20,6 +22,22 @@ inline float to_float(e4m3 value) {
   // The 7 bits, placed at fp32's exponent and fraction, are the value times 2^-120; subnormals included.
   const float scaled = std::bit_cast<float>(magnitude << 20) * 0x1p120f;
   return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | sign);
+}
+
+// e4m3(clamp(value, +-448)): to nearest, ties to even, subnormals included. NaN stays NaN.
+inline e4m3 to_e4m3(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
+  if (std::isnan(value)) return {static_cast<uint8_t>(sign | 0x7Fu)};
+  const float magnitude = std::fmin(std::fabs(value), kLargestE4m3);
+  if (magnitude < 0x1p-6f) {
+    // Subnormal: a multiple of 2^-9. Adding 2^14 leaves those multiples in the lowest bits, rounded.
+    const float aligned = magnitude + 0x1p14f;
+    return {static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(aligned) - std::bit_cast<uint32_t>(0x1p14f)))};
+  }
+  const uint32_t m = std::bit_cast<uint32_t>(magnitude);
+  const uint32_t rounded = m + 0x7FFFFu + ((m >> 20) & 1u);  // 20 fraction bits go
+  return {static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)))};
 }
 
 }  // namespace fulgurite

@@ -35,4 +35,9 @@ double exact_element(const PreparedMatrix& matrix, int64_t row, int64_t column) 
   return code * static_cast<double>(blocks.scale(row / blocks.block.rows, column / blocks.block.columns));
 }
 
+double element(const PreparedMatrix& matrix, WeightReading reading, int64_t row, int64_t column) {
+  const double exact = exact_element(matrix, row, column);
+  return reading == WeightReading::kExact ? exact : to_float(to_bf16(exact));
+}
+
 }  // namespace fulgurite

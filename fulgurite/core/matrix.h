@@ -63,4 +63,8 @@ MatrixFormat format_of(const PreparedMatrix& matrix);
 // The exact value of one element.
 double exact_element(const PreparedMatrix& matrix, int64_t row, int64_t column);
 
+// How an operation reads a weight: its exact value, or that value rounded to bf16 once (code * scale too).
+enum class WeightReading { kExact, kBf16 };
+double element(const PreparedMatrix& matrix, WeightReading reading, int64_t row, int64_t column);
+
 }  // namespace fulgurite

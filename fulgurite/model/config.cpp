@@ -179,7 +179,7 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
   quantization.block = {side(0), side(1)};
   if (json.has("scale_fmt")) {
     if (json.text("scale_fmt") != "ue8m0") json.wrong("scale_fmt", "\"ue8m0\"");
-    quantization.activation_scale = ScaleRule::kPow2;
+    quantization.activation_scale = ScaleRounding::kPow2;
   }
   return quantization;
 }

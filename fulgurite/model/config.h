@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/core/quantize.h"
 
 namespace fulgurite::model {
 
@@ -24,12 +25,9 @@ struct Yarn {  // rope_scaling
   double mscale_all_dim = 0.0;  // enters the softmax scale
 };
 
-// A scale of activations: as it comes, or rounded up to a power of two (scale_fmt "ue8m0").
-enum class ScaleRule { kF32, kPow2 };
-
 struct Quantization {  // quantization_config: fp8 e4m3, dynamic activations
   BlockShape block;    // weight_block_size
-  ScaleRule activation_scale = ScaleRule::kF32;
+  ScaleRounding activation_scale = ScaleRounding::kNone;  // of activations; kPow2: scale_fmt "ue8m0"
 };
 
 struct Config {
