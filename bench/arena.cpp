@@ -55,8 +55,8 @@ int64_t matrix_bytes(int64_t out, int64_t in, const MatrixFormat& format) {
   return out * in + blocks(out, format.block.rows) * blocks(in, format.block.columns) * 4;
 }
 
-std::span<std::byte> Arena::bytes(int64_t count) {
-  buffers_.emplace_back(std::max<int64_t>(count, 1));
+std::span<std::byte> Arena::bytes(int64_t count, Pages pages) {
+  buffers_.emplace_back(std::max<int64_t>(count, 1), pages);
   return buffers_.back().bytes().first(static_cast<size_t>(count));
 }
 
@@ -72,24 +72,25 @@ View<float, 1> Arena::vector(int64_t count, double low, double high) {
   return {reinterpret_cast<float*>(memory.data()), {count}};
 }
 
+// Small pages: those of a checkpoint's file are.
 PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format) {
   PreparedMatrix matrix{{}, out, in};
   if (format.form == MatrixForm::kBF16) {
-    const std::span<std::byte> memory = bytes(out * in * 2);
+    const std::span<std::byte> memory = bytes(out * in * 2, Pages::kSmall);
     fill_bf16_weights(random_, memory);
     matrix.as = View<const bf16, 2>(reinterpret_cast<const bf16*>(memory.data()), {out, in});
     return matrix;
   }
   if (format.form == MatrixForm::kF32) {
-    const std::span<std::byte> memory = bytes(out * in * 4);
+    const std::span<std::byte> memory = bytes(out * in * 4, Pages::kSmall);
     fill_each<float>(memory, [&] { return 0.02f * bell(random_); });
     matrix.as = View<const float, 2>(reinterpret_cast<const float*>(memory.data()), {out, in});
     return matrix;
   }
-  const std::span<std::byte> memory = bytes(out * in);
+  const std::span<std::byte> memory = bytes(out * in, Pages::kSmall);
   fill_codes(random_, memory);
   const int64_t rows = blocks(out, format.block.rows), columns = blocks(in, format.block.columns);
-  const std::span<std::byte> scales = bytes(rows * columns * 4);
+  const std::span<std::byte> scales = bytes(rows * columns * 4, Pages::kSmall);
   // Random codes have a deviation near 100.
   fill_each<float>(scales, [&] { return power_of_two(random_, -15, 4); });
   matrix.as =

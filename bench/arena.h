@@ -26,7 +26,7 @@ class Arena {
  public:
   Random& random() { return random_; }
 
-  std::span<std::byte> bytes(int64_t count);
+  std::span<std::byte> bytes(int64_t count, Pages pages = Pages::kLarge);
 
   // For an output: bytes that no operation writes by chance.
   template <int Rank>

@@ -124,7 +124,7 @@ int64_t cache_bytes() {
 
 int64_t LargeBuffer::size() { return std::max(256 * kMiB, 4 * cache_bytes()); }
 
-LargeBuffer::LargeBuffer(const Lane& lane) : memory_(size()) {
+LargeBuffer::LargeBuffer(const Lane& lane) : memory_(size(), Pages::kSmall) {
   const std::span<std::byte> bytes = memory_.bytes();
   cpu::parallel_for(lane, memory_.size(), [&](int64_t begin, int64_t end, int) {
     std::memset(bytes.data() + begin, 1, static_cast<size_t>(end - begin));

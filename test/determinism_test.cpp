@@ -44,10 +44,10 @@ TEST(determinism, traces_are_byte_identical_for_any_chunking_threads_and_batch) 
   for (const Numerics& numerics : test::kPresets) {
     SCOPED_TRACE(summary(numerics));
     const std::string whole = traced(tiny.model, numerics, {"whole", 512, 1, false});
-    for (const Pace& run : {Pace{"whole_3", 512, 3, false}, Pace{"chunk37_1", 37, 1, false},
-                            Pace{"chunk37_2", 37, 2, false}, Pace{"chunk1_1", 1, 1, false},
-                            Pace{"chunk1_2", 1, 2, false}, Pace{"batch", 64, 2, true},
-                            Pace{"batch_decode", 1, 2, true}}) {
+    for (const Pace& run :
+         {Pace{"whole_3", 512, 3, false}, Pace{"chunk37_1", 37, 1, false}, Pace{"chunk37_2", 37, 2, false},
+          Pace{"chunk1_1", 1, 1, false}, Pace{"chunk1_2", 1, 2, false}, Pace{"batch", 64, 2, true},
+          Pace{"batch_decode", 1, 2, true}}) {
       EXPECT_TRUE(traced(tiny.model, numerics, run) == whole)
           << run.name << ": the trace differs from that of one pass on one thread";
     }
@@ -71,7 +71,8 @@ TEST(determinism, the_command_writes_the_same_file_for_any_chunk_and_threads) {
 TEST(determinism, an_older_instruction_set_gives_the_same_bits) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(3);
-  const Isa best = std::min(cpu::machine().target.isa, Isa::kAvx512Bf16);  // tiles of AMX sum in another order
+  const Isa best =
+      std::min(cpu::machine().target.isa, Isa::kAvx512Bf16);  // tiles of AMX sum in another order
   for (const Numerics& numerics : test::kPresets) {
     std::vector<float> first;
     for (int isa = 0; isa <= static_cast<int>(best); ++isa) {
@@ -90,9 +91,8 @@ TEST(determinism, an_older_instruction_set_gives_the_same_bits) {
 TEST(determinism, a_sequence_that_was_reset_starts_anew) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(1), other = test::golden_ids(2);
-  execute::Session session(tiny.model,
-                           plan::make(tiny.model, test::device(2),
-                                      test::trace_options(Numerics::serving(), 512, 512)));
+  execute::Session session(tiny.model, plan::make(tiny.model, test::device(2),
+                                                  test::trace_options(Numerics::serving(), 512, 512)));
   const View<const float, 2> logits = session.forward(0, ids);
   const std::vector<float> first(logits.data, logits.data + logits.size());
   session.reset(0);

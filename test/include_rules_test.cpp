@@ -47,8 +47,7 @@ bool is_comparison(const std::string& file) {
 // Is it the contract of an op: ops/X/X.h, or a further header without an implementation's suffix?
 bool is_contract(const std::string& file) {
   return file.starts_with("fulgurite/ops/") && file.ends_with(".h") && !file.ends_with("_cases.h") &&
-         file.find("_cpu") == std::string::npos && file.find("_cuda") == std::string::npos &&
-         !is_audit(file);
+         file.find("_cpu") == std::string::npos && file.find("_cuda") == std::string::npos && !is_audit(file);
 }
 
 bool may_include(const std::string& from, const std::string& to) {
@@ -124,7 +123,8 @@ TEST(include_rules, the_rule_rejects_what_it_must) {
 TEST(include_rules, an_op_has_contract_reference_implementation_cases_and_test_under_one_name) {
   for (const auto& entry : fs::directory_iterator(test::kSource + "/fulgurite/ops")) {
     const std::string op = entry.path().filename();
-    for (const char* const part : {".h", "_reference.cpp", "_cpu.cpp", "_audit.h", "_audit.cpp", "_cases.h", "_test.cpp"})
+    for (const char* const part :
+         {".h", "_reference.cpp", "_cpu.cpp", "_audit.h", "_audit.cpp", "_cases.h", "_test.cpp"})
       EXPECT_TRUE(fs::exists(entry.path() / (op + part))) << op << part;
   }
 }

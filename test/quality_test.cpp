@@ -10,8 +10,9 @@ namespace fulgurite {
 namespace {
 
 nlohmann::json evaluated(const std::string& numerics) {
-  const test::ToolRun run = test::run_tool("eval " + test::kTinyV32 + " --text " + test::kSource +
-                                           "/golden/text/public.txt --windows 24 --json --numerics " + numerics);
+  const test::ToolRun run =
+      test::run_tool("eval " + test::kTinyV32 + " --text " + test::kSource +
+                     "/golden/text/public.txt --windows 24 --json --numerics " + numerics);
   EXPECT_EQ(run.exit_code, 0) << run.error;
   return nlohmann::json::parse(run.out);
 }
@@ -33,9 +34,9 @@ TEST(quality, serving_is_within_two_hundredths_of_the_oracle) {
 }
 
 TEST(quality, the_greedy_continuation_is_that_of_the_oracle) {
-  const test::ToolRun run = test::run_tool(
-      "generate " + test::kTinyV32 +
-      " --prompt 'The old man looked at the sea and said,' --greedy --max-new-tokens 60 --json --numerics fp32");
+  const test::ToolRun run = test::run_tool("generate " + test::kTinyV32 +
+                                           " --prompt 'The old man looked at the sea and said,' --greedy "
+                                           "--max-new-tokens 60 --json --numerics fp32");
   ASSERT_EQ(run.exit_code, 0) << run.error;
   const auto json = nlohmann::json::parse(run.out);
   EXPECT_EQ(json["prompt_ids"].get<std::vector<int>>(),

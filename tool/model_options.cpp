@@ -11,10 +11,12 @@ void add_model(CLI::App& verb, ModelOptions& options) {
 }
 
 void add_execution(CLI::App& verb, ModelOptions& options) {
-  verb.add_option("--numerics", options.numerics,
-                  "PRESET[,knob=value...]: every rounding. Presets: serving (what engines run: bf16 between operations, "
-                  "fp8 operands), fp32 (exact weights, fp32 everywhere). Knobs: docs/numerics.md; `fulgurite plan` "
-                  "prints them all")
+  verb.add_option(
+          "--numerics", options.numerics,
+          "PRESET[,knob=value...]: every rounding. Presets: serving (what engines run: bf16 between "
+          "operations, "
+          "fp8 operands), fp32 (exact weights, fp32 everywhere). Knobs: docs/numerics.md; `fulgurite plan` "
+          "prints them all")
       ->type_name("NUMERICS")
       ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")

@@ -1,6 +1,6 @@
 #pragma once
-// What an audit of one operation says: each of its outputs, the planned implementation against the reference on
-// the same inputs, within a bound derived from the arithmetic (the operation's X_audit.cpp).
+// What an audit of one operation says: each of its outputs, the planned implementation against the reference
+// on the same inputs, within a bound derived from the arithmetic (the operation's X_audit.cpp).
 
 #include <string>
 #include <vector>

@@ -65,7 +65,8 @@ void append(const Tensor<1>& row, int64_t width, std::vector<std::byte>& bytes) 
   bytes.resize(at + static_cast<size_t>(width) * 4);
   for (int64_t i = 0; i < width; ++i) {
     const float value = row.dtype == DType::kI32 ? 0.0f : load(row, i);
-    const void* const from = row.dtype == DType::kI32 ? static_cast<const void*>(&row.as<int32_t>()(i)) : &value;
+    const void* const from =
+        row.dtype == DType::kI32 ? static_cast<const void*>(&row.as<int32_t>()(i)) : &value;
     std::memcpy(bytes.data() + at + static_cast<size_t>(i) * 4, from, 4);
   }
 }

@@ -31,11 +31,10 @@ struct LatentRow {
   // Values as attention reads them.
   float latent_value(const std::byte* row, int64_t i) const {
     if (form != LatentCache::kFp8) return plain(row, i);
-    return to_float(e4m3{std::to_integer<uint8_t>(row[i])}) * read<float>(row + scales_offset() + i / kGroup * 4);
+    return to_float(e4m3{std::to_integer<uint8_t>(row[i])}) *
+           read<float>(row + scales_offset() + i / kGroup * 4);
   }
-  float rope_value(const std::byte* row, int64_t i) const {
-    return plain(row + rope_offset(), i);
-  }
+  float rope_value(const std::byte* row, int64_t i) const { return plain(row + rope_offset(), i); }
 
   template <class T>
   static T read(const std::byte* at) {

@@ -12,8 +12,8 @@ namespace fulgurite {
 
 enum class DeviceKind { kCpu };
 
-// The instruction sets that the CPU kernels are built for; each later one includes the earlier. kAvx512Bf16 has
-// dot products of bf16 pairs, kAmx tiles of them.
+// The instruction sets that the CPU kernels are built for; each later one includes the earlier. kAvx512Bf16
+// has dot products of bf16 pairs, kAmx tiles of them.
 enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 std::string_view name(Isa isa);
 

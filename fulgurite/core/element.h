@@ -21,6 +21,8 @@ void store(const Tensor<Rank>& tensor, float value, Index... index) {
 }
 
 // value, rounded as an activation is stored.
-inline float round_to(DType dtype, float value) { return dtype == DType::kBF16 ? round_to_bf16(value) : value; }
+inline float round_to(DType dtype, float value) {
+  return dtype == DType::kBF16 ? round_to_bf16(value) : value;
+}
 
 }  // namespace fulgurite

@@ -1,6 +1,6 @@
 #pragma once
-// An interval that surely holds a value, carried through arithmetic and roundings: how a bound is derived where
-// a small difference may or may not tip a rounding. Roundings are monotone, so an interval's ends are enough.
+// An interval that surely holds a value, carried through arithmetic and roundings: how a bound is derived
+// where a small difference may or may not tip a rounding. Roundings are monotone, so an interval's ends are enough.
 
 #include <algorithm>
 #include <cmath>
@@ -30,6 +30,8 @@ inline Interval widened(Interval a, double error) { return {a.low - error, a.hig
 inline double round_once(DType dtype, double value) {
   return dtype == DType::kBF16 ? to_float(to_bf16(value)) : static_cast<float>(value);
 }
-inline Interval rounded(DType dtype, Interval a) { return {round_once(dtype, a.low), round_once(dtype, a.high)}; }
+inline Interval rounded(DType dtype, Interval a) {
+  return {round_once(dtype, a.low), round_once(dtype, a.high)};
+}
 
 }  // namespace fulgurite

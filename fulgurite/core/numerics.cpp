@@ -193,8 +193,8 @@ void set_knob(Numerics& n, std::string_view knob, std::string_view text) {
 Numerics preset(std::string_view name) {
   if (name == "fp32") return Numerics::fp32();
   if (name == "serving") return Numerics::serving();
-  fail(ErrorKind::kRequest, "numerics: expected PRESET[,knob=value...] with preset fp32 or serving, found \"{}\"",
-       name);
+  fail(ErrorKind::kRequest,
+       "numerics: expected PRESET[,knob=value...] with preset fp32 or serving, found \"{}\"", name);
 }
 
 }  // namespace

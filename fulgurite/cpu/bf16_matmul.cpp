@@ -18,13 +18,17 @@ void pack_narrowed(const Kernels& kernels, const View<const float, 2>& weight, c
   kernels.pack_bf16(narrow, kGroupColumns, piece.lanes, piece.width, panel);
 }
 
-void pack_blocks(const Kernels& kernels, const BlockScaled& weight, const Piece& piece, uint32_t* panel) {
-  float scales[kPanelLanes];
+void read_scales(const BlockScaled& weight, const Piece& piece, float* scales) {
   const int64_t block_column = piece.column / weight.block.columns;
   for (int64_t l = 0; l < piece.lanes; ++l)
     scales[l] = weight.scale((piece.row + l) / weight.block.rows, block_column);
-  kernels.pack_scaled(reinterpret_cast<const uint8_t*>(&weight.data(piece.row, piece.column)),
-                      weight.data.stride[0], piece.lanes, piece.width, scales, panel);
+}
+
+void pack_blocks(const Kernels& kernels, const BlockScaled& weight, const Piece& piece, uint32_t* panel) {
+  float scales[kPanelLanes];
+  read_scales(weight, piece, scales);
+  kernels.pack_scaled(codes_at(weight, piece.row, piece.column), weight.data.stride[0], piece.lanes,
+                      piece.width, scales, panel);
 }
 
 void pack(const Kernels& kernels, const PreparedMatrix& weight, const Piece& piece, uint32_t* panel) {
@@ -45,6 +49,25 @@ int64_t piece_columns(const PreparedMatrix& weight, int64_t column) {
   return std::min(width, blocks->block.columns - column % blocks->block.columns);
 }
 
+// Few rows of x, and a weight of codes.
+void few_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
+              const SumTile& tile) {
+  const BlockScaled& blocks = std::get<BlockScaled>(weight.as);
+  const RowBytes bytes = bytes_of(blocks);
+  float scales[kMostLanes];
+  int64_t width = 0;
+  for (int64_t column = 0; column < weight.in; column += width) {
+    width = piece_columns(weight, column);
+    read_scales(blocks, {rows.first, rows.count, column, width}, scales);
+    kernels.products_e4m3(
+        x.pairs(column),
+        {codes_at(blocks, rows.first, column), blocks.data.stride[0],
+         bytes_ahead(bytes, rows.first, rows.step(), column, width)},
+        rows.count, width, scales,
+        {tile.sums, tile_lanes(x.rows), column == 0 ? Ending::kStore : Ending::kAccumulate});
+  }
+}
+
 }  // namespace
 
 Support takes_bf16_weight(const MatrixFormat& weight) {
@@ -56,6 +79,8 @@ Support takes_bf16_weight(const MatrixFormat& weight) {
 void bf16_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
                const SumTile& tile) {
   const int64_t stride = tile_lanes(x.rows), panels = (rows.count + kPanelLanes - 1) / kPanelLanes;
+  if (x.rows <= kFewTokens && std::holds_alternative<BlockScaled>(weight.as))
+    return few_sums(kernels, x, weight, rows, tile);
   const RowBytes bytes = bytes_of(weight);
   const int64_t element = bytes.width / weight.in;
   int64_t width = 0;

@@ -40,6 +40,14 @@ struct Panels {
   int64_t count = 0;
 };
 
+// Rows of e4m3 codes: row i is at base + i * stride. Of each piece that is read, the bytes `ahead` further on
+// are asked for, unless that is 0.
+struct CodeRows {
+  const uint8_t* base = nullptr;
+  int64_t stride = 0;
+  int64_t ahead = 0;
+};
+
 // Where sums of products go: row i, panel j, lane l is base[i * stride + 16 j + l].
 enum class Ending {
   kStore,       // sums start at +0 and are stored
@@ -72,6 +80,12 @@ struct RunningSoftmax {
   float* largest = nullptr;
   float* denominator = nullptr;
   float* rescale = nullptr;
+};
+
+// A row of codes: those of group g, [128 g, 128 g + 128), times the fp32 at scales + 4 g.
+struct ScaledCodes {
+  const uint8_t* codes = nullptr;
+  const uint8_t* scales = nullptr;
 };
 
 struct Kernels {
@@ -158,6 +172,28 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out);
   // out[i] = fma(factor, values[i], out[i]).
   void (*add_scaled)(const float* values, float factor, int64_t count, float* out);
+
+  // products with panels that need not be in memory, made for up to eight rows of a. Lanes are `lanes` rows
+  // of `width` <= 128 codes: the panels of pack_e4m3 or, with a scale for each lane, of pack_scaled. Sums of
+  // whole panels are written.
+  void (*products_e4m3)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t width,
+                        const float* scale, const Sums& c);
+  // Lanes are `lanes` columns of `rows` <= 128 rows; pair p of a lane is bf16(code * scale) of rows 2p and
+  // 2p + 1, an odd last one with a zero. What is written to lanes beyond `lanes` is of no account.
+  void (*products_columns)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t rows, float scale,
+                           const Sums& c);
+
+  // widen_e4m3 of two rows, and the two interleaved.
+  void (*widen_two)(const ScaledCodes& first, const ScaledCodes& second, int64_t width, uint16_t* first_out,
+                    uint16_t* second_out, uint32_t* pairs);
+  // largest[l] = max(largest[l], what softmax_tile finds to be the largest of lane l), NaN beside.
+  void (*largest_scores)(const ScoreTile& tile, float* largest);
+  // products (kStore, kAccumulate; the bits of kAvx512Bf16 in kAmx too), where before each `part` pairs the
+  // sums of row i are multiplied by factors[i], by factors[factor_stride + i], ...
+  void (*rescaled_products)(const PairRows& a, int64_t pairs, int64_t part, const float* factors,
+                            int64_t factor_stride, const Panels& b, const Sums& c);
+  // values[i] = fma(values[i], factors[i], addends[i]).
+  void (*multiply_add)(const float* factors, const float* addends, int64_t count, float* values);
 };
 
 // The loops of an instruction set that this machine has.

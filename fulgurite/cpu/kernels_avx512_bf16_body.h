@@ -13,6 +13,8 @@ constexpr int kTileColumns = 4;
 #include "fulgurite/cpu/panels_avx512_vbmi_body.h"
 #include "fulgurite/cpu/products_avx512_bf16_body.h"
 #include "fulgurite/cpu/widen_avx512_vbmi_body.h"
+// after those:
+#include "fulgurite/cpu/products_codes_avx512_body.h"
 
 namespace {
 
@@ -23,6 +25,10 @@ constexpr fulgurite::cpu::Kernels table_with_pairs() {
   table.pack_scaled = panels_in_registers::pack_scaled;
   table.pack_bf16 = panels_in_registers::pack_bf16;
   table.products = pairs_in_registers::products;
+  table.widen_two = panels_in_registers::widen_two;
+  table.rescaled_products = pairs_in_registers::rescaled_products;
+  table.products_e4m3 = codes_in_registers::products_e4m3;
+  table.products_columns = codes_in_registers::products_columns;
   return table;
 }
 

@@ -187,6 +187,7 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
 // These use it.
 #include "fulgurite/cpu/operands_body.h"
 #include "fulgurite/cpu/products_body.h"
+#include "fulgurite/cpu/products_codes_body.h"
 #include "fulgurite/cpu/softmax_body.h"
 
 #include "fulgurite/cpu/gated_body.h"  // after the exponential
@@ -362,11 +363,39 @@ int64_t count_at_least(const uint32_t* values, int64_t count, uint32_t least) {
   return found;
 }
 
-constexpr fulgurite::cpu::Kernels kTable{
-    decode_e4m3, decode_bf16,    dot_rows,   combine_rows, narrow_bf16,    quantize_e4m3,
-    widen_e4m3,  interleave,     pack_e4m3,  pack_scaled,  pack_bf16,      products,
-    head_sums,   peak_fp32,      peak_pairs, add,          sum_squares,    scale,
-    round_bf16,  rotate,         hadamard,   admit,        count_at_least, softmax_tile,
-    multiply,    divide_to_bf16, silu_mul,   add_scaled};
+constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
+                                         decode_bf16,
+                                         dot_rows,
+                                         combine_rows,
+                                         narrow_bf16,
+                                         quantize_e4m3,
+                                         widen_e4m3,
+                                         interleave,
+                                         pack_e4m3,
+                                         pack_scaled,
+                                         pack_bf16,
+                                         products,
+                                         head_sums,
+                                         peak_fp32,
+                                         peak_pairs,
+                                         add,
+                                         sum_squares,
+                                         scale,
+                                         round_bf16,
+                                         rotate,
+                                         hadamard,
+                                         admit,
+                                         count_at_least,
+                                         softmax_tile,
+                                         multiply,
+                                         divide_to_bf16,
+                                         silu_mul,
+                                         add_scaled,
+                                         products_e4m3<pack_e4m3, pack_scaled, products>,
+                                         products_columns<widen_e4m3, products>,
+                                         widen_two,
+                                         largest_scores,
+                                         rescaled_products,
+                                         multiply_add};
 
 }  // namespace

@@ -116,7 +116,8 @@ TEST(kernels, the_gate_stays_within_its_bound_and_gives_the_same_bits_in_every_b
     EXPECT_TRUE(test::identical(out, first)) << name(isa);
   }
   for (size_t i = 0; i < gate.size(); ++i) {
-    const double exact = gate[i] / (1.0 + std::exp(-static_cast<double>(gate[i]))) * static_cast<double>(up[i]);
+    const double exact =
+        gate[i] / (1.0 + std::exp(-static_cast<double>(gate[i]))) * static_cast<double>(up[i]);
     EXPECT_NEAR(first[i], exact, 6 * 0x1p-24 * std::abs(exact) + 0x1p-140) << gate[i];
   }
 }

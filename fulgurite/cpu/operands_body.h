@@ -149,6 +149,29 @@ float quantize_e4m3(const float* x, int64_t count, bool pow2, uint8_t* codes) {
   return scale;
 }
 
+using fulgurite::cpu::ScaledCodes;
+
+constexpr int64_t kGroup = 128;  // codes with one scale
+
+inline float scale_of(const ScaledCodes& row, int64_t group) {
+  float scale;
+  std::memcpy(&scale, row.scales + 4 * group, sizeof scale);
+  return scale;
+}
+
+inline void widen_row(const ScaledCodes& row, int64_t width, uint16_t* out) {
+  for (int64_t first = 0; first < width; first += kGroup)
+    widen_e4m3(row.codes + first, width - first < kGroup ? width - first : kGroup,
+               scale_of(row, first / kGroup), out + first);
+}
+
+void widen_two(const ScaledCodes& first, const ScaledCodes& second, int64_t width, uint16_t* first_out,
+               uint16_t* second_out, uint32_t* pairs) {
+  widen_row(first, width, first_out);
+  widen_row(second, width, second_out);
+  interleave(first_out, second_out, width, pairs);
+}
+
 // --- panels ---
 
 typedef uint32_t FourPairs __attribute__((vector_size(16)));

@@ -74,10 +74,12 @@ inline __attribute__((always_inline)) void pack_pieces(const uint8_t* base, int6
 
 // --- e4m3 ---
 
-// bf16(code) of the 128 codes without a sign.
+// bf16(code) of the 128 codes without a sign, and its bytes.
 struct CodeTable {
   alignas(64) uint16_t values[128];
-  constexpr CodeTable() : values() {
+  alignas(64) uint8_t low[128];
+  alignas(64) uint8_t high[128];
+  constexpr CodeTable() : values(), low(), high() {
     for (int code = 0; code < 128; ++code) {
       int value = code * 16 + (120 << 7);
       if (code < 8) {  // subnormal: code * 2^-9
@@ -85,6 +87,8 @@ struct CodeTable {
         value = (127 - 9 + top) << 7 | ((code << (7 - top)) & 0x7F);
       }
       values[code] = static_cast<uint16_t>(code == 0 ? 0 : code == 0x7F ? 0x7FC0 : value);
+      low[code] = static_cast<uint8_t>(values[code]);
+      high[code] = static_cast<uint8_t>(values[code] >> 8);
     }
   }
 };
@@ -107,7 +111,12 @@ class Decoder {
       high_[half] = _mm512_permutex2var_epi8(first, _mm512_load_si512(odd), second);
     }
   }
-  Decoder() : Decoder(kCodes.values) {}
+  Decoder() {
+    for (int half = 0; half < 2; ++half) {
+      low_[half] = _mm512_load_si512(kCodes.low + 64 * half);
+      high_[half] = _mm512_load_si512(kCodes.high + 64 * half);
+    }
+  }
 
   // The bytes of 64 codes, low and high.
   __m512i lows(__m512i codes) const { return _mm512_permutex2var_epi8(low_[0], codes, low_[1]); }
@@ -121,23 +130,35 @@ class Decoder {
   __m512i low_[2], high_[2];
 };
 
+// Pairs of codes of columns [byte, byte + 16) of sixteen rows: register i has pairs 2i and 2i + 1, in the
+// lower and the upper eight bytes of each part.
+struct PairsOfCodes {
+  __m512i pairs[4];
+
+  __attribute__((always_inline)) PairsOfCodes(const Piece& piece, int byte) {
+    const __m512i r0 = quarter_rows(piece, 0, byte), r1 = quarter_rows(piece, 1, byte);
+    const __m512i r2 = quarter_rows(piece, 2, byte), r3 = quarter_rows(piece, 3, byte);
+    // Words (pairs of codes) of rows 0 and 1, of rows 2 and 3; then eight bytes are one pair of all four.
+    const __m512i a[2] = {_mm512_unpacklo_epi16(r0, r1), _mm512_unpackhi_epi16(r0, r1)};
+    const __m512i b[2] = {_mm512_unpacklo_epi16(r2, r3), _mm512_unpackhi_epi16(r2, r3)};
+    for (int i = 0; i < 2; ++i) {
+      pairs[2 * i] = _mm512_unpacklo_epi32(a[i], b[i]);
+      pairs[2 * i + 1] = _mm512_unpackhi_epi32(a[i], b[i]);
+    }
+  }
+};
+
 // The 32 pairs of a piece of codes; convert() makes of sixteen lanes of bf16 pairs those that are stored.
 template <class Convert>
 inline __attribute__((always_inline)) void pack_codes(const Piece& piece, const Decoder& decoder,
                                                       uint32_t* to, const Convert& convert) {
 #pragma GCC unroll 4
   for (int byte = 0; byte < kPieceBytes; byte += 16) {
-    const __m512i r0 = quarter_rows(piece, 0, byte), r1 = quarter_rows(piece, 1, byte);
-    const __m512i r2 = quarter_rows(piece, 2, byte), r3 = quarter_rows(piece, 3, byte);
-    // Words (pairs of codes) of rows 0 and 1, of rows 2 and 3; then eight bytes are one pair of all four.
-    const __m512i a[2] = {_mm512_unpacklo_epi16(r0, r1), _mm512_unpackhi_epi16(r0, r1)};
-    const __m512i b[2] = {_mm512_unpacklo_epi16(r2, r3), _mm512_unpackhi_epi16(r2, r3)};
-    const __m512i pairs[4] = {_mm512_unpacklo_epi32(a[0], b[0]), _mm512_unpackhi_epi32(a[0], b[0]),
-                              _mm512_unpacklo_epi32(a[1], b[1]), _mm512_unpackhi_epi32(a[1], b[1])};
+    const PairsOfCodes codes(piece, byte);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       uint32_t* const at = to + (byte / 2 + 2 * i) * kPanel;
-      const __m512i low = decoder.lows(pairs[i]), high = decoder.highs(pairs[i]);
+      const __m512i low = decoder.lows(codes.pairs[i]), high = decoder.highs(codes.pairs[i]);
       _mm512_storeu_si512(at, convert(_mm512_unpacklo_epi8(low, high)));
       _mm512_storeu_si512(at + kPanel, convert(_mm512_unpackhi_epi8(low, high)));
     }

@@ -114,6 +114,20 @@ inline __attribute__((always_inline)) void finish(const Place& place, Tile<R, P>
   });
 }
 
+template <int R, int P>
+inline __attribute__((always_inline)) void add_pair(const Spaced<R>& left, const Spaced<P>& right,
+                                                    Tile<R, P>& sum) {
+  __m512bh panel[P];
+  each<P>([&](auto p) __attribute__((always_inline)) {
+    panel[p] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right.template at<p>()));
+  });
+  each<R>([&](auto r) __attribute__((always_inline)) {
+    const __m512bh row = pair_everywhere(left.template at<r>());
+    each<P>([&](auto p)
+                __attribute__((always_inline)) { sum[r][p] = _mm512_dpbf16_ps(sum[r][p], panel[p], row); });
+  });
+}
+
 // Rows [i, i + R) with panels [j, j + P).
 template <int R, int P>
 void tile(const PairRows& a, int64_t i, int64_t pairs, const Panels& b, int64_t j, const Sums& c) {
@@ -126,19 +140,63 @@ void tile(const PairRows& a, int64_t i, int64_t pairs, const Panels& b, int64_t 
   Tile<R, P> sum;
   begin<R, P>(place, sum);
   for (int64_t k = 0; k < pairs; ++k) {
-    __m512bh panel[P];
-    each<P>([&](auto p) __attribute__((always_inline)) {
-      panel[p] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right.template at<p>()));
-    });
-    each<R>([&](auto r) __attribute__((always_inline)) {
-      const __m512bh row = pair_everywhere(left.template at<r>());
-      each<P>([&](auto p)
-                  __attribute__((always_inline)) { sum[r][p] = _mm512_dpbf16_ps(sum[r][p], panel[p], row); });
-    });
+    add_pair<R, P>(left, right, sum);
     left.advance(left_step);
     right.advance(right_step);
   }
   finish<R, P>(place, sum);
+}
+
+// Pairs in parts, and what the sums are multiplied by before each.
+struct Parts {
+  int64_t pairs, part;
+  const float* factors;
+  int64_t factor_stride;
+};
+
+template <int R, int P>
+void rescaled_tile(const PairRows& a, int64_t i, const Parts& parts, const Panels& b, int64_t j,
+                   const Sums& c) {
+  Spaced<R> left(a.base + i * a.row_stride, a.row_stride * 2);
+  Spaced<P> right(b.base + j * b.panel_stride, b.panel_stride * 4);
+  const int64_t left_step = a.pair_stride * 2, right_step = b.pair_stride * 4;
+  const int64_t pairs = parts.pairs, part = parts.part;
+  const float* factors = parts.factors + i;
+  const Place place(c, i, j);
+
+  Tile<R, P> sum;
+  begin<R, P>(place, sum);
+  for (int64_t first = 0; first < pairs; first += part, factors += parts.factor_stride) {
+    each<R>([&](auto r) __attribute__((always_inline)) {
+      const __m512 factor = _mm512_set1_ps(factors[r]);
+      each<P>([&](auto p) __attribute__((always_inline)) { sum[r][p] = _mm512_mul_ps(sum[r][p], factor); });
+    });
+    const int64_t last = first + part < pairs ? first + part : pairs;
+    for (int64_t k = first; k < last; ++k) {
+      add_pair<R, P>(left, right, sum);
+      left.advance(left_step);
+      right.advance(right_step);
+    }
+  }
+  finish<R, P>(place, sum);
+}
+
+template <int P, int... heights>
+void rescaled_strip(const PairRows& a, const Parts& parts, const Panels& b, int64_t j, const Sums& c) {
+  int64_t i = 0;
+  const auto tiles_of = [&](auto height) {
+    for (; i + height <= a.count; i += height) rescaled_tile<height, P>(a, i, parts, b, j, c);
+  };
+  (tiles_of(std::integral_constant<int, heights>()), ...);
+}
+
+void rescaled_products(const PairRows& a, int64_t pairs, int64_t part, const float* factors,
+                       int64_t factor_stride, const Panels& b, const Sums& c) {
+  const Parts parts{pairs, part, factors, factor_stride};
+  int64_t j = 0;
+  for (; j + 4 <= b.count; j += 4) rescaled_strip<4, 6, 5, 4, 3, 2, 1>(a, parts, b, j, c);
+  for (; j + 2 <= b.count; j += 2) rescaled_strip<2, 12, 8, 6, 4, 3, 2, 1>(a, parts, b, j, c);
+  for (; j < b.count; ++j) rescaled_strip<1, 24, 16, 12, 8, 4, 2, 1>(a, parts, b, j, c);
 }
 
 // All rows with panels [j, j + P): tiles of the first height named as long as they fit, then of the next.

@@ -97,4 +97,20 @@ void products(const PairRows& a, int64_t pairs, const Panels& b, const Sums& c) 
   }
 }
 
+void rescaled_products(const PairRows& a, int64_t pairs, int64_t part, const float* factors,
+                       int64_t factor_stride, const Panels& b, const Sums& c) {
+  if (c.ending == Ending::kStore)
+    for (int64_t i = 0; i < a.count; ++i)
+      std::memset(c.base + i * c.stride, 0, static_cast<size_t>(b.count * kPanel) * sizeof(float));
+  Sums sums = c;
+  sums.ending = Ending::kAccumulate;
+  for (int64_t first = 0; first < pairs; first += part, factors += factor_stride) {
+    for (int64_t i = 0; i < a.count; ++i)
+      for (int64_t l = 0; l < b.count * kPanel; ++l) c.base[i * c.stride + l] *= factors[i];
+    const PairRows rows{a.base + first * a.pair_stride, a.row_stride, a.pair_stride, a.count};
+    const Panels panels{b.base + first * b.pair_stride, b.panel_stride, b.pair_stride, b.count};
+    products(rows, pairs - first < part ? pairs - first : part, panels, sums);
+  }
+}
+
 }  // namespace

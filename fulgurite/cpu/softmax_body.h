@@ -71,8 +71,23 @@ void softmax_tile(const ScoreTile& tile, const RunningSoftmax& state) {
   for (int64_t lane = 0; lane < kPanel; lane += kWidth) softmax_lanes(tile, state, lane);
 }
 
+void largest_scores(const ScoreTile& tile, float* largest) {
+  for (int64_t lane = 0; lane < kPanel; lane += kWidth) {
+    Floats found = load(largest + lane);
+    for (int64_t j = 0; j < tile.keys; ++j) {
+      const Floats s = load(tile.scores + j * tile.stride + lane) * tile.scale;
+      found = s > found ? s : found;
+    }
+    store(largest + lane, found);
+  }
+}
+
 void multiply(float* values, float factor, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] = values[i] * factor;
+}
+
+void multiply_add(const float* factors, const float* addends, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] = __builtin_fmaf(values[i], factors[i], addends[i]);
 }
 
 void divide_to_bf16(const float* values, float divisor, int64_t count, uint16_t* out) {

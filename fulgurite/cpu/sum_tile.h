@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/matrix.h"
 #include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
 #include "fulgurite/cpu/workspace.h"
@@ -18,6 +19,13 @@ constexpr int64_t kGroupColumns = 128;  // that are packed at once, at most
 
 // The lanes of a tile, and the stride of its sums. Few tokens take more, so that enough sums are in flight.
 inline int64_t tile_lanes(int64_t tokens) { return tokens <= 4 ? kMostLanes : kMostLanes / 2; }
+
+// So many tokens meet codes in registers: Kernels::products_e4m3, products_columns.
+constexpr int64_t kFewTokens = 8;
+
+inline const uint8_t* codes_at(const BlockScaled& blocks, int64_t row, int64_t column) {
+  return reinterpret_cast<const uint8_t*>(&blocks.data(row, column));
+}
 
 // One thread's scratch memory: packed panels, and sums [tokens][tile_lanes(tokens)].
 struct SumTile {

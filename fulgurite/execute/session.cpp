@@ -113,8 +113,8 @@ void Session::run_layers(const Activations& at, Tap* tap) {
     const plan::PreparedLayer& weights = weights_.layers[static_cast<size_t>(layer)];
     add_and_norm(plan.attention.norm, weights.attention_norm, layer - 1, at, lane_, tap);
     if (layer > 0 && tap != nullptr) show(*tap, TapPoint::kHidden, layer - 1, at.stream);
-    run_layer({layer, plan, weights, weights_.rope,
-               latent_layer(plan_, layer, latent_cache_), index_layer(plan_, layer, index_cache_), at, lane_, tap});
+    run_layer({layer, plan, weights, weights_.rope, latent_layer(plan_, layer, latent_cache_),
+               index_layer(plan_, layer, index_cache_), at, lane_, tap});
   }
   add_and_norm(plan_.final_norm, weights_.final_norm, config.layers - 1, at, lane_, tap);
   if (tap != nullptr) show(*tap, TapPoint::kHidden, config.layers - 1, at.stream);

@@ -5,7 +5,8 @@ namespace {
 
 constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference};
 constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference};
-constexpr const linear::Implementation* kLinear[] = {&linear::kCpuFp8, &linear::kCpuBf16, &linear::kCpu, &linear::kReference};
+constexpr const linear::Implementation* kLinear[] = {&linear::kCpuFp8, &linear::kCpuBf16, &linear::kCpu,
+                                                     &linear::kReference};
 constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {&latent_prepare::kCpu,
                                                                     &latent_prepare::kReference};
@@ -23,7 +24,8 @@ constexpr const sparse_attention::Implementation* kSparseAttention[] = {
 constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&expanded_attention::kCpu,
                                                                             &expanded_attention::kReference};
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
-constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu, &experts::kReference};
+constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
+                                                       &experts::kReference};
 
 }  // namespace
 

@@ -80,13 +80,12 @@ TEST(plan, the_scale_of_activations_is_a_fact_of_the_checkpoint_unless_it_is_ask
   EXPECT_EQ(make(tiny.model, test::device(1), options).numerics.activation_scale, ActivationScale::kPow2);
 }
 
-// Each value of each knob, alone on top of either preset: it is planned, or an operation that reads it refuses
-// it by name. (test/knobs_test.cpp shows that what is planned changes results.)
+// What nothing implements, alone on top of either preset, is refused by name. (test/knobs_test.cpp shows that
+// what is planned changes results.)
 TEST(plan, no_knob_is_silently_ignored) {
   const test::TinyModel tiny;
   for (const char* const preset : {"serving", "fp32"}) {
-    for (const char* const setting :
-         {"mma=hopper", "activation=fp16", "rsqrt=cuda"}) {
+    for (const char* const setting : {"mma=hopper", "activation=fp16", "rsqrt=cuda"}) {
       Options options;
       options.numerics = parse_numerics(fmt::format("{},{}", preset, setting));
       const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
@@ -104,7 +103,8 @@ TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {
   const Plan plan = make(tiny.model, test::device(1), options);
   EXPECT_EQ(row_of(plan, 1, "router").implementation, "reference");
   EXPECT_EQ(row_of(plan, 1, "router").refused,
-            (std::vector<std::string>{"cpu_bf16: only references are asked for", "cpu: only references are asked for"}));
+            (std::vector<std::string>{"cpu_bf16: only references are asked for",
+                                      "cpu: only references are asked for"}));
 }
 
 TEST(plan, mla_expanded_is_another_operation) {

@@ -69,8 +69,11 @@ class Planner {
 
   LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
                            linear::Output output = linear::Output::kActivation) {
-    return choose(layer, "linear " + name, shaped(weight), catalog().linear,
-                  linear::Problem{setting_, weight.in, weight.out, format_of(weight), output, batch()});
+    const linear::Problem problem{setting_, weight.in, weight.out, format_of(weight), output, batch()};
+    const bool rounds = !linear::quantizes(problem) && problem.weight.form != MatrixForm::kBF16 &&
+                        linear::reading_of(problem) == WeightReading::kBf16;
+    return choose(layer, "linear " + name, shaped(weight) + (rounds ? ", read as bf16" : ""),
+                  catalog().linear, problem);
   }
 
   LayerPlan make_layer(int64_t layer) {
@@ -95,8 +98,8 @@ class Planner {
     plan.kv_a = choose_linear(layer, "kv_a", w.kv_a);
     plan.latent = choose(
         layer, "latent_prepare",
-        fmt::format("cache {} [{} + {}], {} bytes a row", value_name(plan_.latent_row.form), c_.kv_lora, c_.rope,
-                    plan_.latent_row.bytes()),
+        fmt::format("cache {} [{} + {}], {} bytes a row", value_name(plan_.latent_row.form), c_.kv_lora,
+                    c_.rope, plan_.latent_row.bytes()),
         catalog().latent_prepare,
         latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
     plan.indexer = make_indexer(layer, w.indexer);
@@ -116,14 +119,17 @@ class Planner {
                              catalog().indexer_projection,
                              indexer_projection::Problem{setting_, c_.hidden, c_.index_dim, c_.index_heads,
                                                          format_of(w.k), gate_format(w.gate), batch()});
+    const indexer_prepare::Problem prepare{
+        setting_, c_.index_heads, c_.index_dim, c_.rope, rotary::Layout::kHalfSplit, sequences(), context()};
+    const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
     plan.prepare = choose(layer, "indexer_prepare",
-                          fmt::format("half-split; cache {} [{}]", name(plan_.activations.index_dtype), c_.index_dim),
-                          catalog().indexer_prepare,
-                          indexer_prepare::Problem{setting_, c_.index_heads, c_.index_dim, c_.rope,
-                                                   rotary::Layout::kHalfSplit, sequences(), context()});
-    plan.select = choose(
-        layer, "index_select", fmt::format("top {} of {}", selected(), context()), catalog().index_select,
-        index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(), sequences(), context(), batch()});
+                          fmt::format("{}; cache {} [{}]", half_split ? "half-split" : "interleaved",
+                                      name(plan_.activations.index_dtype), c_.index_dim),
+                          catalog().indexer_prepare, prepare);
+    plan.select = choose(layer, "index_select", fmt::format("top {} of {}", selected(), context()),
+                         catalog().index_select,
+                         index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(),
+                                               sequences(), context(), batch()});
     return plan;
   }
 
@@ -250,7 +256,8 @@ Numerics resolved(Numerics numerics, const model::Config& config) {
 int64_t prepared_bytes(const model::Model& model, const Options& options) {
   int64_t elements = product({options.context, model.config.rope});
   if (options.numerics.gate_weight == GateWeight::kFp8)
-    elements += product({model.config.layers, quantized_floats(model.config.index_heads, model.config.hidden)});
+    elements +=
+        product({model.config.layers, quantized_floats(model.config.index_heads, model.config.hidden)});
   for (const model::TensorName& tensor : model.names)
     if (tensor.required && tensor.form == model::Form::kVector) elements += (tensor.columns + 15) / 16 * 16;
   return product({elements, sizeof(float)}) + 2 * 64;
@@ -275,7 +282,8 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.bytes.prepared = prepared_bytes(model, plan.options);
   plan.bytes.latent_cache = product({cache_rows, plan.latent_row.bytes()});
   const DType index_dtype = plan.activations.index_dtype;
-  plan.bytes.index_keys = (product({cache_rows, model.config.index_dim, bits(index_dtype) / 8}) + 63) / 64 * 64;
+  plan.bytes.index_keys =
+      (product({cache_rows, model.config.index_dim, bits(index_dtype) / 8}) + 63) / 64 * 64;
   const bool codes = index_dtype == DType::kF8_E4M3;
   plan.bytes.index_cache = plan.bytes.index_keys + (codes ? product({cache_rows, sizeof(float)}) : 0);
   plan.bytes.activations = plan.activations.total;

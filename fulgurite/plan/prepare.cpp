@@ -55,7 +55,8 @@ int64_t blocks_of(int64_t n) { return (n + 127) / 128; }
 // One block of `matrix`: codes into `data`, its scale returned.
 float quantize_block(const PreparedMatrix& matrix, ScaleRounding rounding, int64_t row, int64_t column,
                      View<e4m3, 2> data) {
-  const int64_t rows = std::min(kBlock.rows, matrix.out - row), columns = std::min(kBlock.columns, matrix.in - column);
+  const int64_t rows = std::min(kBlock.rows, matrix.out - row),
+                columns = std::min(kBlock.columns, matrix.in - column);
   std::vector<float> values(static_cast<size_t>(rows * columns));
   std::vector<e4m3> codes(values.size());
   for (int64_t i = 0; i < rows * columns; ++i)
@@ -96,8 +97,7 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, const Numerics& numeric
   layer.index_k_norm_weight = floats.exact(w.indexer.k_norm_weight);
   layer.index_k_norm_bias = floats.exact(w.indexer.k_norm_bias);
   const bool quantizes_gate = numerics.gate_weight == GateWeight::kFp8;
-  layer.index_gate =
-      quantizes_gate ? quantized(w.indexer.gate, numerics, floats) : as_stored(w.indexer.gate);
+  layer.index_gate = quantizes_gate ? quantized(w.indexer.gate, numerics, floats) : as_stored(w.indexer.gate);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
   layer.shared = as_stored(w.shared);
   if (w.experts.empty()) return layer;

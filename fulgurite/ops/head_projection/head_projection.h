@@ -10,8 +10,8 @@
 //   weight  [heads * rows_per_head, latent]  f32, bf16 or e4m3 blocks: the whole of kv_b
 //   y       [tokens, heads, latent or rows]  activation   every element written; no overlap with x
 //
-// Rounding   one sum (reference: double, ascending, rounded to fp32 once); weights at their exact values where
-//            the activation is fp32, else bf16(w), code * scale too; y rounded to the activation's type.
+// Rounding   one sum (reference: double, ascending, rounded to fp32 once); weights at their exact values
+//            where the activation is fp32, else bf16(w), code * scale too; y rounded to the activation's type.
 // NaN        a NaN or infinity in x stays in its token and head. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  judge() in head_projection_audit.h. fp32: from_rows (rows + 8), one lane a column; to_rows

@@ -27,7 +27,7 @@ Support supports(const Problem& problem) {
 // cache.
 int64_t part_of(const Problem& problem, int64_t tokens) {
   if (problem.direction == Direction::kToRows) return cpu::tile_lanes(tokens);
-  return tokens <= 4 ? kMostColumns : kMostColumns / 4;
+  return tokens <= cpu::kFewTokens ? kMostColumns : kMostColumns / 4;
 }
 
 int64_t chunk_of(const Problem& problem) {
@@ -46,7 +46,8 @@ struct Scratch {
 
 Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
   const int64_t chunk = chunk_of(problem);
-  const int64_t sums = std::max(chunk * part_of(problem, chunk), 4 * part_of(problem, 4));
+  const int64_t sums =
+      std::max(chunk * part_of(problem, chunk), cpu::kFewTokens * part_of(problem, cpu::kFewTokens));
   return {cpu::cut_operand_memory(cutter, chunk, input_width(problem)), cutter.take<uint32_t>(kPanelPairs),
           cutter.take<float>(sums)};
 }
@@ -124,6 +125,35 @@ void sum_rows(const cpu::Kernels& kernels, const cpu::OperandRows& x, const Prep
   }
 }
 
+// May products_columns sum these rows: do blocks divide them between panels, and groups of 16 pairs?
+bool meets_codes(const cpu::OperandRows& x, const PreparedMatrix& weight, int64_t first_row) {
+  const auto* const blocks = std::get_if<BlockScaled>(&weight.as);
+  return blocks != nullptr && x.rows <= cpu::kFewTokens && first_row % 32 == 0 &&
+         blocks->block.rows % 32 == 0 && blocks->block.columns % cpu::kPanelLanes == 0;
+}
+
+// sum_rows without panels in memory: block by block.
+void sum_codes(const cpu::Kernels& kernels, const cpu::OperandRows& x, const BlockScaled& blocks,
+               int64_t first_row, int64_t next_row, cpu::RowRange columns, int64_t lanes, float* sums) {
+  const int64_t stride = blocks.data.stride[0], end = columns.first + columns.count;
+  for (int64_t r = 0, rows = 0; r < x.columns; r += rows) {
+    const int64_t row = first_row + r;
+    rows = std::min({kActivationGroup - r % kActivationGroup, x.columns - r,
+                     blocks.block.rows - row % blocks.block.rows});
+    const int64_t next = r + rows < x.columns ? rows : next_row - r;
+    for (int64_t column = columns.first, width = 0; column < end; column += width) {
+      width = std::min(end - column, blocks.block.columns - column % blocks.block.columns);
+      int64_t ahead = width;
+      if (column + width >= blocks.data.extent[1])
+        ahead = row + next < blocks.data.extent[0] ? next * stride - column : 0;
+      kernels.products_columns(
+          x.pairs(r), {cpu::codes_at(blocks, row, column), stride, ahead}, width, rows,
+          blocks.scale(row / blocks.block.rows, column / blocks.block.columns),
+          {sums + column - columns.first, lanes, r == 0 ? cpu::Ending::kStore : cpu::Ending::kAccumulate});
+    }
+  }
+}
+
 // One part of one head's outputs.
 void project(const Problem& problem, const Args& args, const cpu::OperandRows& x, int64_t head,
              cpu::RowRange part, const Scratch& scratch) {
@@ -137,7 +167,11 @@ void project(const Problem& problem, const Args& args, const cpu::OperandRows& x
                    {scratch.panels, scratch.sums});
   } else {
     stride = (part.count + cpu::kPanelLanes - 1) / cpu::kPanelLanes * cpu::kPanelLanes;
-    sum_rows(kernels, x, *args.weight, first_row, problem.rows_per_head, part, stride, scratch);
+    if (meets_codes(x, *args.weight, first_row))
+      sum_codes(kernels, x, std::get<BlockScaled>(args.weight->as), first_row, problem.rows_per_head, part,
+                stride, scratch.sums);
+    else
+      sum_rows(kernels, x, *args.weight, first_row, problem.rows_per_head, part, stride, scratch);
   }
   const Tensor<2> y = head_of(args.y, head);
   for (int64_t t = 0; t < x.rows; ++t)

@@ -157,6 +157,8 @@ TEST(indexer_prepare, refuses_numerics_that_it_does_not_do) {
     EXPECT_EQ(test::refusal(*row, problem_of(shape, "serving,activation=fp16")),
               "activation = fp16, takes fp32 or bf16");
     EXPECT_NE(test::refusal(*row, problem_of(shape, "serving,rsqrt=cuda")), "");
+    EXPECT_EQ(test::refusal(*row, problem_of(shape, "serving,index_quant=fp4,index_scale=fp32")),
+              "index_scale = fp32, takes pow2");
   }
 }
 

@@ -13,8 +13,10 @@ using Vector = std::vector<float>;
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32, Activation::kBf16}), takes_rsqrt(problem.setting)});
+  Support scale;  // fp4 knows powers of two alone
+  if (numerics.index_quant == IndexQuant::kFp4) scale = takes(numerics.index_scale, {IndexScale::kPow2});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes_rsqrt(problem.setting), scale});
 }
 
 DType activation(const Problem& problem) {

@@ -3,8 +3,9 @@
 // as lanes. Either way bf16 pairs are multiplied and added in fp32, in the order of the list.
 //
 // Many tokens: a thread has whole tokens, one tile at a time, all of it in its second-level cache. Few
-// tokens: the threads share one, many tiles at a time; they split tiles, then heads, then columns. Every
-// number is made by the same steps from the same numbers, so the bits are the same.
+// tokens: the threads share one, more tiles at a time; they split tiles twice (the weights need the largest
+// scores of all tiles before), then columns. Every number is made by the same steps from the same numbers, so
+// the bits are the same.
 
 #include <algorithm>
 #include <limits>
@@ -18,7 +19,8 @@ namespace fulgurite::sparse_attention {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kSharedKeys = 2048;  // held at once of a token that all threads share
+constexpr int64_t kOwnKeys = 256;      // held at once of a token that a thread has alone
+constexpr int64_t kSharedKeys = 2048;  // of one that all threads share: each round has three barriers
 constexpr int64_t kPiece = 24;         // keys that are scored while so many of the next tile are asked for
 constexpr int64_t kCacheLine = 64;
 
@@ -57,15 +59,18 @@ Layout layout_of(const Problem& problem) {
 
 // What is known of one token. Slots hold the tiles that are worked on at once.
 struct Memory {
-  uint32_t* queries;   // [lanes / 16][pairs][16]
-  uint32_t* values;    // [slots][tile / 2][stride]
-  float* scores;       // [slots][tile][lanes]
-  uint32_t* p;         // [slots][tile / 2][lanes]
-  float* rescale;      // [slots][lanes]
-  float* largest;      // [lanes]
-  float* denominator;  // [lanes]
-  float* sums;         // [heads][stride]
-  uint16_t* keys;      // [threads][tile][2 * pairs]
+  uint32_t* queries;        // [lanes / 16][pairs][16]
+  uint32_t* values;         // [slots][tile / 2][stride]
+  float* scores;            // [slots][tile][lanes]
+  uint32_t* p;              // [slots][tile / 2][lanes]
+  float* tile_largest;      // [slots][lanes]  of a tile's scores alone
+  float* largest;           // [slots][lanes]  before a tile, then with it
+  float* rescale;           // [slots][lanes]
+  float* tile_denominator;  // [slots][lanes]
+  float* so_far;            // [lanes]  the largest score
+  float* denominator;       // [lanes]
+  float* sums;              // [heads][stride]
+  uint16_t* keys;           // [threads][tile][2 * pairs]
 };
 
 Memory cut_memory(const Problem& problem, int64_t slots, int64_t threads, cpu::Cutter& cutter) {
@@ -74,6 +79,9 @@ Memory cut_memory(const Problem& problem, int64_t slots, int64_t threads, cpu::C
           cutter.take<uint32_t>(slots * l.tile / 2 * l.stride),
           cutter.take<float>(slots * l.tile * l.lanes),
           cutter.take<uint32_t>(slots * l.tile / 2 * l.lanes),
+          cutter.take<float>(slots * l.lanes),
+          cutter.take<float>(slots * l.lanes),
+          cutter.take<float>(slots * l.lanes),
           cutter.take<float>(slots * l.lanes),
           cutter.take<float>(l.lanes),
           cutter.take<float>(l.lanes),
@@ -87,16 +95,16 @@ int64_t bytes_of(const Problem& problem, int64_t slots, int64_t threads) {
   return cutter.bytes();
 }
 
-int64_t shared_slots(const Problem& problem) {
+int64_t slots_of(const Problem& problem, int64_t most_keys) {
   const int64_t tile = layout_of(problem).tile;
-  return std::min(kSharedKeys / tile, (problem.topk + tile - 1) / tile);
+  return std::min(most_keys / tile, (problem.topk + tile - 1) / tile);
 }
 
 // Fewer tokens than threads are all shared, and need no memory for each thread to work alone.
 int64_t workspace_bytes(const Problem& problem, int threads) {
   const bool few = problem.largest_batch > 0 && problem.largest_batch < threads;
-  const int64_t alone = (few ? 1 : threads) * bytes_of(problem, 1, 1);
-  return threads == 1 ? alone : std::max(alone, bytes_of(problem, shared_slots(problem), threads));
+  const int64_t alone = (few ? 1 : threads) * bytes_of(problem, slots_of(problem, kOwnKeys), 1);
+  return threads == 1 ? alone : std::max(alone, bytes_of(problem, slots_of(problem, kSharedKeys), threads));
 }
 
 class Token {
@@ -118,19 +126,22 @@ class Token {
     for (first_ = 0; first_ < tiles_; first_ += slots) {
       held_ = std::min(slots, tiles_ - first_);
       cpu::parallel_for(lane, held_, [&](int64_t begin, int64_t end, int thread) {
+        if (first_ == 0) ask_for(begin, 0, l_.tile);
         for (int64_t slot = begin; slot < end; ++slot)
-          score(slot, lane.threads == 1 ? first_ + slot + 1 < tiles_ : slot + 1 < end, thread);
+          score(slot, slot + 1 < end ? slot + 1 : begin + held_, thread);
       });
-      cpu::parallel_for(lane, l_.lanes / kLanes, [&](int64_t begin, int64_t end, int) {
-        for (int64_t panel = begin; panel < end; ++panel) weigh(panel);
+      accumulate_largest();
+      cpu::parallel_for(lane, held_ * l_.lanes / kLanes, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) weigh(i / (l_.lanes / kLanes), i % (l_.lanes / kLanes));
       });
+      accumulate_denominators();
       cpu::parallel_for(lane, l_.columns / kLanes,
                         [&](int64_t begin, int64_t end, int) { add(begin, end - begin); });
     }
   }
 
  private:
-  // Entries of a slot's tile.
+  // Entries of a slot's tile; none or fewer beyond the last tile.
   int64_t keys(int64_t slot) const { return std::min(l_.tile, count_ - (first_ + slot) * l_.tile); }
   const std::byte* row(int64_t slot, int64_t j) const {
     const int64_t position = args_.selected(t_, (first_ + slot) * l_.tile + j);
@@ -144,7 +155,7 @@ class Token {
     uint32_t* const to = memory_.queries + panel * l_.pairs * kLanes;
     pack(q.slice(0, h, heads), to);
     pack(q_rope.slice(0, h, heads), to + l_.latent_pairs * kLanes);
-    std::fill_n(memory_.largest + h, kLanes, -std::numeric_limits<float>::infinity());
+    std::fill_n(memory_.so_far + h, kLanes, -std::numeric_limits<float>::infinity());
     std::fill_n(memory_.denominator + h, kLanes, 0.0f);
   }
   void pack(View<const bf16, 2> rows, uint32_t* panel) {
@@ -152,29 +163,42 @@ class Token {
                        rows.extent[1], panel);
   }
 
-  // The row's values as bf16, each part padded with a zero to whole pairs.
-  void decode(const std::byte* row, uint16_t* to) const {
+  // Two rows' values as bf16, each part padded with a zero to whole pairs, and in pairs of the two.
+  void decode(const std::byte* first, const std::byte* second, uint16_t* to, uint32_t* pairs) const {
     const LatentRow& form = args_.cache.row;
-    to[2 * l_.latent_pairs - 1] = to[2 * l_.pairs - 1] = 0;
-    std::copy_n(reinterpret_cast<const uint16_t*>(row + form.rope_offset()), problem_.rope,
-                to + 2 * l_.latent_pairs);
-    if (form.form == LatentCache::kBf16)
-      return void(std::copy_n(reinterpret_cast<const uint16_t*>(row), problem_.latent, to));
-    for (int64_t c = 0; c < problem_.latent; c += LatentRow::kGroup) {
-      const auto scale = LatentRow::read<float>(row + form.scales_offset() + c / LatentRow::kGroup * 4);
-      kernels_.widen_e4m3(reinterpret_cast<const uint8_t*>(row) + c,
-                          std::min(LatentRow::kGroup, problem_.latent - c), scale, to + c);
+    uint16_t* const second_to = to + 2 * l_.pairs;
+    pad(first, to);
+    pad(second, second_to);
+    if (form.form == LatentCache::kFp8) {
+      kernels_.widen_two(scaled_codes(first), scaled_codes(second), problem_.latent, to, second_to, pairs);
+    } else {
+      std::copy_n(reinterpret_cast<const uint16_t*>(first), problem_.latent, to);
+      std::copy_n(reinterpret_cast<const uint16_t*>(second), problem_.latent, second_to);
+      kernels_.interleave(to, second_to, problem_.latent, pairs);
     }
+    std::fill(pairs + problem_.latent, pairs + l_.columns, 0u);
+  }
+  // All but the latent values.
+  void pad(const std::byte* row, uint16_t* to) const {
+    to[2 * l_.latent_pairs - 1] = to[2 * l_.pairs - 1] = 0;
+    std::copy_n(reinterpret_cast<const uint16_t*>(row + args_.cache.row.rope_offset()), problem_.rope,
+                to + 2 * l_.latent_pairs);
+  }
+  cpu::ScaledCodes scaled_codes(const std::byte* row) const {
+    const auto* const codes = reinterpret_cast<const uint8_t*>(row);
+    return {codes, codes + args_.cache.row.scales_offset()};
   }
 
+  // An odd last key meets one of zeros.
   void read_tile(int64_t slot, uint16_t* tile_keys) {
     const int64_t width = 2 * l_.pairs, count = keys(slot);
-    for (int64_t j = 0; j < count; ++j) decode(row(slot, j), tile_keys + j * width);
-    if (count % 2 != 0) std::fill_n(tile_keys + count * width, width, uint16_t{0});
     for (int64_t j = 0; j < count; j += 2) {
+      uint16_t* const to = tile_keys + j * width;
       uint32_t* const pairs = memory_.values + (slot * l_.tile + j) / 2 * l_.stride;
-      kernels_.interleave(tile_keys + j * width, tile_keys + (j + 1) * width, problem_.latent, pairs);
-      std::fill(pairs + problem_.latent, pairs + l_.columns, 0u);
+      decode(row(slot, j), row(slot, std::min(j + 1, count - 1)), to, pairs);
+      if (j + 1 < count) continue;
+      std::fill_n(to + width, width, uint16_t{0});
+      kernels_.interleave(to, to + width, problem_.latent, pairs);
     }
   }
 
@@ -185,50 +209,62 @@ class Token {
         __builtin_prefetch(row(slot, j) + byte, 0, 2);
   }
 
-  // The next tile's rows are asked for meanwhile.
-  void score(int64_t slot, bool has_next, int thread) {
+  // The rows of the tile that the thread has next are asked for meanwhile.
+  void score(int64_t slot, int64_t next, int thread) {
     const int64_t width = 2 * l_.pairs;
     uint16_t* const tile_keys = memory_.keys + thread * l_.tile * width;
     read_tile(slot, tile_keys);
     const cpu::Panels queries{memory_.queries, l_.pairs * kLanes, kLanes, l_.lanes / kLanes};
     for (int64_t j = 0; j < keys(slot); j += kPiece) {
-      if (has_next) ask_for(slot + 1, j, j + kPiece);
+      ask_for(next, j, j + kPiece);
       kernels_.products({tile_keys + j * width, width, 2, std::min(kPiece, keys(slot) - j)}, l_.pairs,
                         queries, {memory_.scores + (slot * l_.tile + j) * l_.lanes, l_.lanes});
     }
+    float* const largest = memory_.tile_largest + slot * l_.lanes;
+    std::fill_n(largest, l_.lanes, -std::numeric_limits<float>::infinity());
+    for (int64_t panel = 0; panel < l_.lanes / kLanes; ++panel)
+      kernels_.largest_scores(score_tile(slot, panel), largest + panel * kLanes);
   }
 
-  void weigh(int64_t panel) {
-    const int64_t h = panel * kLanes;
+  cpu::ScoreTile score_tile(int64_t slot, int64_t panel) const {
     const bool rounded = problem_.setting.numerics.softmax_denominator == SoftmaxDenominator::kRounded;
+    const int64_t h = panel * kLanes;
+    return {memory_.scores + slot * l_.tile * l_.lanes + h, l_.lanes, keys(slot), problem_.scale, rounded,
+            memory_.p + slot * l_.tile / 2 * l_.lanes + h,  l_.lanes};
+  }
+
+  // What is the largest score before each of the tiles. A NaN is none.
+  void accumulate_largest() {
     for (int64_t slot = 0; slot < held_; ++slot) {
-      kernels_.softmax_tile(
-          {memory_.scores + slot * l_.tile * l_.lanes + h, l_.lanes, keys(slot), problem_.scale, rounded,
-           memory_.p + slot * l_.tile / 2 * l_.lanes + h, l_.lanes},
-          {memory_.largest + h, memory_.denominator + h, memory_.rescale + slot * l_.lanes + h});
+      const float* const of_tile = memory_.tile_largest + slot * l_.lanes;
+      std::copy_n(memory_.so_far, l_.lanes, memory_.largest + slot * l_.lanes);
+      for (int64_t l = 0; l < l_.lanes; ++l)
+        memory_.so_far[l] = of_tile[l] > memory_.so_far[l] ? of_tile[l] : memory_.so_far[l];
     }
+  }
+
+  // The tile's own sum, from 0: how it is to be rescaled is known only now.
+  void weigh(int64_t slot, int64_t panel) {
+    const int64_t at = slot * l_.lanes + panel * kLanes;
+    std::fill_n(memory_.tile_denominator + at, kLanes, 0.0f);
+    kernels_.softmax_tile(score_tile(slot, panel),
+                          {memory_.largest + at, memory_.tile_denominator + at, memory_.rescale + at});
+  }
+
+  void accumulate_denominators() {
+    for (int64_t slot = 0; slot < held_; ++slot)
+      kernels_.multiply_add(memory_.rescale + slot * l_.lanes, memory_.tile_denominator + slot * l_.lanes,
+                            l_.lanes, memory_.denominator);
   }
 
   // Columns [16 * panel, ...) of all heads.
   void add(int64_t panel, int64_t panels) {
-    const int64_t column = panel * kLanes;
-    for (int64_t slot = 0; slot < held_; ++slot) {
-      const bool first = first_ + slot == 0;
-      if (!first) rescale(slot, column, panels * kLanes);
-      const uint32_t* const p = memory_.p + slot * l_.tile / 2 * l_.lanes;
-      kernels_.products(
-          {reinterpret_cast<const uint16_t*>(p), 2, 2 * l_.lanes, problem_.heads}, (keys(slot) + 1) / 2,
-          {memory_.values + slot * l_.tile / 2 * l_.stride + column, kLanes, l_.stride, panels},
-          {memory_.sums + column, l_.stride, first ? cpu::Ending::kStore : cpu::Ending::kAccumulate});
-    }
+    const int64_t column = panel * kLanes, keys_held = (held_ - 1) * l_.tile + keys(held_ - 1);
+    kernels_.rescaled_products(
+        {reinterpret_cast<const uint16_t*>(memory_.p), 2, 2 * l_.lanes, problem_.heads}, (keys_held + 1) / 2,
+        l_.tile / 2, memory_.rescale, l_.lanes, {memory_.values + column, kLanes, l_.stride, panels},
+        {memory_.sums + column, l_.stride, first_ == 0 ? cpu::Ending::kStore : cpu::Ending::kAccumulate});
     if (first_ + held_ == tiles_) finish(column, std::min(panels * kLanes, problem_.latent - column));
-  }
-
-  // Most tiles have no head's largest score, and a factor of 1 changes nothing.
-  void rescale(int64_t slot, int64_t column, int64_t count) {
-    const float* const factors = memory_.rescale + slot * l_.lanes;
-    for (int64_t h = 0; h < problem_.heads; ++h)
-      if (factors[h] != 1.0f) kernels_.multiply(memory_.sums + h * l_.stride + column, factors[h], count);
   }
 
   void finish(int64_t column, int64_t count) {
@@ -253,16 +289,17 @@ class Token {
 void run(const Problem& problem, const Args& args, const Lane& whole) {
   check(problem, args);
   const int64_t tokens = args.q.extent[0], columns = 2 * problem.latent + problem.rope;
+  const int64_t own_slots = slots_of(problem, kOwnKeys), slots = slots_of(problem, kSharedKeys);
   const Lane lane = cpu::worth_splitting(whole, tokens * problem.heads * problem.topk * columns);
-  const int64_t alone = tokens / lane.threads * lane.threads, bytes = bytes_of(problem, 1, 1);
+  const int64_t alone = tokens / lane.threads * lane.threads;
+  const int64_t bytes = bytes_of(problem, own_slots, 1);
   cpu::parallel_for(lane, alone, [&](int64_t begin, int64_t end, int thread) {
     cpu::Cutter cutter(lane.workspace.data() + thread * bytes);
-    const Memory memory = cut_memory(problem, 1, 1, cutter);
-    for (int64_t t = begin; t < end; ++t) Token(problem, args, t, memory).attend(Lane{}, 1);
+    const Memory memory = cut_memory(problem, own_slots, 1, cutter);
+    for (int64_t t = begin; t < end; ++t) Token(problem, args, t, memory).attend(Lane{}, own_slots);
   });
   if (alone == tokens) return;
   cpu::Cutter cutter(lane.workspace.data());
-  const int64_t slots = shared_slots(problem);
   const Memory memory = cut_memory(problem, slots, lane.threads, cutter);
   for (int64_t t = alone; t < tokens; ++t) Token(problem, args, t, memory).attend(lane, slots);
 }
