@@ -16,16 +16,16 @@ namespace {
 constexpr int64_t kTokens = 150;  // more than index_topk
 
 std::vector<float> logits_of(const model::Model& model, const std::string& numerics,
-                             plan::Candidates candidates = plan::Candidates::kAll) {
+                             plan::Candidates candidates = plan::Candidates::kAll, int64_t tokens = kTokens) {
   plan::Options options;
   options.candidates = candidates;
   options.numerics = parse_numerics(numerics);
-  options.context = kTokens;
-  options.chunk_tokens = kTokens;
+  options.context = tokens;
+  options.chunk_tokens = tokens;
   options.logits = plan::LogitRows::kLast;
   execute::Session session(model, plan::make(model, test::device(2), options));
   const std::vector<int32_t> ids = test::golden_ids(0);
-  const View<const float, 2> logits = session.forward(0, std::span(ids).first(kTokens));
+  const View<const float, 2> logits = session.forward(0, std::span(ids).first(tokens));
   return {logits.data, logits.data + logits.size()};
 }
 
@@ -51,28 +51,13 @@ void expect_difference(const model::Model& model, const std::string& base,
 
 TEST(knobs, every_value_runs_and_changes_the_logits) {
   const test::TinyModel tiny;
-  expect_difference(tiny.model, "serving",
-                    {"activation=fp32",
-                     "activation_quant=none",
-                     "activation_scale=fp32",
-                     "norm_input=rounded",
-                     "rsqrt=x86_12",
-                     "rsqrt=error:1e-3",
-                     "mla=expanded",
-                     "latent_cache=bf16",
-                     "indexer_wk=fp8",
-                     "gate=bf16",
-                     "gate_weight=fp8",
-                     "hadamard=none",
-                     "hadamard=q",
-                     "index_quant=none",
-                     "index_quant=fp4",
-                     "index_scale=fp32",
-                     "indexer_rope=interleaved",
-                     "index_norm=bf16",
-                     "index_norm_eps=1e-2",
-                     "softmax_tile=128",
-                     "softmax_denominator=rounded"});
+  expect_difference(
+      tiny.model, "serving",
+      {"activation=fp32",  "activation_quant=none", "activation_scale=fp32", "norm_input=rounded",
+       "rsqrt=x86_12",     "rsqrt=error:1e-3",      "mla=expanded",          "latent_cache=bf16",
+       "indexer_wk=fp8",   "gate_weight=fp8",       "hadamard=none",         "hadamard=q",
+       "index_quant=none", "index_quant=fp4",       "index_scale=fp32",      "indexer_rope=interleaved",
+       "index_norm=bf16",  "index_norm_eps=1e-2",   "softmax_tile=128",      "softmax_denominator=rounded"});
 }
 
 // Values that the kernels of serving do not take: the row that does may sum in another order, which changes the
@@ -92,6 +77,16 @@ TEST(knobs, values_that_mean_the_same_here_give_the_same_bits) {
   const std::vector<float> expected = logits_of(tiny.model, "serving");
   for (const char* const setting : {"ties=higher", "activation_scale=pow2", "rsqrt=correct"})
     EXPECT_EQ(logits_of(tiny.model, std::string("serving,") + setting), expected) << setting;
+}
+
+// A gate moves the logits only where it moves a key across the cut, which takes more keys.
+TEST(knobs, a_gate_rounded_to_bf16_changes_the_logits_of_a_longer_text) {
+  const test::TinyModel tiny;
+  constexpr int64_t kLonger = 500;
+  const auto logits = [&](const char* numerics) {
+    return logits_of(tiny.model, numerics, plan::Candidates::kAll, kLonger);
+  };
+  EXPECT_GT(distance(logits("serving,gate=bf16"), logits("serving")), 0.0);
 }
 
 }  // namespace

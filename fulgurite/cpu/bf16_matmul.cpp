@@ -1,6 +1,7 @@
 #include "fulgurite/cpu/bf16_matmul.h"
 
 #include "fulgurite/cpu/prefetch.h"
+#include "fulgurite/cpu/weight_dots.h"
 
 namespace fulgurite::cpu {
 namespace {
@@ -10,25 +11,28 @@ struct Piece {
   int64_t row, lanes, column, width;
 };
 
-void pack_narrowed(const Kernels& kernels, const View<const float, 2>& weight, const Piece& piece,
-                   uint32_t* panel) {
+// Of rows that are not stored as bf16.
+template <class ToBf16>
+void pack_converted(const Kernels& kernels, const Piece& piece, const ToBf16& to_bf16, uint32_t* panel) {
   uint16_t narrow[kPanelLanes * kGroupColumns];
-  for (int64_t l = 0; l < piece.lanes; ++l)
-    kernels.narrow_bf16(&weight(piece.row + l, piece.column), piece.width, narrow + l * kGroupColumns);
+  for (int64_t l = 0; l < piece.lanes; ++l) to_bf16(piece.row + l, narrow + l * kGroupColumns);
   kernels.pack_bf16(narrow, kGroupColumns, piece.lanes, piece.width, panel);
 }
 
-void read_scales(const BlockScaled& weight, const Piece& piece, float* scales) {
-  const int64_t block_column = piece.column / weight.block.columns;
-  for (int64_t l = 0; l < piece.lanes; ++l)
-    scales[l] = weight.scale((piece.row + l) / weight.block.rows, block_column);
+void pack_narrowed(const Kernels& kernels, const View<const float, 2>& weight, const Piece& piece,
+                   uint32_t* panel) {
+  const auto narrow = [&](int64_t row, uint16_t* out) {
+    kernels.narrow_bf16(&weight(row, piece.column), piece.width, out);
+  };
+  pack_converted(kernels, piece, narrow, panel);
 }
 
 void pack_blocks(const Kernels& kernels, const BlockScaled& weight, const Piece& piece, uint32_t* panel) {
-  float scales[kPanelLanes];
-  read_scales(weight, piece, scales);
-  kernels.pack_scaled(codes_at(weight, piece.row, piece.column), weight.data.stride[0], piece.lanes,
-                      piece.width, scales, panel);
+  const auto widen = [&](int64_t row, uint16_t* out) {
+    const float scale = weight.scale(row / weight.block.rows, piece.column / weight.block.columns);
+    kernels.widen_e4m3(codes_at(weight, row, piece.column), piece.width, scale, out);
+  };
+  pack_converted(kernels, piece, widen, panel);
 }
 
 void pack(const Kernels& kernels, const PreparedMatrix& weight, const Piece& piece, uint32_t* panel) {
@@ -49,25 +53,6 @@ int64_t piece_columns(const PreparedMatrix& weight, int64_t column) {
   return std::min(width, blocks->block.columns - column % blocks->block.columns);
 }
 
-// Few rows of x, and a weight of codes.
-void few_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
-              const SumTile& tile) {
-  const BlockScaled& blocks = std::get<BlockScaled>(weight.as);
-  const RowBytes bytes = bytes_of(blocks);
-  float scales[kMostLanes];
-  int64_t width = 0;
-  for (int64_t column = 0; column < weight.in; column += width) {
-    width = piece_columns(weight, column);
-    read_scales(blocks, {rows.first, rows.count, column, width}, scales);
-    kernels.products_e4m3(
-        x.pairs(column),
-        {codes_at(blocks, rows.first, column), blocks.data.stride[0],
-         bytes_ahead(bytes, rows.first, rows.step(), column, width)},
-        rows.count, width, scales,
-        {tile.sums, tile_lanes(x.rows), column == 0 ? Ending::kStore : Ending::kAccumulate});
-  }
-}
-
 }  // namespace
 
 Support takes_bf16_weight(const MatrixFormat& weight) {
@@ -78,9 +63,9 @@ Support takes_bf16_weight(const MatrixFormat& weight) {
 
 void bf16_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
                const SumTile& tile) {
+  if (is_met_along_rows(kernels, weight))
+    return weight_dots(kernels, x, weight, rows, Promotion::kNone, tile);
   const int64_t stride = tile_lanes(x.rows), panels = (rows.count + kPanelLanes - 1) / kPanelLanes;
-  if (x.rows <= kFewTokens && std::holds_alternative<BlockScaled>(weight.as))
-    return few_sums(kernels, x, weight, rows, tile);
   const RowBytes bytes = bytes_of(weight);
   const int64_t element = bytes.width / weight.in;
   int64_t width = 0;

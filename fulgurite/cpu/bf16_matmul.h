@@ -14,7 +14,7 @@ namespace fulgurite::cpu {
 Support takes_bf16_weight(const MatrixFormat& weight);
 
 // tile.sums[t * tile_lanes(x.rows) + l] = the product of row t of x and row rows.first + l of weight. Lanes
-// up to the next multiple of 16 are written.
+// up to the next multiple of 16 may be written.
 void bf16_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
                const SumTile& tile);
 

@@ -1,6 +1,7 @@
 #include "fulgurite/cpu/fp8_matmul.h"
 
 #include "fulgurite/cpu/prefetch.h"
+#include "fulgurite/cpu/weight_dots.h"
 
 namespace fulgurite::cpu {
 namespace {
@@ -30,41 +31,15 @@ Support takes_fp8_blocks(const MatrixFormat& weight) {
   return std::nullopt;
 }
 
-namespace {
-
-constexpr int64_t kStripLanes = 64;  // of few rows: read along together
-
-// Few rows: some rows of the weight after the other, each read from end to end.
-void few_sums(const Kernels& kernels, const OperandRows& x, const BlockScaled& blocks, RowRange rows,
-              int64_t group, const SumTile& tile) {
-  const int64_t stride = tile_lanes(x.rows), columns = blocks.data.extent[1];
-  float factors[kMostLanes];
-  for (int64_t l = 0; l < rows.count; l += kStripLanes) {
-    const RowRange strip{rows.first + l, std::min(kStripLanes, rows.count - l)};
-    const int64_t next = l + kStripLanes < rows.count ? kStripLanes : rows.step() - l;
-    const RowBytes bytes = bytes_of(blocks);
-    for (int64_t column = 0; column < columns; column += group) {
-      const int64_t width = std::min(group, columns - column);
-      lane_factors(blocks, strip, column, factors);
-      kernels.products_e4m3(x.pairs(column),
-                            {codes_at(blocks, strip.first, column), blocks.data.stride[0],
-                             bytes_ahead(bytes, strip.first, next, column, width)},
-                            strip.count, width, nullptr,
-                            {tile.sums + l, stride, Ending::kPromote, x.scales_at(column), 1, factors});
-    }
-  }
-}
-
-}  // namespace
-
 void fp8_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
               const SumTile& tile) {
+  if (is_met_along_rows(kernels, weight))
+    return weight_dots(kernels, x, weight, rows, Promotion::kPerGroup, tile);
   const BlockScaled& blocks = std::get<BlockScaled>(weight.as);
   const int64_t group = std::min(kGroupColumns, blocks.block.columns), stride = tile_lanes(x.rows);
   const int64_t panels = (rows.count + kPanelLanes - 1) / kPanelLanes;
   const RowBytes bytes = bytes_of(blocks);
   std::fill_n(tile.sums, x.rows * stride, 0.0f);
-  if (x.rows <= kFewTokens) return few_sums(kernels, x, blocks, rows, group, tile);
   float factors[kMostLanes];
   for (int64_t column = 0; column < weight.in; column += group) {
     const int64_t width = std::min(group, weight.in - column), pairs = (width + 1) / 2;

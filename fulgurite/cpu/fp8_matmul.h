@@ -21,7 +21,7 @@ namespace fulgurite::cpu {
 Support takes_fp8_blocks(const MatrixFormat& weight);
 
 // tile.sums[t * tile_lanes(x.rows) + l] = the product of row t of x and row rows.first + l of weight. Lanes
-// up to the next multiple of 16 are written.
+// up to the next multiple of 16 may be written.
 void fp8_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
               const SumTile& tile);
 

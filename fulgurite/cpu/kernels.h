@@ -48,6 +48,39 @@ struct CodeRows {
   int64_t ahead = 0;
 };
 
+// Rows of bf16 in groups of 128 columns: group g of row i is at base + g * group_stride + i * row_stride
+// (strides in elements).
+struct GroupedRows {
+  const uint16_t* base = nullptr;
+  int64_t group_stride = 0;
+  int64_t row_stride = 0;
+  int64_t count = 0;
+};
+
+// Rows of a weight as they are stored, groups of 128 columns side by side: row j is at base + j * stride
+// (bytes). Codes stand for bf16(code * scales[g]) in group g, one rounding; without scales for themselves.
+// While the last rows are read, those at `next` are asked for, unless that is null.
+struct WeightRows {
+  const uint8_t* base = nullptr;
+  int64_t stride = 0;
+  int64_t count = 0;
+  bool coded = false;
+  const float* scales = nullptr;
+  const uint8_t* next = nullptr;
+};
+
+// Where dot products go, four partial sums each: those of row i of x and row j of the weight are at
+// base + 16 * (j / 4 * stride + i) + 4 * (j % 4). Without factors they go on from what is there; with, what is
+// there becomes, group by group, fma(sum of the group, x_factors[g * x.count + i] * w_factors[g * w_stride + j],
+// it). (Of w_factors, too, four are read at once.)
+struct QuarterSums {
+  float* base = nullptr;
+  int64_t stride = 0;
+  const float* x_factors = nullptr;
+  const float* w_factors = nullptr;
+  int64_t w_stride = 0;
+};
+
 // Where sums of products go: row i, panel j, lane l is base[i * stride + 16 j + l].
 enum class Ending {
   kStore,       // sums start at +0 and are stored
@@ -112,9 +145,6 @@ struct Kernels {
   // One panel from up to 16 rows (`lanes`; the others become zeros) of `width` elements, an odd last pair
   // padded with zero: [pairs][16]. Row l is at base + l * stride.
   void (*pack_e4m3)(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel);
-  // The same of bf16(code * scale[l]), one rounding.
-  void (*pack_scaled)(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, const float* scale,
-                      uint32_t* panel);
   void (*pack_bf16)(const uint16_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel);
 
   // Sums of products of bf16 pairs, pairs ascending; of a pair the second element first:
@@ -173,11 +203,7 @@ struct Kernels {
   // out[i] = fma(factor, values[i], out[i]).
   void (*add_scaled)(const float* values, float factor, int64_t count, float* out);
 
-  // products with panels that need not be in memory, made for up to eight rows of a. Lanes are `lanes` rows
-  // of `width` <= 128 codes: the panels of pack_e4m3 or, with a scale for each lane, of pack_scaled. Sums of
-  // whole panels are written.
-  void (*products_e4m3)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t width,
-                        const float* scale, const Sums& c);
+  // products with panels that need not be in memory, made for up to eight rows of a.
   // Lanes are `lanes` columns of `rows` <= 128 rows; pair p of a lane is bf16(code * scale) of rows 2p and
   // 2p + 1, an odd last one with a zero. What is written to lanes beyond `lanes` is of no account.
   void (*products_columns)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t rows, float scale,
@@ -194,6 +220,15 @@ struct Kernels {
                             int64_t factor_stride, const Panels& b, const Sums& c);
   // values[i] = fma(values[i], factors[i], addends[i]).
   void (*multiply_add)(const float* factors, const float* addends, int64_t count, float* values);
+
+  // Dot products of rows of x with rows of a weight over whole groups: quarter q of a sum takes the group's
+  // pairs q, q + 4, q + 8, ... as products takes pairs. (kAmx as kAvx512Bf16.)
+  void (*dots)(const GroupedRows& x, const WeightRows& w, int64_t groups, const QuarterSums& c);
+  // sums[j] = (q0 + q2) + (q1 + q3) of the quarters at quarters + j / 4 * stride + 4 * (j % 4), j < count.
+  void (*sum_quarters)(const float* quarters, int64_t stride, int64_t count, float* sums);
+
+  // Whether products works in tiles (kAmx) for which weights are better packed than met along their rows.
+  bool prefers_panels;
 };
 
 // The loops of an instruction set that this machine has.

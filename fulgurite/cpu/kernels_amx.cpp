@@ -62,10 +62,9 @@ const Kernels& kernels_amx() {
   static constexpr Kernels kOwn = [] {
     Kernels own = table_with_pairs();
     own.products = products_by_tiles;
-    own.products_e4m3 =
-        products_e4m3<panels_in_registers::pack_e4m3, panels_in_registers::pack_scaled, products_by_tiles>;
     own.products_columns = products_columns<panels_in_registers::widen_e4m3, products_by_tiles>;
     own.peak_pairs = peak_by_tiles;
+    own.prefers_panels = true;
     return own;
   }();
   return kOwn;

@@ -14,7 +14,8 @@ constexpr int kTileColumns = 4;
 #include "fulgurite/cpu/products_avx512_bf16_body.h"
 #include "fulgurite/cpu/widen_avx512_vbmi_body.h"
 // after those:
-#include "fulgurite/cpu/products_codes_avx512_body.h"
+#include "fulgurite/cpu/dots_avx512_bf16_body.h"
+#include "fulgurite/cpu/products_columns_avx512_body.h"
 
 namespace {
 
@@ -22,13 +23,13 @@ constexpr fulgurite::cpu::Kernels table_with_pairs() {
   fulgurite::cpu::Kernels table = kTable;
   table.widen_e4m3 = panels_in_registers::widen_e4m3;
   table.pack_e4m3 = panels_in_registers::pack_e4m3;
-  table.pack_scaled = panels_in_registers::pack_scaled;
   table.pack_bf16 = panels_in_registers::pack_bf16;
   table.products = pairs_in_registers::products;
   table.widen_two = panels_in_registers::widen_two;
   table.rescaled_products = pairs_in_registers::rescaled_products;
-  table.products_e4m3 = codes_in_registers::products_e4m3;
   table.products_columns = codes_in_registers::products_columns;
+  table.dots = dots_in_registers::dots;
+  table.sum_quarters = dots_in_registers::sum_quarters;
   return table;
 }
 

@@ -5,6 +5,7 @@
 
 // GCC 12 sees uninitialized values in its own intrinsics (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
@@ -187,9 +188,10 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
 // These use it.
 #include "fulgurite/cpu/operands_body.h"
 #include "fulgurite/cpu/products_body.h"
-#include "fulgurite/cpu/products_codes_body.h"
+#include "fulgurite/cpu/products_columns_body.h"
 #include "fulgurite/cpu/softmax_body.h"
 
+#include "fulgurite/cpu/dots_body.h"   // after the products
 #include "fulgurite/cpu/gated_body.h"  // after the exponential
 
 namespace {
@@ -372,7 +374,6 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          widen_e4m3,
                                          interleave,
                                          pack_e4m3,
-                                         pack_scaled,
                                          pack_bf16,
                                          products,
                                          head_sums,
@@ -391,11 +392,13 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          divide_to_bf16,
                                          silu_mul,
                                          add_scaled,
-                                         products_e4m3<pack_e4m3, pack_scaled, products>,
                                          products_columns<widen_e4m3, products>,
                                          widen_two,
                                          largest_scores,
                                          rescaled_products,
-                                         multiply_add};
+                                         multiply_add,
+                                         dots,
+                                         sum_quarters,
+                                         false};
 
 }  // namespace

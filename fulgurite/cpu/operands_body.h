@@ -216,13 +216,6 @@ inline void pack(int64_t lanes, int64_t width, uint32_t* panel, const Widen& wid
   }
 }
 
-void pack_scaled(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, const float* scale,
-                 uint32_t* panel) {
-  pack(lanes, width, panel, [&](int64_t l, int64_t column, int64_t count, uint16_t* out) {
-    widen_e4m3(base + l * stride + column, count, scale[l], out);
-  });
-}
-
 void pack_e4m3(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel) {
   pack(lanes, width, panel, [&](int64_t l, int64_t column, int64_t count, uint16_t* out) {
     widen_e4m3(base + l * stride + column, count, 1.0f, out);

@@ -148,10 +148,9 @@ struct PairsOfCodes {
   }
 };
 
-// The 32 pairs of a piece of codes; convert() makes of sixteen lanes of bf16 pairs those that are stored.
-template <class Convert>
+// The 32 pairs of a piece of codes.
 inline __attribute__((always_inline)) void pack_codes(const Piece& piece, const Decoder& decoder,
-                                                      uint32_t* to, const Convert& convert) {
+                                                      uint32_t* to) {
 #pragma GCC unroll 4
   for (int byte = 0; byte < kPieceBytes; byte += 16) {
     const PairsOfCodes codes(piece, byte);
@@ -159,77 +158,19 @@ inline __attribute__((always_inline)) void pack_codes(const Piece& piece, const 
     for (int i = 0; i < 4; ++i) {
       uint32_t* const at = to + (byte / 2 + 2 * i) * kPanel;
       const __m512i low = decoder.lows(codes.pairs[i]), high = decoder.highs(codes.pairs[i]);
-      _mm512_storeu_si512(at, convert(_mm512_unpacklo_epi8(low, high)));
-      _mm512_storeu_si512(at + kPanel, convert(_mm512_unpackhi_epi8(low, high)));
+      _mm512_storeu_si512(at, _mm512_unpacklo_epi8(low, high));
+      _mm512_storeu_si512(at + kPanel, _mm512_unpackhi_epi8(low, high));
     }
   }
 }
 
-// Sixteen rows of codes.
-struct Rows16 {
-  const uint8_t* base;
-  int64_t stride, lanes, width;
-};
-
-template <class Convert>
-inline __attribute__((always_inline)) void pack_rows(const Rows16& rows, const Decoder& decoder,
-                                                     uint32_t* panel, const Convert& convert) {
-  pack_pieces<32>(
-      rows.base, rows.stride, rows.lanes, rows.width,
-      panel, [&](const Piece& piece, uint32_t* to) __attribute__((always_inline)) {
-        pack_codes(piece, decoder, to, convert);
-      });
-}
-
-void pack_table(const Rows16& rows, const Decoder& in_memory, uint32_t* panel) {
-  const Decoder decoder = in_memory;  // in registers: stores could change what memory holds
-  pack_rows(rows, decoder, panel, [](__m512i pairs) { return pairs; });
-}
-
 void pack_e4m3(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel) {
-  pack_table({base, stride, lanes, width}, Decoder(), panel);
-}
-
-// --- e4m3 with scales ---
-
-struct Scales {
-  __m512 values;
-  bool are_moderate;  // products with codes are normal numbers with room below, or zero
-  bool are_short;     // products with codes have at most eight significant bits: bf16 holds them
-  bool are_alike;
-
-  Scales(const float* scale, int64_t lanes) {
-    const auto present = static_cast<__mmask16>((1u << lanes) - 1u);
-    values = _mm512_mask_loadu_ps(_mm512_set1_ps(lanes > 0 ? scale[0] : 1.0f), present, scale);
-    const __m512i bits = _mm512_castps_si512(values);
-    const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF));
-    are_moderate = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32((127 - 100) << 23)) == 0 &&
-                   _mm512_cmpgt_epu32_mask(magnitude, _mm512_set1_epi32((127 + 100) << 23)) == 0;
-    are_short = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x000FFFFF)) == 0;
-    are_alike = _mm512_cmpneq_epi32_mask(bits, _mm512_broadcastd_epi32(_mm512_castsi512_si128(bits))) == 0;
-  }
-};
-
-inline __m512 firsts(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
-inline __m512 seconds(__m512i pairs) {
-  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xFFFF0000))));
-}
-
-// code * scale, rounded to odd: cut, and the last bit set where something was cut off. Rounding that to bf16
-// rounds the product once.
-inline __m512 odd_product(__m512 code, __m512 scale) {
-  constexpr int kCut = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-  const __m512 cut = _mm512_mul_round_ps(code, scale, kCut);
-  const __m512 rest = _mm512_fmsub_ps(code, scale, cut);
-  const __mmask16 inexact = _mm512_cmp_ps_mask(rest, _mm512_setzero_ps(), _CMP_NEQ_OQ);
-  const __m512i bits = _mm512_castps_si512(cut);
-  return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, inexact, bits, _mm512_set1_epi32(1)));
-}
-
-// Pairs of bf16 from normal numbers, zeros, infinities and NaN.
-inline __m512i narrow_pairs(__m512 first, __m512 second, __m512i interleaving) {
-  const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
-  return _mm512_permutexvar_epi16(interleaving, halves);
+  const Decoder decoder;
+  pack_pieces<32>(
+      base, stride, lanes, width,
+      panel, [&](const Piece& piece, uint32_t* to) __attribute__((always_inline)) {
+        pack_codes(piece, decoder, to);
+      });
 }
 
 // Words 0, 16, 1, 17, ...
@@ -243,41 +184,12 @@ inline __m512i interleaving_of_halves() {
 }
 
 // The table of bf16(code * scale).
-inline Decoder scaled_decoder(__m512 scale) {
+inline Decoder scaled_decoder(float scale) {
+  alignas(64) uint8_t codes[128];
+  for (int code = 0; code < 128; ++code) codes[code] = static_cast<uint8_t>(code);
   alignas(64) uint16_t table[128];
-  for (int code = 0; code < 128; code += 16) {
-    const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(kCodes.values + code));
-    const __m512 value = firsts(_mm512_cvtepu16_epi32(halves));
-    const __m256bh scaled = _mm512_cvtneps_pbh(odd_product(value, scale));
-    std::memcpy(table + code, &scaled, sizeof scaled);
-  }
+  ::widen_e4m3(codes, 128, scale, table);
   return Decoder(table);
-}
-
-// Where products with codes are exact in bf16.
-void pack_exact(const Rows16& rows, __m512 scale, uint32_t* panel) {
-  pack_rows(rows, Decoder(), panel, [scale](__m512i pairs) {
-    const __m512i first = _mm512_castps_si512(_mm512_mul_ps(firsts(pairs), scale));
-    const __m512i second = _mm512_castps_si512(_mm512_mul_ps(seconds(pairs), scale));
-    return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(first, 16), second);
-  });
-}
-
-void pack_rounded(const Rows16& rows, __m512 scale, uint32_t* panel) {
-  const __m512i interleaving = interleaving_of_halves();
-  pack_rows(rows, Decoder(), panel, [scale, interleaving](__m512i pairs) {
-    return narrow_pairs(odd_product(firsts(pairs), scale), odd_product(seconds(pairs), scale), interleaving);
-  });
-}
-
-void pack_scaled(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, const float* scale,
-                 uint32_t* panel) {
-  const Scales scales(scale, lanes);
-  const Rows16 rows{base, stride, lanes, width};
-  if (!scales.are_moderate) return ::pack_scaled(base, stride, lanes, width, scale, panel);
-  if (scales.are_alike) return pack_table(rows, scaled_decoder(scales.values), panel);
-  if (scales.are_short) return pack_exact(rows, scales.values, panel);
-  pack_rounded(rows, scales.values, panel);
 }
 
 // --- bf16 ---

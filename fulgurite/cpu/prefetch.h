@@ -42,16 +42,6 @@ __attribute__((always_inline)) inline void prefetch_rows(const RowBytes& matrix,
       __builtin_prefetch(matrix.base + r * matrix.stride + byte, 0, 2);
 }
 
-// How far from bytes [at, at + piece) of `row` the piece is that is to be asked for meanwhile: kBytesAhead
-// later in the row or, beyond its end, in the row `next` rows below; 0 where that is beyond the matrix.
-constexpr int64_t kBytesAhead = 256;
-inline int64_t bytes_ahead(const RowBytes& matrix, int64_t row, int64_t next, int64_t at, int64_t piece) {
-  const int64_t ahead = (kBytesAhead + piece - 1) / piece * piece;
-  if (at + ahead < matrix.width) return ahead;
-  const int64_t wrapped = (at + ahead) % matrix.width / piece * piece;
-  return row + next < matrix.rows ? next * matrix.stride + wrapped - at : 0;
-}
-
 // While bytes [at, at + piece) of rows [row, row + count) are used: asks for those kPiecesAhead pieces later,
 // which beyond a row's end are the first ones of the rows `next` rows below.
 __attribute__((always_inline)) inline void prefetch_ahead(const RowBytes& matrix, int64_t row, int64_t count,

@@ -20,32 +20,39 @@ constexpr int64_t kGroupColumns = 128;  // that are packed at once, at most
 // The lanes of a tile, and the stride of its sums. Few tokens take more, so that enough sums are in flight.
 inline int64_t tile_lanes(int64_t tokens) { return tokens <= 4 ? kMostLanes : kMostLanes / 2; }
 
-// So many tokens meet codes in registers: Kernels::products_e4m3, products_columns.
+// So many tokens meet codes in registers: Kernels::products_columns.
 constexpr int64_t kFewTokens = 8;
 
 inline const uint8_t* codes_at(const BlockScaled& blocks, int64_t row, int64_t column) {
   return reinterpret_cast<const uint8_t*>(&blocks.data(row, column));
 }
 
-// One thread's scratch memory: packed panels, and sums [tokens][tile_lanes(tokens)].
+// One thread's scratch memory: packed panels, or rows as bf16; sums [tokens][tile_lanes(tokens)]; the four
+// partial sums of each.
 struct SumTile {
   uint32_t* panels = nullptr;
   float* sums = nullptr;
+  float* quarters = nullptr;
 };
+
+constexpr int64_t kPanelWords = kMostLanes * kGroupColumns / 2;
 
 // Those of all threads, for at most so many tokens.
 struct SumTiles {
   SumTile first;
   int64_t floats = 0;  // of one thread's sums
   SumTile operator[](int thread) const {
-    return {first.panels + thread * kMostLanes * kGroupColumns / 2, first.sums + thread * floats};
+    return {first.panels + thread * kPanelWords, first.sums + thread * floats,
+            first.quarters + thread * floats * 4};
   }
 };
 inline SumTiles cut_sum_tiles(Cutter& cutter, int threads, int64_t tokens) {
   const int64_t floats = std::max(tokens * tile_lanes(tokens), 4 * kMostLanes);
-  return {
-      {cutter.take<uint32_t>(threads * kMostLanes * kGroupColumns / 2), cutter.take<float>(threads * floats)},
-      floats};
+  SumTile first;
+  first.panels = cutter.take<uint32_t>(threads * kPanelWords);
+  first.sums = cutter.take<float>(threads * floats);
+  first.quarters = cutter.take<float>(threads * floats * 4);
+  return {first, floats};
 }
 
 // Rows [first, first + count) of a weight; of a tile, count <= tile_lanes(tokens).

@@ -41,7 +41,8 @@ int64_t input_width(const Problem& problem) {
 struct Scratch {
   cpu::OperandMemory x;
   uint32_t* panels;
-  float* sums;  // [chunk, part_of]
+  float* sums;      // [chunk, part_of]
+  float* quarters;  // of those, to_rows
 };
 
 Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
@@ -49,7 +50,8 @@ Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
   const int64_t sums =
       std::max(chunk * part_of(problem, chunk), cpu::kFewTokens * part_of(problem, cpu::kFewTokens));
   return {cpu::cut_operand_memory(cutter, chunk, input_width(problem)), cutter.take<uint32_t>(kPanelPairs),
-          cutter.take<float>(sums)};
+          cutter.take<float>(sums),
+          cutter.take<float>(problem.direction == Direction::kToRows ? 4 * sums : 0)};
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
@@ -164,7 +166,7 @@ void project(const Problem& problem, const Args& args, const cpu::OperandRows& x
     const bool last = part.first + part.count == problem.rows;
     const int64_t next = last ? problem.rows_per_head - part.first : part.count;
     cpu::bf16_sums(kernels, x, *args.weight, {first_row + part.first, part.count, next},
-                   {scratch.panels, scratch.sums});
+                   {scratch.panels, scratch.sums, scratch.quarters});
   } else {
     stride = (part.count + cpu::kPanelLanes - 1) / cpu::kPanelLanes * cpu::kPanelLanes;
     if (meets_codes(x, *args.weight, first_row))

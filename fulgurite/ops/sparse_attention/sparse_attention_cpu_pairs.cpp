@@ -2,10 +2,11 @@
 // for the scores, which have heads as lanes, and in pairs of two keys for the weighted sum, which has columns
 // as lanes. Either way bf16 pairs are multiplied and added in fp32, in the order of the list.
 //
-// Many tokens: a thread has whole tokens, one tile at a time, all of it in its second-level cache. Few
-// tokens: the threads share one, more tiles at a time; they split tiles twice (the weights need the largest
-// scores of all tiles before), then columns. Every number is made by the same steps from the same numbers, so
-// the bits are the same.
+// Many tokens: a thread has whole tokens, one tile at a time, all of it in its second-level cache. Few tokens
+// of many heads: the threads split the heads, and each decodes all rows: that costs less than to wait for each
+// other and to read what another core wrote. Few tokens of few heads: the threads share one token, more tiles
+// at a time; they split tiles twice (the weights need the largest scores of all tiles before), then columns.
+// Every number is made by the same steps from the same numbers, so the bits are the same.
 
 #include <algorithm>
 #include <limits>
@@ -47,12 +48,12 @@ struct Layout {
   int64_t stride;        // of rows of columns: not a power of two, whose rows would share few sets of a cache
 };
 
-Layout layout_of(const Problem& problem) {
+Layout layout_of(const Problem& problem, int64_t heads) {
   const int64_t latent_pairs = (problem.latent + 1) / 2, columns = up_to_whole(problem.latent, kLanes);
   return {problem.setting.numerics.softmax_tile == SoftmaxTile::k64 ? 64 : 128,
           latent_pairs,
           latent_pairs + (problem.rope + 1) / 2,
-          up_to_whole(problem.heads, kLanes),
+          up_to_whole(heads, kLanes),
           columns,
           columns + kLanes};
 }
@@ -74,7 +75,7 @@ struct Memory {
 };
 
 Memory cut_memory(const Problem& problem, int64_t slots, int64_t threads, cpu::Cutter& cutter) {
-  const Layout l = layout_of(problem);
+  const Layout l = layout_of(problem, problem.heads);
   return {cutter.take<uint32_t>(l.lanes * l.pairs),
           cutter.take<uint32_t>(slots * l.tile / 2 * l.stride),
           cutter.take<float>(slots * l.tile * l.lanes),
@@ -96,23 +97,36 @@ int64_t bytes_of(const Problem& problem, int64_t slots, int64_t threads) {
 }
 
 int64_t slots_of(const Problem& problem, int64_t most_keys) {
-  const int64_t tile = layout_of(problem).tile;
+  const int64_t tile = layout_of(problem, problem.heads).tile;
   return std::min(most_keys / tile, (problem.topk + tile - 1) / tile);
 }
 
-// Fewer tokens than threads are all shared, and need no memory for each thread to work alone.
+// Has each thread heads enough to take some of a token alone?
+bool splits_heads(const Problem& problem, int threads) {
+  return (problem.heads + kLanes - 1) / kLanes >= threads;
+}
+
+// Fewer tokens of few heads than threads are all shared, and need no memory for each thread to work alone.
 int64_t workspace_bytes(const Problem& problem, int threads) {
   const bool few = problem.largest_batch > 0 && problem.largest_batch < threads;
-  const int64_t alone = (few ? 1 : threads) * bytes_of(problem, slots_of(problem, kOwnKeys), 1);
+  const bool all_shared = few && !splits_heads(problem, threads);
+  const int64_t alone = (all_shared ? 1 : threads) * bytes_of(problem, slots_of(problem, kOwnKeys), 1);
   return threads == 1 ? alone : std::max(alone, bytes_of(problem, slots_of(problem, kSharedKeys), threads));
 }
 
+// Heads of a token that are attended together.
+struct Heads {
+  int64_t first;
+  int64_t count;
+};
+
 class Token {
  public:
-  Token(const Problem& problem, const Args& args, int64_t t, const Memory& memory)
+  Token(const Problem& problem, const Args& args, int64_t t, Heads heads, const Memory& memory)
       : problem_(problem),
         args_(args),
-        l_(layout_of(problem)),
+        heads_(heads),
+        l_(layout_of(problem, heads.count)),
         memory_(memory),
         kernels_(cpu::kernels(problem.setting.target.isa)),
         t_(t),
@@ -150,11 +164,11 @@ class Token {
 
   // Heads [16 * panel, ...) as lanes; the running softmax begins.
   void pack_queries(int64_t panel) {
-    const int64_t h = panel * kLanes, heads = std::min(kLanes, problem_.heads - h);
+    const int64_t h = panel * kLanes, heads = std::min(kLanes, heads_.count - h);
     const View<const bf16, 2> q = args_.q[t_].as<bf16>(), q_rope = args_.q_rope[t_].as<bf16>();
     uint32_t* const to = memory_.queries + panel * l_.pairs * kLanes;
-    pack(q.slice(0, h, heads), to);
-    pack(q_rope.slice(0, h, heads), to + l_.latent_pairs * kLanes);
+    pack(q.slice(0, heads_.first + h, heads), to);
+    pack(q_rope.slice(0, heads_.first + h, heads), to + l_.latent_pairs * kLanes);
     std::fill_n(memory_.so_far + h, kLanes, -std::numeric_limits<float>::infinity());
     std::fill_n(memory_.denominator + h, kLanes, 0.0f);
   }
@@ -261,7 +275,7 @@ class Token {
   void add(int64_t panel, int64_t panels) {
     const int64_t column = panel * kLanes, keys_held = (held_ - 1) * l_.tile + keys(held_ - 1);
     kernels_.rescaled_products(
-        {reinterpret_cast<const uint16_t*>(memory_.p), 2, 2 * l_.lanes, problem_.heads}, (keys_held + 1) / 2,
+        {reinterpret_cast<const uint16_t*>(memory_.p), 2, 2 * l_.lanes, heads_.count}, (keys_held + 1) / 2,
         l_.tile / 2, memory_.rescale, l_.lanes, {memory_.values + column, kLanes, l_.stride, panels},
         {memory_.sums + column, l_.stride, first_ == 0 ? cpu::Ending::kStore : cpu::Ending::kAccumulate});
     if (first_ + held_ == tiles_) finish(column, std::min(panels * kLanes, problem_.latent - column));
@@ -269,13 +283,14 @@ class Token {
 
   void finish(int64_t column, int64_t count) {
     const View<bf16, 2> out = args_.out[t_].as<bf16>();
-    for (int64_t h = 0; h < problem_.heads; ++h)
+    for (int64_t h = 0; h < heads_.count; ++h)
       kernels_.divide_to_bf16(memory_.sums + h * l_.stride + column, memory_.denominator[h], count,
-                              reinterpret_cast<uint16_t*>(out[h].data) + column);
+                              reinterpret_cast<uint16_t*>(out[heads_.first + h].data) + column);
   }
 
   const Problem& problem_;
   const Args& args_;
+  const Heads heads_;
   const Layout l_;
   const Memory memory_;
   const cpu::Kernels& kernels_;
@@ -286,22 +301,60 @@ class Token {
   int64_t held_ = 0;   // slots in use
 };
 
+// What threads do alone, each in memory of its own.
+class Alone {
+ public:
+  Alone(const Problem& problem, const Args& args, const Lane& lane)
+      : problem_(problem),
+        args_(args),
+        lane_(lane),
+        slots_(slots_of(problem, kOwnKeys)),
+        bytes_(bytes_of(problem, slots_, 1)) {}
+
+  void attend_tokens(int64_t tokens) const {
+    cpu::parallel_for(lane_, tokens, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t t = begin; t < end; ++t) attend(t, {0, problem_.heads}, thread);
+    });
+  }
+  void attend_heads(int64_t t) const {
+    const int64_t panels = (problem_.heads + kLanes - 1) / kLanes;
+    cpu::parallel_for(lane_, panels, [&](int64_t begin, int64_t end, int thread) {
+      const int64_t first = begin * kLanes;
+      attend(t, {first, std::min(problem_.heads, end * kLanes) - first}, thread);
+    });
+  }
+
+ private:
+  void attend(int64_t t, Heads heads, int thread) const {
+    cpu::Cutter cutter(lane_.workspace.data() + thread * bytes_);
+    const Memory memory = cut_memory(problem_, slots_, 1, cutter);
+    Token(problem_, args_, t, heads, memory).attend(Lane{}, slots_);
+  }
+
+  const Problem& problem_;
+  const Args& args_;
+  const Lane& lane_;
+  const int64_t slots_;
+  const int64_t bytes_;
+};
+
 void run(const Problem& problem, const Args& args, const Lane& whole) {
   check(problem, args);
   const int64_t tokens = args.q.extent[0], columns = 2 * problem.latent + problem.rope;
-  const int64_t own_slots = slots_of(problem, kOwnKeys), slots = slots_of(problem, kSharedKeys);
   const Lane lane = cpu::worth_splitting(whole, tokens * problem.heads * problem.topk * columns);
   const int64_t alone = tokens / lane.threads * lane.threads;
-  const int64_t bytes = bytes_of(problem, own_slots, 1);
-  cpu::parallel_for(lane, alone, [&](int64_t begin, int64_t end, int thread) {
-    cpu::Cutter cutter(lane.workspace.data() + thread * bytes);
-    const Memory memory = cut_memory(problem, own_slots, 1, cutter);
-    for (int64_t t = begin; t < end; ++t) Token(problem, args, t, memory).attend(Lane{}, own_slots);
-  });
-  if (alone == tokens) return;
-  cpu::Cutter cutter(lane.workspace.data());
-  const Memory memory = cut_memory(problem, slots, lane.threads, cutter);
-  for (int64_t t = alone; t < tokens; ++t) Token(problem, args, t, memory).attend(lane, slots);
+  const Alone threads(problem, args, lane);
+  threads.attend_tokens(alone);
+  for (int64_t t = alone; t < tokens; ++t) {
+    if (splits_heads(problem, lane.threads)) {
+      threads.attend_heads(t);
+      continue;
+    }
+    const int64_t slots = slots_of(problem, kSharedKeys);
+    cpu::Cutter cutter(lane.workspace.data());
+    const Memory memory = cut_memory(problem, slots, lane.threads, cutter);
+    Token(problem, args, t, {0, problem.heads}, memory).attend(lane, slots);
+  }
 }
 
 }  // namespace

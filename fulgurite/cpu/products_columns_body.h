@@ -1,5 +1,5 @@
-// Products with codes whose panels are packed piece by piece, part of kernels_body.h; the builds name their
-// own packing and products. No #pragma once: it is a body.
+// Products with columns of codes whose panels are made piece by piece, part of kernels_body.h; the builds name
+// their own widening and products. No #pragma once: it is a body.
 
 #include <cstdint>
 #include <cstring>
@@ -17,21 +17,6 @@ inline Sums from_panel(Sums c, int64_t j) {
   c.base += j * kPanel;
   if (c.ending == Ending::kPromote) c.lane_factors += j * kPanel;
   return c;
-}
-
-template <auto pack, auto pack_with_scales, auto multiply>
-void products_e4m3(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t width, const float* scale,
-                   const Sums& c) {
-  alignas(64) uint32_t panel[kMostWidth / 2 * kPanel];
-  for (int64_t l = 0; l < lanes; l += kPanel) {
-    const int64_t count = lanes - l < kPanel ? lanes - l : kPanel;
-    const uint8_t* const codes = b.base + l * b.stride;
-    if (scale == nullptr)
-      pack(codes, b.stride, count, width, panel);
-    else
-      pack_with_scales(codes, b.stride, count, width, scale + l, panel);
-    multiply(a, (width + 1) / 2, {panel, 0, kPanel, 1}, from_panel(c, l / kPanel));
-  }
 }
 
 template <auto widen, auto multiply>

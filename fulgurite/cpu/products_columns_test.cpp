@@ -1,4 +1,4 @@
-// Products with codes, of every build: the bits of packing and Kernels::products.
+// Products with columns of codes, of every build: the bits of packing and Kernels::products.
 
 #include <gtest/gtest.h>
 
@@ -74,37 +74,6 @@ void for_all(const Call& call) {
           call(kernels(isa), operands, a, of, operands.sums(own, ending), operands.sums(packed, ending));
           ASSERT_EQ(bits_of(own), bits_of(packed));
         }
-}
-
-TEST(products_e4m3, are_the_products_of_panels_of_codes) {
-  for_all([](const Kernels& kernels, const Operands& operands, const PairRows& a, const Case& of,
-             const Sums& own, const Sums& expected) {
-    const int64_t panels = (of.lanes + 15) / 16, pairs = (of.width + 1) / 2;
-    std::vector<uint32_t> packed(static_cast<size_t>(panels * pairs * 16));
-    for (int64_t j = 0; j < panels; ++j)
-      kernels.pack_e4m3(operands.codes.data() + j * 16 * kMostCodes, kMostCodes,
-                        std::min<int64_t>(16, of.lanes - j * 16), of.width, packed.data() + j * pairs * 16);
-    kernels.products(a, pairs, {packed.data(), pairs * 16, 16, panels}, expected);
-    kernels.products_e4m3(a, {operands.codes.data(), kMostCodes, 128}, of.lanes, of.width, nullptr, own);
-  });
-}
-
-TEST(products_e4m3, with_scales_are_those_of_scaled_panels) {
-  for (const float last : {0.37f, 0.41f, 0x1p-140f, INFINITY}) {
-    std::vector<float> scale(kMostLanes, last == 0.41f || last == 0.37f ? 0.37f : last);
-    scale[15] = last;
-    for_all([&](const Kernels& kernels, const Operands& operands, const PairRows& a, const Case& of,
-                const Sums& own, const Sums& expected) {
-      const int64_t panels = (of.lanes + 15) / 16, pairs = (of.width + 1) / 2;
-      std::vector<uint32_t> packed(static_cast<size_t>(panels * pairs * 16));
-      for (int64_t j = 0; j < panels; ++j)
-        kernels.pack_scaled(operands.codes.data() + j * 16 * kMostCodes, kMostCodes,
-                            std::min<int64_t>(16, of.lanes - j * 16), of.width, scale.data() + j * 16,
-                            packed.data() + j * pairs * 16);
-      kernels.products(a, pairs, {packed.data(), pairs * 16, 16, panels}, expected);
-      kernels.products_e4m3(a, {operands.codes.data(), kMostCodes}, of.lanes, of.width, scale.data(), own);
-    });
-  }
 }
 
 TEST(products_columns, are_the_products_of_rows_of_codes_interleaved) {

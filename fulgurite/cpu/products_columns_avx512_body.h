@@ -49,37 +49,6 @@ inline __attribute__((always_inline)) void add_products(const A& a, int64_t pair
   });
 }
 
-// --- lanes are rows of codes ---
-
-// Asks for line n of sixteen rows of codes, two lines a row. (Inlined always, and what calls it too: see
-// cpu/prefetch.h.)
-inline __attribute__((always_inline)) void ask_for(const CodeRows& b, int64_t n) {
-  __builtin_prefetch(b.base + b.ahead + n / 2 * b.stride + n % 2 * kLine, 0, 3);
-}
-
-// One panel, `width` a multiple of 16.
-template <int R, class A>
-void panel_products(const A& a, const CodeRows& b, int64_t width, const Decoder& in_memory,
-                    const Place& place) {
-  const Decoder decoder = in_memory;
-  panels_in_registers::Piece piece(b.base, b.stride);
-  pairs_in_registers::Tile<R, 1> sum;
-  pairs_in_registers::begin<R, 1>(place, sum);
-  for (int64_t column = 0; column < width; column += 16) {
-    if (b.ahead != 0) each<4>([&](auto i) __attribute__((always_inline)) { ask_for(b, column / 4 + i); });
-    const panels_in_registers::PairsOfCodes codes(piece, static_cast<int>(column));
-    each<4>([&](auto i) __attribute__((always_inline)) {
-      const __m512i low = decoder.lows(codes.pairs[i]), high = decoder.highs(codes.pairs[i]);
-      const __m512i even[1] = {_mm512_unpacklo_epi8(low, high)}, odd[1] = {_mm512_unpackhi_epi8(low, high)};
-      add_products<R, 1>(a, column / 2 + 2 * i, even, sum);
-      add_products<R, 1>(a, column / 2 + 2 * i + 1, odd, sum);
-    });
-  }
-  pairs_in_registers::finish<R, 1>(place, sum);
-}
-
-// --- lanes are columns of codes ---
-
 // Columns of the first and of the second register by turns, as unpacking takes them from the parts: sixteen
 // columns from the lower eight bytes of the parts, the others from the upper.
 inline __m512i turns_of_columns() {
@@ -147,47 +116,15 @@ inline __attribute__((always_inline)) void with_rows(const PairRows& a, const Bo
   }
 }
 
-// Have all lanes the same scale, one of which a table can be made?
-bool one_table(const float* scale, int64_t lanes) {
-  if (scale == nullptr) return true;
-  for (int64_t l = 1; l < lanes; ++l)
-    if (std::memcmp(&scale[l], &scale[0], sizeof(float)) != 0) return false;
-  return panels_in_registers::Scales(scale, 1).are_moderate;
-}
-
-Decoder decoder_of(const float* scale) {
-  return scale == nullptr ? Decoder() : panels_in_registers::scaled_decoder(_mm512_set1_ps(*scale));
-}
-
-constexpr auto packed_products =
-    ::products_e4m3<panels_in_registers::pack_e4m3, panels_in_registers::pack_scaled,
-                    pairs_in_registers::products>;
-
-void products_e4m3(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t width, const float* scale,
-                   const Sums& c) {
-  const int64_t whole = lanes / kPanel * kPanel;
-  if (a.count < 1 || a.count > kMostRows || width % 16 != 0 || whole == 0 || !one_table(scale, whole))
-    return packed_products(a, b, lanes, width, scale, c);
-  const Decoder decoder = decoder_of(scale);
-  CodeRows codes = b;
-  for (int64_t l = 0; l < whole; l += kPanel, codes.base += kPanel * b.stride)
-    with_rows(a, [&](const auto& rows, auto height) {
-      panel_products<height>(rows, codes, width, decoder, Place(c, 0, l / kPanel));
-    });
-  if (whole < lanes)
-    packed_products(a, codes, lanes - whole, width, scale == nullptr ? nullptr : scale + whole,
-                    from_panel(c, whole / kPanel));
-}
-
 constexpr auto packed_columns =
     ::products_columns<panels_in_registers::widen_e4m3, pairs_in_registers::products>;
 
 void products_columns(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t rows, float scale,
                       const Sums& c) {
   const int64_t whole = lanes / 32 * 32;
-  if (a.count < 1 || a.count > kMostRows || rows % 2 != 0 || whole == 0 || !one_table(&scale, 1))
+  if (a.count < 1 || a.count > kMostRows || rows % 2 != 0 || whole == 0)
     return packed_columns(a, b, lanes, rows, scale, c);
-  const Decoder decoder = decoder_of(&scale);
+  const Decoder decoder = panels_in_registers::scaled_decoder(scale);
   for (int64_t strip = 0; strip < whole / 32; ++strip)
     with_rows(a, [&](const auto& these, auto height) {
       column_products<height>(these, b, strip, rows, decoder, Place(c, 0, 2 * strip));
