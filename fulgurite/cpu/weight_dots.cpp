@@ -10,8 +10,9 @@ constexpr int64_t kGroup = kActivationGroup;
 constexpr int64_t kQuad = 4;              // rows whose sums lie together
 constexpr int64_t kMostChunkGroups = 64;  // of one call
 
-// Groups that are met at once: the activations of few tokens stay in the first cache.
-int64_t chunk_groups(int64_t tokens) { return tokens <= 2 ? kMostChunkGroups : tokens <= 8 ? 8 : 4; }
+// Groups that are met at once: of few tokens whole rows, whose long streams the processor itself reads ahead
+// (what it is asked for line by line is limited by the misses that a core may have in flight).
+int64_t chunk_groups(int64_t tokens) { return tokens <= 8 ? kMostChunkGroups : 4; }
 
 // Some columns of some rows: whole groups, or what there is of the last.
 struct Part {
