@@ -33,7 +33,7 @@ Interval stored(DType type, Interval a) {
 Intervals products_of(const linear::Problem& linear, const ConstTensor<2>& x, const PreparedMatrix& weight,
                       DType type) {
   Intervals y;
-  for (const linear::SumBound& b : linear::sum_bounds(linear, linear::reading_of(linear), x, weight))
+  for (const linear::SumBound& b : linear::sum_bounds(linear, x, weight))
     y.push_back(stored(type, Interval::around(b.sum, std::max(b.actual, b.reference))));
   return y;
 }

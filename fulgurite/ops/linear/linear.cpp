@@ -20,6 +20,7 @@ bool quantizes(const Problem& problem) {
 }
 
 WeightReading reading_of(const Problem& problem) {
+  if (problem.reading) return *problem.reading;
   const bool exact =
       problem.setting.numerics.activation == Activation::kFp32 || problem.output == Output::kF32;
   return exact ? WeightReading::kExact : WeightReading::kBf16;

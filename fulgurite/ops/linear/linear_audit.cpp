@@ -73,15 +73,15 @@ double rounded_bound(const SumBound& bound, DType type) {
   return std::max(actual.high - reference.low, reference.high - actual.low);
 }
 
-std::vector<SumBound> sum_bounds(const Problem& problem, WeightReading reading, const ConstTensor<2>& x,
+std::vector<SumBound> sum_bounds(const Problem& problem, const ConstTensor<2>& x,
                                  const PreparedMatrix& weight) {
-  const WeightReading exact = quantizes(problem) ? WeightReading::kExact : reading;
+  const WeightReading reading = quantizes(problem) ? WeightReading::kExact : reading_of(problem);
   std::vector<Doubles> rows;
   for (int64_t t = 0; t < x.extent[0]; ++t)
     rows.push_back(quantizes(problem) ? coded_row(problem, x[t]) : exact_row(x[t]));
   std::vector<SumBound> bounds(static_cast<size_t>(x.extent[0] * weight.out));
   for (int64_t n = 0; n < weight.out; ++n) {
-    const Doubles w = weight_row(weight, exact, n);
+    const Doubles w = weight_row(weight, reading, n);
     for (size_t t = 0; t < rows.size(); ++t)
       bounds[t * static_cast<size_t>(weight.out) + static_cast<size_t>(n)] = bound_of(problem, rows[t], w);
   }
@@ -93,7 +93,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   kReference.run(problem, {args.x, args.weight, y.view()}, {});
   row.run(problem, args, lane);
   std::vector<double> bounds;
-  for (const SumBound& bound : sum_bounds(problem, reading_of(problem), args.x, *args.weight))
+  for (const SumBound& bound : sum_bounds(problem, args.x, *args.weight))
     bounds.push_back(rounded_bound(bound, args.y.dtype));
   audit::OpReport report;
   report.outputs.push_back({"y", audit::compare(audit::values(args.y), audit::values(y.view()), bounds)});

@@ -16,8 +16,8 @@ struct SumBound {
   double reference = 0.0;
 };
 
-// Of every element of y, row-major. `reading` is how the weight is read where it is not the fp8 linear.
-std::vector<SumBound> sum_bounds(const Problem& problem, WeightReading reading, const ConstTensor<2>& x,
+// Of every element of y, row-major.
+std::vector<SumBound> sum_bounds(const Problem& problem, const ConstTensor<2>& x,
                                  const PreparedMatrix& weight);
 
 // What `roundings` in a row make of 1, less 1: n u / (1 - n u), u = 2^-24.
