@@ -21,9 +21,10 @@
 // Errors     check() throws Error naming the tensor, expected and found.
 // Tolerance  judge() in linear_audit.h. u = 2^-24, M = sum |x||W| (of dequantized values), n u short for
 //            n u / (1 - n u): fp32: (in / 16 + 8) u M + in * 2^-149. bf16 operands: (in + 2) u M, at least
-//            that of fp32, + 2^-126 sum (2 + |x| + |W|) (denormals may be flushed). fp8: (128 + 2 groups + 3)
-//            u M: the codes of a group, and on both sides the factor and a promotion a group. All before
-//            round(), which adds one step of its type where the two sides round apart.
+//            that of fp32, + in * 2^-149, and + 2^-126 sum (2 + |x| + |W|) where the instruction set flushes
+//            denormals (core/device.h). fp8: (128 + 2 groups + 3) u M: the codes of a group, and on both
+//            sides the factor and a promotion a group. All before round(), which adds one step of its type
+//            where the two sides round apart.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Linear; inference/kernel.py, fp8_gemm; docs/numerics.md.
 
 #include <optional>

@@ -40,31 +40,45 @@ Doubles weight_row(const PreparedMatrix& weight, WeightReading reading, int64_t 
   return row;
 }
 
-// `flushed` is what an instruction may lose that takes denormals as zeros: the other factor of an operand,
-// times the smallest normal; a product; a sum.
+double groups_of(const Problem& problem) {
+  return std::ceil(static_cast<double>(problem.in) / static_cast<double>(group_columns(problem.weight)));
+}
+
 SumBound bound_of(const Problem& problem, const Doubles& x, const Doubles& w) {
-  double sum = 0.0, products = 0.0, flushed = 0.0;
+  double sum = 0.0, products = 0.0, operands = 0.0;
   for (size_t i = 0; i < x.size(); ++i) {
     sum += x[i] * w[i];
     products += std::abs(x[i] * w[i]);
-    flushed += 0x1p-126 * (2.0 + std::abs(x[i]) + std::abs(w[i]));
+    operands += std::abs(x[i]) + std::abs(w[i]);
   }
   const auto in = static_cast<double>(problem.in);
+  const double denormal = denormal_loss(problem, operands);
   const double once = growth(1) * std::abs(sum) + 0x1p-150;
   if (quantizes(problem)) {
-    const double groups = std::ceil(in / static_cast<double>(group_columns(problem.weight)));
-    const double denormal = (groups + 1) * 0x1p-149;
+    const double groups = groups_of(problem);
     return {sum, growth(kActivationGroup + groups + 1) * products + denormal,
             growth(groups + 2) * products + denormal};
   }
   if (problem.setting.numerics.activation == Activation::kFp32)
-    return {sum, growth(in / 16 + 7) * products + in * 0x1p-149, once};
-  return {sum, growth(std::max(in + 1, in / 16 + 7)) * products + flushed, once};
+    return {sum, growth(in / 16 + 7) * products + denormal, once};
+  return {sum, growth(std::max(in + 1, in / 16 + 7)) * products + denormal, once};
 }
 
 }  // namespace
 
 double growth(double roundings) { return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24); }
+
+double denormal_loss(Isa isa, int64_t terms, double operands) {
+  const auto n = static_cast<double>(terms);
+  return n * 0x1p-149 + (flushes_denormals(isa) ? 0x1p-126 * (2.0 * n + operands) : 0.0);
+}
+
+double denormal_loss(const Problem& problem, double operands) {
+  if (quantizes(problem)) return (groups_of(problem) + 1) * 0x1p-149;
+  if (problem.setting.numerics.activation == Activation::kFp32)
+    return static_cast<double>(problem.in) * 0x1p-149;
+  return denormal_loss(problem.setting.target.isa, problem.in, operands);
+}
 
 double rounded_bound(const SumBound& bound, DType type) {
   if (!std::isfinite(bound.sum)) return 0.0;
