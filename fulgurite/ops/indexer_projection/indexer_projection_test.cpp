@@ -119,13 +119,15 @@ TEST(indexer_projection, agrees_with_the_reference_at_real_sizes) {
   fp8.numerics.indexer_wk = IndexerWk::kFp8;
   fp8.numerics.gate_weight = GateWeight::kFp8;
   for (const Setting& setting : {test::fp32_setting(), test::serving_setting(), fp8})
-    expect_agreement(setting, kCases.back(), kBlocks, Values::kNormal);
+    for (const Values values : {Values::kNormal, Values::kOutliers, Values::kConstant})
+      expect_agreement(setting, kCases.back(), kBlocks, values);
 }
 
 TEST(indexer_projection, agrees_with_the_reference_on_every_instruction_set) {
   for (const Isa isa : test::machine_isas())
     for (const Setting& setting : settings(isa))
-      expect_agreement(setting, {"", 5, 300, 35, 19}, kBlocks, Values::kOutliers);
+      for (const Values values : {Values::kOutliers, Values::kDenormal})
+        expect_agreement(setting, {"", 5, 300, 35, 19}, kBlocks, values);
 }
 
 TEST(indexer_projection, has_a_row_for_every_use_of_a_checkpoint_s_weights) {
