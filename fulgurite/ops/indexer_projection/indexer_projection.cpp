@@ -38,9 +38,10 @@ linear::Problem gate_linear(const Problem& problem) {
 
 void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.x.extent[0];
+  const DType type = activation_type(problem.setting.numerics);
   Check("indexer_projection")
-      .tensor("x", args.x, {tokens, problem.hidden})
-      .tensor("k", args.k, {tokens, problem.head_dim})
+      .tensor("x", args.x, type, {tokens, problem.hidden})
+      .tensor("k", args.k, type, {tokens, problem.head_dim})
       .tensor("gate", args.gate, {tokens, problem.heads});
   FULGURITE_ASSERT(args.wk != nullptr && args.wk->out == problem.head_dim && args.wk->in == problem.hidden &&
                        format_of(*args.wk) == problem.wk,
@@ -49,10 +50,6 @@ void check(const Problem& problem, const Args& args) {
                        args.gate_weight->in == problem.hidden &&
                        format_of(*args.gate_weight) == problem.gate_weight,
                    "indexer_projection: the gate weight is not the one that was planned");
-  const DType type = problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-  FULGURITE_ASSERT(args.x.dtype == type && args.k.dtype == type,
-                   "indexer_projection: x is {}, k {}, planned was {}", name(args.x.dtype),
-                   name(args.k.dtype), name(type));
 }
 
 }  // namespace fulgurite::indexer_projection
