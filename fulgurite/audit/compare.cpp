@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "fulgurite/core/assert.h"
 
@@ -16,6 +18,24 @@ void note_worst(Difference& d, int64_t index, double share, float actual, float 
   d.worst_share = share;
   d.worst_actual = actual;
   d.worst_expected = expected;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0.0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+double looseness(std::span<const float> expected, std::span<const double> bound) {
+  std::vector<double> magnitudes, bounds;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(expected[i]) || std::isnan(bound[i])) continue;
+    magnitudes.push_back(std::abs(expected[i]));
+    bounds.push_back(bound[i]);
+  }
+  const double typical = median(bounds);
+  return typical == 0.0 ? 0.0 : typical / median(magnitudes);
 }
 
 }  // namespace
@@ -32,6 +52,7 @@ Difference compare(std::span<const float> actual, std::span<const float> expecte
   Difference d;
   d.elements = static_cast<int64_t>(actual.size());
   double squared_difference = 0.0, squared_expected = 0.0;
+  d.looseness = looseness(expected, bound);
   int64_t higher = 0, lower = 0;
   for (int64_t i = 0; i < d.elements; ++i) {
     if (!same_mask(actual[i], expected[i])) {

@@ -21,6 +21,9 @@ struct Difference {
   float worst_expected = 0.0f;
   double relative_l2 = 0.0;  // over the elements that are finite on both sides
   double sign_bias = 0.0;    // (higher - lower) / differing elements
+  // The median bound relative to the median magnitude of what is expected, over its finite elements. From 1
+  // on the comparison says next to nothing.
+  double looseness = 0.0;
   bool within() const { return beyond == 0; }
 };
 

@@ -44,6 +44,16 @@ TEST(compare, infinities_must_agree_in_sign) {
 
 TEST(compare, a_NaN_bound_accepts_nothing) { EXPECT_EQ(of({1.0f}, {1.0f}, std::nan("")).beyond, 1); }
 
+TEST(compare, looseness_is_the_median_bound_to_the_median_magnitude) {
+  const auto looseness = [](std::vector<float> expected, std::vector<double> bound) {
+    return compare(expected, expected, bound).looseness;
+  };
+  EXPECT_EQ(looseness({-4.0f, 1.0f, 100.0f, kNaN}, {8.0, 2.0, 0.5, 0.0}), 0.5);
+  EXPECT_EQ(looseness({0.0f, 2.0f}, {0.0, 0.0}), 0.0);
+  EXPECT_EQ(looseness({0.0f}, {1.0}), kInfinity);
+  EXPECT_EQ(looseness({}, {}), 0.0);
+}
+
 TEST(compare, one_wrong_element_among_many_is_found) {
   std::vector<float> expected(100000, 1.0f);
   std::vector<float> actual = expected;

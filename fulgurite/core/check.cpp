@@ -19,6 +19,12 @@ void Check::clause(const char* name, std::span<const int64_t> extent, std::span<
          name, stride.back());
 }
 
+void Check::type_clause(const char* name, DType found, DType expected) const {
+  if (found != expected)
+    fail(ErrorKind::kRequest, "{}: {}: expected {}, found {}", operation_, name, fulgurite::name(expected),
+         fulgurite::name(found));
+}
+
 const Check& Check::range(const char* name, int64_t value, int64_t low, int64_t high) const {
   if (value < low || value > high)
     fail(ErrorKind::kRequest, "{}: {}: expected a value in [{}, {}], found {}", operation_, name, low, high,

@@ -7,8 +7,14 @@
 #include <span>
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/numerics.h"
 
 namespace fulgurite {
+
+// What activations are stored as.
+inline DType activation_type(const Numerics& numerics) {
+  return numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+}
 
 class Check {
  public:
@@ -20,10 +26,12 @@ class Check {
     clause(name, view.extent, view.stride, expected);
     return *this;
   }
+  // And the elements are of the type that the plan says.
   template <class Byte, int Rank>
-  const Check& tensor(const char* name, const AnyView<Byte, Rank>& view,
+  const Check& tensor(const char* name, const AnyView<Byte, Rank>& view, DType type,
                       std::array<int64_t, Rank> expected) const {
     clause(name, view.extent, view.stride, expected);
+    type_clause(name, view.dtype, type);
     return *this;
   }
   // `value` is in [low, high].
@@ -32,6 +40,7 @@ class Check {
  private:
   void clause(const char* name, std::span<const int64_t> extent, std::span<const int64_t> stride,
               std::span<const int64_t> expected) const;
+  void type_clause(const char* name, DType found, DType expected) const;
   const char* operation_;
 };
 

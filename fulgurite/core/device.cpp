@@ -10,4 +10,6 @@ std::string_view name(Isa isa) {
   return kNames.at(static_cast<size_t>(isa));
 }
 
+bool flushes_denormals(Isa isa) { return isa >= Isa::kAvx512Bf16; }
+
 }  // namespace fulgurite

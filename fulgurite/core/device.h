@@ -16,6 +16,9 @@ enum class DeviceKind { kCpu };
 // has dot products of bf16 pairs, kAmx tiles of them.
 enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 std::string_view name(Isa isa);
+// Do its products of bf16 pairs take denormal operands, products and sums as zeros? fp32 arithmetic never
+// does.
+bool flushes_denormals(Isa isa);
 
 // What an implementation's rule may ask about the device.
 struct Target {

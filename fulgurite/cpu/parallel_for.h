@@ -1,6 +1,7 @@
 #pragma once
-// Splits [0, count) into one contiguous range a thread and runs body(begin, end, thread) on each that is not
-// empty. Results must not depend on the split. The body throws nothing.
+// Splits [0, count) into one contiguous range for each of lane.threads and runs body(begin, end, thread) on
+// each that is not empty; the ranges are shared by as many workers as there are. Results must not depend on
+// the split. The body throws nothing.
 
 #include <cstdint>
 
@@ -19,18 +20,22 @@ template <class Body>
 void parallel_for(const Lane& lane, int64_t count, const Body& body) {
   struct Task {
     int64_t count;
-    int64_t threads;
+    int threads;
+    int workers;
     const Body& body;
-    static void run(void* context, int thread) {
+    static void run(void* context, int worker) {
       const Task& task = *static_cast<const Task*>(context);
-      const int64_t begin = task.count * thread / task.threads,
-                    end = task.count * (thread + 1) / task.threads;
-      if (begin < end) task.body(begin, end, thread);
+      for (int thread = worker; thread < task.threads; thread += task.workers) {
+        const int64_t begin = task.count * thread / task.threads,
+                      end = task.count * (thread + 1) / task.threads;
+        if (begin < end) task.body(begin, end, thread);
+      }
     }
   };
-  Task task{count, lane.threads, body};
-  if (count > 1 && lane.workers != nullptr) return lane.workers->run(Task::run, &task);
-  for (int thread = 0; thread < lane.threads; ++thread) Task::run(&task, thread);
+  const bool together = lane.workers != nullptr && lane.threads > 1 && count > 1;
+  Task task{count, lane.threads, together ? lane.workers->threads() : 1, body};
+  if (together) return lane.workers->run(Task::run, &task);
+  Task::run(&task, 0);
 }
 
 }  // namespace fulgurite::cpu

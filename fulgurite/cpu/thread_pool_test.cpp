@@ -27,6 +27,16 @@ TEST(parallel_for, every_index_is_visited_once_whatever_the_threads) {
   }
 }
 
+TEST(parallel_for, a_team_of_another_size_than_the_lane_does_every_range_once) {
+  for (const int team : {1, 2, 5}) {
+    ThreadPool workers(team);
+    for (const int threads : {1, 2, 3, 7})
+      for (const int64_t count : {0, 1, 2, 5, 100})
+        EXPECT_EQ(visits({threads, &workers, {}}, count), std::vector<int>(static_cast<size_t>(count), 1))
+            << team << " workers, " << threads << " threads";
+  }
+}
+
 TEST(thread_pool, every_thread_runs_once_a_round) {
   for (const int threads : {1, 2, 5}) {
     ThreadPool workers(threads);

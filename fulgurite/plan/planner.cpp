@@ -139,8 +139,11 @@ class Planner {
     return {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
   }
   std::string gate_text(const StoredMatrix& gate) const {
-    if (setting_.numerics.gate_weight == GateWeight::kStored) return shaped(gate);
-    return shaped(gate) + " quantized to " + describe(gate_format(gate));
+    if (setting_.numerics.gate_weight == GateWeight::kFp8)
+      return shaped(gate) + " quantized to " + describe(gate_format(gate));
+    const bool rounds =
+        format_of(gate).form == MatrixForm::kF32 && setting_.numerics.activation != Activation::kFp32;
+    return shaped(gate) + (rounds ? ", read as bf16" : "");
   }
 
   HeadProjectionStep choose_head_projection(int64_t layer, const std::string& name, const StoredMatrix& kv_b,

@@ -18,12 +18,13 @@ void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(args.cache.row == row_of(problem),
                    "expanded_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
+  const DType type = activation_type(problem.setting.numerics);
   const Check check("expanded_attention");
-  check.tensor("q", args.q, {tokens, problem.heads, problem.nope + problem.rope})
+  check.tensor("q", args.q, type, {tokens, problem.heads, problem.nope + problem.rope})
       .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
-      .tensor("out", args.out, {tokens, problem.heads, problem.value});
+      .tensor("out", args.out, type, {tokens, problem.heads, problem.value});
   sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
   FULGURITE_ASSERT(args.weight != nullptr &&
                        args.weight->out == problem.heads * (problem.nope + problem.value) &&

@@ -47,7 +47,8 @@ struct Head {
       operands += std::abs(x) + std::abs(w);
     }
     const double error = sparse_attention::sum_roundings(numerics(), problem.latent) * kUnit * magnitude +
-                         sparse_attention::flushed(numerics(), problem.latent, operands) + 0x1p-149;
+                         sparse_attention::denormal_loss(problem.setting, problem.latent, operands) +
+                         0x1p-149;
     return rounded(args.q.dtype, Interval::around(sum, error));
   }
 
@@ -68,7 +69,7 @@ struct Head {
     }
     const double roundings = (sparse_attention::sum_roundings(numerics(), width) + 2.0) * kUnit;
     const double error = (sum.high - sum.low) / 2 + roundings * magnitude +
-                         sparse_attention::flushed(numerics(), width, operands);
+                         sparse_attention::denormal_loss(problem.setting, width, operands);
     return {(sum.low + sum.high) / 2 * problem.scale, std::abs(problem.scale) * error + 0x1p-149};
   }
 
@@ -82,7 +83,7 @@ struct Head {
     const auto value = [&](int64_t j, int64_t d) {
       return values[static_cast<size_t>(j * problem.value + d)];
     };
-    return sparse_attention::attend_bound(numerics(), scores, value, out);
+    return sparse_attention::attend_bound(problem.setting, scores, value, out);
   }
 };
 

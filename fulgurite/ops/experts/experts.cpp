@@ -53,16 +53,13 @@ void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.x.extent[0];
   const int64_t routed_tokens = problem.experts > 0 ? tokens : 0;
   const int64_t per_token = problem.experts > 0 ? problem.experts_per_token : 0;
+  const DType type = activation_type(problem);
   const Check check("experts");
-  check.tensor("x", args.x, {tokens, problem.hidden})
+  check.tensor("x", args.x, type, {tokens, problem.hidden})
       .range("x, tokens", tokens, 0, problem.largest_batch)
       .tensor("expert_ids", args.expert_ids, {routed_tokens, per_token})
       .tensor("expert_weights", args.expert_weights, {routed_tokens, per_token})
-      .tensor("out", args.out, {tokens, problem.hidden});
-  const DType type = activation_type(problem);
-  FULGURITE_ASSERT(args.x.dtype == type && args.out.dtype == type,
-                   "experts: x is {} and out {}, planned was {}", name(args.x.dtype), name(args.out.dtype),
-                   name(type));
+      .tensor("out", args.out, type, {tokens, problem.hidden});
   for (int64_t t = 0; t < routed_tokens; ++t) {
     int64_t previous = -1;
     for (int64_t j = 0; j < per_token; ++j) {

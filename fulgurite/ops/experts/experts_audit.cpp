@@ -33,7 +33,7 @@ Interval stored(DType type, Interval a) {
 Intervals products_of(const linear::Problem& linear, const ConstTensor<2>& x, const PreparedMatrix& weight,
                       DType type) {
   Intervals y;
-  for (const linear::SumBound& b : linear::sum_bounds(linear, linear::reading_of(linear), x, weight))
+  for (const linear::SumBound& b : linear::sum_bounds(linear, x, weight))
     y.push_back(stored(type, Interval::around(b.sum, std::max(b.actual, b.reference))));
   return y;
 }
@@ -104,8 +104,7 @@ void quantize_row(const linear::Problem& linear, Intervals& row) {
              pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone);
 }
 
-// The error of a sum of products, whichever side makes it, relative to the sum of magnitudes; and what is
-// lost beyond that to denormals, of each product with factors x and w.
+// The error of a sum of products, whichever side makes it, relative to the sum of magnitudes.
 double roundings_of(const linear::Problem& linear) {
   const auto in = static_cast<double>(linear.in);
   if (linear::quantizes(linear)) {
@@ -115,21 +114,20 @@ double roundings_of(const linear::Problem& linear) {
   if (linear.setting.numerics.activation == Activation::kFp32) return linear::growth(in / 16 + 7);
   return linear::growth(std::max(in + 1, in / 16 + 7));
 }
-double lost(double x, double w) { return 0x1p-126 * (2.0 + std::abs(x) + std::abs(w)); }
 
 // Row n of weight times x.
 Interval product(const linear::Problem& linear, const Intervals& x, const PreparedMatrix& weight, int64_t n) {
   const bool exact = linear::quantizes(linear);
   const WeightReading reading = exact ? WeightReading::kExact : linear::reading_of(linear);
   Interval sum;
-  double magnitude = 0.0, denormal = 0.0;
+  double magnitude = 0.0, operands = 0.0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double w = element(weight, reading, n, static_cast<int64_t>(i));
     sum = sum + x[i] * w;
     magnitude += x[i].magnitude() * std::abs(w);
-    denormal += lost(x[i].magnitude(), w);
+    operands += x[i].magnitude() + std::abs(w);
   }
-  return widened(sum, roundings_of(linear) * magnitude + denormal);
+  return widened(sum, roundings_of(linear) * magnitude + linear::denormal_loss(linear, operands));
 }
 
 // One expert's output of one token.

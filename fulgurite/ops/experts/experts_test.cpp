@@ -154,18 +154,23 @@ audit::OpReport judged(const Row& row, const Problem& problem, const Inputs& in)
   return judge(row.implementation, problem, args_of(problem, in, out.view), {1, nullptr, workspace.bytes()});
 }
 
-void expect_agreement(const Case& shape, const Row& row, Values values) {
-  const Problem problem = problem_of(shape, row);
+void expect_agreement(const Case& shape, const Row& row, Values values, Isa isa = cpu::best_isa()) {
+  const Problem problem = problem_of(shape, row, isa);
   ASSERT_EQ(test::refusal(row.implementation, problem), "") << describe(row);
   const audit::OpReport report = judged(row, problem, make_inputs(1, shape, row, values));
-  EXPECT_TRUE(report.within()) << fmt::format("{}, {}, {}, seed 1: {}", shape.what, describe(row),
-                                              inputs::name(values), audit::describe(report));
+  EXPECT_TRUE(report.within()) << fmt::format("{}, {}, {}, {}, seed 1: {}", shape.what, describe(row),
+                                              inputs::name(values), name(isa), audit::describe(report));
 }
 
 TEST(experts, agrees_with_the_reference_at_awkward_sizes_on_hard_values) {
   for (const Case& shape : kAwkwardCases)
     for (const Row& row : kRows)
       for (const Values values : inputs::kAllValues) expect_agreement(shape, row, values);
+}
+
+TEST(experts, agrees_with_the_reference_on_denormals_on_every_instruction_set) {
+  for (const Isa isa : test::machine_isas())
+    for (const Row& row : kRows) expect_agreement(kAwkwardCases[2], row, Values::kDenormal, isa);
 }
 
 TEST(experts, agrees_with_the_reference_at_the_sizes_of_models) {

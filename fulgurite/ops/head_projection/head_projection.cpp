@@ -15,16 +15,13 @@ void check(const Problem& problem, const Args& args) {
                    problem.first_row + problem.rows, problem.rows_per_head);
   const bool from_rows = problem.direction == Direction::kFromRows;
   const int64_t tokens = args.x.extent[0];
+  const DType type = activation_type(problem.setting.numerics);
   Check("head_projection")
-      .tensor("x", args.x, {tokens, problem.heads, from_rows ? problem.rows : problem.latent})
-      .tensor("y", args.y, {tokens, problem.heads, from_rows ? problem.latent : problem.rows});
+      .tensor("x", args.x, type, {tokens, problem.heads, from_rows ? problem.rows : problem.latent})
+      .tensor("y", args.y, type, {tokens, problem.heads, from_rows ? problem.latent : problem.rows});
   FULGURITE_ASSERT(args.weight != nullptr && args.weight->out == problem.heads * problem.rows_per_head &&
                        args.weight->in == problem.latent && format_of(*args.weight) == problem.weight,
                    "head_projection: the weight is not the one that was planned");
-  const DType type = problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-  FULGURITE_ASSERT(args.x.dtype == type && args.y.dtype == type,
-                   "head_projection: x is {}, y {}, planned was {}", name(args.x.dtype), name(args.y.dtype),
-                   name(type));
 }
 
 }  // namespace fulgurite::head_projection

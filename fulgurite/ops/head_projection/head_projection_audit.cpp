@@ -21,14 +21,16 @@ double roundings(const Problem& problem) {
 }
 
 SumBound bound_of(const Problem& problem, std::span<const double> x, std::span<const double> w) {
-  double sum = 0.0, products = 0.0, flushed = 0.0;
+  double sum = 0.0, products = 0.0, operands = 0.0;
   for (size_t i = 0; i < x.size(); ++i) {
     sum += x[i] * w[i];
     products += std::abs(x[i] * w[i]);
-    flushed += 0x1p-126 * (2.0 + std::abs(x[i]) + std::abs(w[i]));
+    operands += std::abs(x[i]) + std::abs(w[i]);
   }
   const bool fp32 = problem.setting.numerics.activation == Activation::kFp32;
-  const double denormals = fp32 ? static_cast<double>(x.size()) * 0x1p-149 : flushed;
+  const auto terms = static_cast<int64_t>(x.size());
+  const double denormals = fp32 ? static_cast<double>(terms) * 0x1p-149
+                                : linear::denormal_loss(problem.setting.target.isa, terms, operands);
   return {sum, growth(roundings(problem)) * products + denormals, growth(1) * std::abs(sum) + 0x1p-150};
 }
 

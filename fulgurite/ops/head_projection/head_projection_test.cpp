@@ -113,7 +113,8 @@ TEST(head_projection, agrees_with_the_reference_on_every_instruction_set) {
     for (const Setting& setting : settings(isa))
       for (const Direction direction : kDirections)
         for (const MatrixFormat& format : inputs::all_formats())
-          expect_agreement(setting, {"", 7, 1, 150, 3, 139, 203}, direction, format, Values::kOutliers);
+          for (const Values values : {Values::kOutliers, Values::kDenormal})
+            expect_agreement(setting, {"", 7, 1, 150, 3, 139, 203}, direction, format, values);
 }
 
 TEST(head_projection, parts_follow_scale_blocks_of_any_width) {

@@ -31,13 +31,15 @@ int32_t position_of(uint64_t key, Ties ties) {
 void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(problem.topk > 0, "index_select: topk {}", problem.topk);
   const int64_t tokens = args.q.extent[0];
+  const DType operand = index_operand(problem.setting.numerics);
   const Check check("index_select");
-  check.tensor("q", args.q, {tokens, problem.heads, problem.head_dim})
+  check.tensor("q", args.q, operand, {tokens, problem.heads, problem.head_dim})
       .tensor("weights", args.weights, {tokens, problem.heads})
-      .tensor("key_cache", args.key_cache.keys, {problem.sequences, problem.context, problem.head_dim})
+      .tensor("key_cache", args.key_cache.keys, operand,
+              {problem.sequences, problem.context, problem.head_dim})
       .tensor("places", args.places, {tokens})
       .tensor("selected", args.selected, {tokens, problem.topk});
-  if (index_operand(problem.setting.numerics) == DType::kF8_E4M3)
+  if (operand == DType::kF8_E4M3)
     check.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.scores) check.tensor("scores", args.scores, {tokens, problem.context});
   for (int64_t t = 0; t < tokens; ++t) {

@@ -55,7 +55,7 @@ double finite(double x) { return std::isfinite(x) ? std::abs(x) : 0.0; }
 // Operands, sums and products below 2^-126 may be taken as zeros.
 bool flushes(const Problem& problem) {
   return index_operand(problem.setting.numerics) == DType::kBF16 &&
-         problem.setting.target.isa >= Isa::kAvx512Bf16;
+         flushes_denormals(problem.setting.target.isa);
 }
 
 Magnitude magnitude(const std::vector<std::vector<double>>& heads, View<const float, 1> weights,

@@ -21,9 +21,11 @@ void check(const Problem& problem, const Args& args) {
   check_sizes(problem);
   const int64_t tokens = args.q.extent[0], dim = problem.head_dim;
   const int64_t positions = args.table.cosine.extent[0];
+  const DType type = activation_type(problem.setting.numerics);
+  const DType operand = index_operand(problem.setting.numerics);
   const Check clause("indexer_prepare");
-  clause.tensor("q", args.q, {tokens, problem.heads, dim})
-      .tensor("k", args.k, {tokens, dim})
+  clause.tensor("q", args.q, type, {tokens, problem.heads, dim})
+      .tensor("k", args.k, type, {tokens, dim})
       .tensor("gate", args.gate, {tokens, problem.heads})
       .tensor("k_weight", args.k_weight, {dim})
       .tensor("k_bias", args.k_bias, {dim})
@@ -31,8 +33,8 @@ void check(const Problem& problem, const Args& args) {
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
       .tensor("weights", args.weights, {tokens, problem.heads})
-      .tensor("q_operand", args.q_operand, {tokens, problem.heads, dim})
-      .tensor("key_cache", args.key_cache.keys, {problem.sequences, problem.context, dim});
+      .tensor("q_operand", args.q_operand, operand, {tokens, problem.heads, dim})
+      .tensor("key_cache", args.key_cache.keys, operand, {problem.sequences, problem.context, dim});
   if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
     clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.rotated_q) clause.tensor("rotated_q", args.rotated_q, {tokens, problem.heads, dim});

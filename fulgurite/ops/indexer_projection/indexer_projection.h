@@ -11,7 +11,8 @@
 //
 // Rounding   k: indexer_wk = fp32: wk at its exact value; bf16: bf16(wk), code * scale too; fp8: the fp8
 //            linear (wk must be in blocks). round() is to the activation's type.
-//            gate: w at its exact value; gate_weight = fp8: the fp8 linear with an f32 output.
+//            gate: w at its exact value where the activation is fp32, else bf16(w); gate_weight = fp8: the
+//            fp8 linear with an f32 output.
 //            (activation_quant is of other operations: here these two knobs say what is quantized.)
 //            Sums as in linear, and the fp8 linear is linear's.
 // NaN        stays in its row. Empty: zero tokens write nothing.
@@ -49,16 +50,14 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
 
-// Each output as a linear: what one is where its knob says fp8, and whose bound it has otherwise. The gate's
-// rounding by the knob gate comes after.
+// Each output as a linear, which says how its weight is read. The gate's rounding by the knob gate comes
+// after.
 linear::Problem key_linear(const Problem& problem);
 linear::Problem gate_linear(const Problem& problem);
-// How wk is read where k is not an fp8 linear. (The gate's weight is read at its exact value.)
-WeightReading key_reading(const Problem& problem);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; neither output by the fp8 linear
 extern const Implementation kCpuBf16;  // one pass: bf16 operands met by wk and gate together
-extern const Implementation kCpuFp8;   // where a knob makes k or the gate an fp8 linear
+extern const Implementation kCpuFp8;   // two linears: where a knob makes one fp8, or reads them apart
 
 }  // namespace fulgurite::indexer_projection

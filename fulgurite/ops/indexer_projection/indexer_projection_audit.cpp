@@ -21,13 +21,11 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   row.run(problem, args, lane);
   const bool rounds_gate = problem.setting.numerics.gate == Gate::kBf16;
   audit::OpReport report;
-  report.outputs.push_back(
-      compare("k", args.k, k.view(),
-              linear::sum_bounds(key_linear(problem), key_reading(problem), args.x, *args.wk), args.k.dtype));
-  report.outputs.push_back(
-      compare("gate", Tensor<2>(args.gate), gate.view(),
-              linear::sum_bounds(gate_linear(problem), WeightReading::kExact, args.x, *args.gate_weight),
-              rounds_gate ? DType::kBF16 : DType::kF32));
+  report.outputs.push_back(compare("k", args.k, k.view(),
+                                   linear::sum_bounds(key_linear(problem), args.x, *args.wk), args.k.dtype));
+  report.outputs.push_back(compare("gate", Tensor<2>(args.gate), gate.view(),
+                                   linear::sum_bounds(gate_linear(problem), args.x, *args.gate_weight),
+                                   rounds_gate ? DType::kBF16 : DType::kF32));
   return report;
 }
 

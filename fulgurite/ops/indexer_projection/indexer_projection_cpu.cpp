@@ -12,17 +12,19 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // tokens: bounds the workspace
 
-Support takes_reading(const Problem& problem) {
-  if (key_reading(problem) == WeightReading::kExact || problem.wk.form == MatrixForm::kBF16)
+Support takes_reading(const char* what, const linear::Problem& problem) {
+  if (linear::reading_of(problem) == WeightReading::kExact || problem.weight.form == MatrixForm::kBF16)
     return std::nullopt;
-  return Refusal{"wk in " + describe(problem.wk) + " read as bf16, reads weights at their exact values"};
+  return Refusal{what + (" in " + describe(problem.weight)) +
+                 " read as bf16, reads weights at their exact values"};
 }
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
                         takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
-                        takes_reading(problem)});
+                        takes_reading("wk", key_linear(problem)),
+                        takes_reading("gate weight", gate_linear(problem))});
 }
 
 struct Scratch {

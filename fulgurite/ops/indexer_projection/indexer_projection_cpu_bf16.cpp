@@ -7,19 +7,18 @@
 namespace fulgurite::indexer_projection {
 namespace {
 
-Support takes_exact(const char* what, const MatrixFormat& weight) {
-  if (weight.form == MatrixForm::kBF16) return std::nullopt;
-  return Refusal{what + (" in " + describe(weight)) + " read at its exact value, takes bf16"};
+Support takes_weight(const char* what, const linear::Problem& problem) {
+  if (linear::reading_of(problem) == WeightReading::kBf16) return cpu::takes_bf16_weight(problem.weight);
+  if (problem.weight.form == MatrixForm::kBF16) return std::nullopt;
+  return Refusal{what + (" in " + describe(problem.weight)) + " read at its exact value, takes bf16"};
 }
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
-  return first_refusal({takes(n.activation, {Activation::kBf16}),
-                        takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
-                        takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
-                        key_reading(problem) == WeightReading::kExact ? takes_exact("wk", problem.wk)
-                                                                      : cpu::takes_bf16_weight(problem.wk),
-                        takes_exact("gate weight", problem.gate_weight)});
+  return first_refusal(
+      {takes(n.activation, {Activation::kBf16}), takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
+       takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
+       takes_weight("wk", key_linear(problem)), takes_weight("gate weight", gate_linear(problem))});
 }
 
 struct Scratch {

@@ -1,4 +1,5 @@
-// Where a knob makes one output an fp8 linear the two have no operand in common: a chain of two linears.
+// Where the two outputs have no operands in common, as where a knob makes one an fp8 linear: a chain of two
+// linears.
 
 #include <algorithm>
 
@@ -16,23 +17,15 @@ const linear::Implementation& row_of(const linear::Problem& problem) {
   return bf16_operands ? linear::kCpuBf16 : linear::kCpu;
 }
 
-// linear reads a weight as the type of its output says; wk is read as a knob says.
-Support takes_reading(const Problem& problem) {
-  const linear::Problem key = key_linear(problem);
-  if (linear::quantizes(key) || problem.wk.form == MatrixForm::kBF16 ||
-      linear::reading_of(key) == key_reading(problem))
-    return std::nullopt;
-  return Refusal{"wk in " + describe(problem.wk) + " with indexer_wk = " +
-                 std::string(value_name(problem.setting.numerics.indexer_wk)) + ", no linear reads it so"};
-}
-
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
-  Support fp8;
-  if (n.gate_weight != GateWeight::kFp8) fp8 = takes(n.indexer_wk, {IndexerWk::kFp8});
   const linear::Problem key = key_linear(problem), gate = gate_linear(problem);
-  return first_refusal({fp8, kReference.supports(problem), takes_reading(problem), row_of(key).supports(key),
-                        row_of(gate).supports(gate)});
+  const bool read_apart =
+      problem.gate_weight.form == MatrixForm::kF32 && linear::reading_of(key) != linear::reading_of(gate);
+  Support fp8;
+  if (n.gate_weight != GateWeight::kFp8 && !read_apart) fp8 = takes(n.indexer_wk, {IndexerWk::kFp8});
+  return first_refusal(
+      {fp8, kReference.supports(problem), row_of(key).supports(key), row_of(gate).supports(gate)});
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {

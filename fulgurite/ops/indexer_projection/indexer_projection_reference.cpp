@@ -1,4 +1,4 @@
-#include "fulgurite/core/element.h"
+#include "fulgurite/core/bf16.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
 
 namespace fulgurite::indexer_projection {
@@ -25,33 +25,10 @@ Support supports(const Problem& problem) {
        takes_weight("wk", n.indexer_wk == IndexerWk::kFp8, problem.wk), takes_gate_weight(problem)});
 }
 
-float dot(const ConstTensor<1>& x, const PreparedMatrix& weight, WeightReading reading, int64_t row) {
-  double sum = 0.0;
-  for (int64_t i = 0; i < weight.in; ++i)
-    sum += static_cast<double>(load(x, i)) * element(weight, reading, row, i);
-  return static_cast<float>(sum);
-}
-
-void compute_keys(const Problem& problem, const Args& args) {
-  if (problem.setting.numerics.indexer_wk == IndexerWk::kFp8)
-    return linear::kReference.run(key_linear(problem), {args.x, args.wk, args.k}, {});
-  for (int64_t t = 0; t < args.x.extent[0]; ++t)
-    for (int64_t d = 0; d < problem.head_dim; ++d)
-      store(args.k, dot(args.x[t], *args.wk, key_reading(problem), d), t, d);
-}
-
-void compute_gate(const Problem& problem, const Args& args) {
-  if (problem.setting.numerics.gate_weight == GateWeight::kFp8)
-    return linear::kReference.run(gate_linear(problem), {args.x, args.gate_weight, args.gate}, {});
-  for (int64_t t = 0; t < args.x.extent[0]; ++t)
-    for (int64_t h = 0; h < problem.heads; ++h)
-      args.gate(t, h) = dot(args.x[t], *args.gate_weight, WeightReading::kExact, h);
-}
-
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  compute_keys(problem, args);
-  compute_gate(problem, args);
+  linear::kReference.run(key_linear(problem), {args.x, args.wk, args.k}, {});
+  linear::kReference.run(gate_linear(problem), {args.x, args.gate_weight, args.gate}, {});
   if (problem.setting.numerics.gate == Gate::kFp32) return;
   for (int64_t t = 0; t < args.x.extent[0]; ++t)
     for (int64_t h = 0; h < problem.heads; ++h) args.gate(t, h) = round_to_bf16(args.gate(t, h));

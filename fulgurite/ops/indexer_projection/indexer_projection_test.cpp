@@ -48,10 +48,11 @@ struct Batch {
 };
 
 Batch make_batch(const Setting& setting, const Case& shape, const MatrixFormat& wk,
-                 Values values = Values::kNormal) {
+                 Values values = Values::kNormal, MatrixForm stored_gate = MatrixForm::kBF16) {
   Random random(1);
-  const bool fp8_gate = setting.numerics.gate_weight == GateWeight::kFp8;
-  const MatrixFormat gate_weight = fp8_gate ? kBlocks : wk == kF32 ? kF32 : kBF16;
+  const bool fp8_gate = setting.numerics.gate_weight == GateWeight::kFp8, f32_gate = wk == kF32;
+  const MatrixFormat gate_weight =
+      fp8_gate ? kBlocks : MatrixFormat{f32_gate ? MatrixForm::kF32 : stored_gate, {}, ScaleFormat::kF32};
   return {inputs::make_tensor(random, values, activation_of(setting), std::array{shape.tokens, shape.hidden}),
           inputs::make_weight(random, shape.head_dim, shape.hidden, wk),
           inputs::make_weight(random, shape.heads, shape.hidden, gate_weight)};
@@ -118,27 +119,29 @@ TEST(indexer_projection, agrees_with_the_reference_at_real_sizes) {
   fp8.numerics.indexer_wk = IndexerWk::kFp8;
   fp8.numerics.gate_weight = GateWeight::kFp8;
   for (const Setting& setting : {test::fp32_setting(), test::serving_setting(), fp8})
-    expect_agreement(setting, kCases.back(), kBlocks, Values::kNormal);
+    for (const Values values : {Values::kNormal, Values::kOutliers, Values::kConstant})
+      expect_agreement(setting, kCases.back(), kBlocks, values);
 }
 
 TEST(indexer_projection, agrees_with_the_reference_on_every_instruction_set) {
   for (const Isa isa : test::machine_isas())
     for (const Setting& setting : settings(isa))
-      expect_agreement(setting, {"", 5, 300, 35, 19}, kBlocks, Values::kOutliers);
+      for (const Values values : {Values::kOutliers, Values::kDenormal})
+        expect_agreement(setting, {"", 5, 300, 35, 19}, kBlocks, values);
 }
 
 TEST(indexer_projection, has_a_row_for_every_use_of_a_checkpoint_s_weights) {
   for (const Setting& setting : settings()) {
-    const Batch batch = make_batch(setting, {"", 1, 128, 16, 16}, kBlocks);
-    const Problem problem = problem_of(setting, batch);
-    int rows = 0;
-    for (const Implementation* const row : kCpuRows) rows += !row->supports(problem);
-    const bool fp32 = setting.numerics.activation == Activation::kFp32;
-    const IndexerWk wk = setting.numerics.indexer_wk;
-    // bf16 wk for fp32 activations, and exact wk for bf16 ones beside an fp8 gate, are the reference's alone.
-    const bool rare = fp32 ? wk == IndexerWk::kBf16
-                           : wk == IndexerWk::kFp32 && setting.numerics.gate_weight == GateWeight::kFp8;
-    EXPECT_EQ(rows > 0, !rare) << summary(setting.numerics);
+    for (const MatrixForm gate : {MatrixForm::kF32, MatrixForm::kBF16}) {
+      const Batch batch = make_batch(setting, {"", 1, 128, 16, 16}, kBlocks, Values::kNormal, gate);
+      const Problem problem = problem_of(setting, batch);
+      int rows = 0;
+      for (const Implementation* const row : kCpuRows) rows += !row->supports(problem);
+      const bool fp32 = setting.numerics.activation == Activation::kFp32;
+      const IndexerWk wk = setting.numerics.indexer_wk;
+      const bool rare = fp32 && wk == IndexerWk::kBf16;  // the reference's alone
+      EXPECT_EQ(rows > 0, !rare) << summary(setting.numerics);
+    }
   }
 }
 
@@ -148,6 +151,7 @@ struct ByHand {
   e4m3 ones[2] = {{0x38}, {0x38}};
   float scale = 1.0f;
   bf16 bf16_ones[2] = {to_bf16(1.0f), to_bf16(1.0f)};
+  std::vector<float> f32_gate;  // the gate's weight, where it is stored so
 
   Result operator()(const Implementation& row, std::vector<float> values) {
     Batch batch;
@@ -156,6 +160,7 @@ struct ByHand {
     const BlockScaled blocks{{ones, {1, 2}}, {&scale, {1, 1}}, {128, 128}, ScaleFormat::kF32};
     batch.wk.matrix = {blocks, 1, 2};
     batch.gate_weight.matrix = {View<const bf16, 2>(bf16_ones, {1, 2}), 1, 2};
+    if (!f32_gate.empty()) batch.gate_weight.matrix.as = View<const float, 2>(f32_gate.data(), {1, 2});
     if (setting.numerics.gate_weight == GateWeight::kFp8) batch.gate_weight.matrix = batch.wk.matrix;
     return result(row, problem_of(setting, batch), batch, batch.x.view);
   }
@@ -208,6 +213,21 @@ TEST(indexer_projection, indexer_wk_says_whether_wk_is_rounded_to_bf16) {
   example.setting.numerics.indexer_wk = IndexerWk::kFp32;
   for (const Implementation* const row : {&kReference, &kCpu})
     EXPECT_EQ(example(*row, {384.0f, 0.5f}).k[0], 386.0f);
+}
+
+// Halfway between two bf16, whose even ones are 1 and 1 + 2^-6; the gate itself is not rounded.
+TEST(indexer_projection, an_f32_weight_of_the_gate_is_rounded_to_bf16_unless_activations_are_fp32) {
+  ByHand example;
+  example.f32_gate = {1.0f + 0x1p-8f, 1.0f + 0x3p-8f};
+  const float exact = 256 + 1 + 0.5f + 0x3p-9f, rounded = 256 + 0.5f + 0x1p-7f;
+  for (const Implementation* const row : {&kReference, &kCpuBf16})
+    EXPECT_EQ(example(*row, {256.0f, 0.5f}).gate[0], rounded);
+  example.setting.numerics.indexer_wk = IndexerWk::kFp8;
+  for (const Implementation* const row : {&kReference, &kCpuFp8})
+    EXPECT_EQ(example(*row, {256.0f, 0.5f}).gate[0], rounded);
+  example.setting = test::fp32_setting();
+  for (const Implementation* const row : {&kReference, &kCpu})
+    EXPECT_EQ(example(*row, {256.0f, 0.5f}).gate[0], exact);
 }
 
 TEST(indexer_projection, gives_the_same_bits_for_any_batch_threads_and_instruction_set) {
@@ -317,8 +337,10 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
   EXPECT_EQ(refusal(kCpuBf16, serving, nothing), "");
   EXPECT_EQ(refusal(kCpuBf16, fp32, nothing), "activation = fp32, takes bf16");
   EXPECT_EQ(refusal(kCpuBf16, serving, fp8_k), "indexer_wk = fp8, takes fp32 or bf16");
-  EXPECT_EQ(refusal(kCpuBf16, serving, [](Problem& problem, Numerics&) { problem.gate_weight = kF32; }),
-            "gate weight in f32 read at its exact value, takes bf16");
+  const auto f32_gate = [](Problem& problem, Numerics&) { problem.wk = kBF16, problem.gate_weight = kF32; };
+  EXPECT_EQ(refusal(kCpuBf16, serving, f32_gate), "");
+  EXPECT_EQ(refusal(kCpu, serving, f32_gate),
+            "gate weight in f32 read as bf16, reads weights at their exact values");
   EXPECT_EQ(refusal(kCpu, fp32, nothing), "");
   EXPECT_EQ(refusal(kCpu, serving, fp8_k), "indexer_wk = fp8, takes fp32 or bf16");
   EXPECT_EQ(refusal(kCpu, serving, nothing),

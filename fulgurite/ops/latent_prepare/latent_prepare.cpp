@@ -17,7 +17,9 @@ void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.kv.extent[0];
   const int64_t positions = args.table.cosine.extent[0];
   const Check clause("latent_prepare");
-  clause.tensor("kv", args.kv, {tokens, problem.latent + problem.rope})
+  clause
+      .tensor("kv", args.kv, activation_type(problem.setting.numerics),
+              {tokens, problem.latent + problem.rope})
       .tensor("weight", args.weight, {problem.latent})
       .tensor("places", args.places, {tokens})
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})

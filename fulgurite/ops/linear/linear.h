@@ -13,7 +13,7 @@
 //            resolved to fp32 or pow2); for each K group (the weight's block, at most 128 wide): partial =
 //            the sum of products of codes, acc = fma(partial, fp32(sa * sb), acc), ascending from +0.
 //            Otherwise one sum of x * w: w at its exact value where the activation is fp32 or the output f32
-//            (the head), else bf16(w), code * scale too (reading_of).
+//            (the head), else bf16(w), code * scale too (reading_of). Problem::reading says otherwise.
 //            The reference's sums are double over ascending i, rounded to fp32 once; an implementation sums
 //            in fp32 in an order of its own that does not know the number of tokens. round() is to y's type.
 // NaN        a NaN or infinity in a row of x stays in that row of y (fp8: NaN where it multiplies any code).
@@ -21,10 +21,13 @@
 // Errors     check() throws Error naming the tensor, expected and found.
 // Tolerance  judge() in linear_audit.h. u = 2^-24, M = sum |x||W| (of dequantized values), n u short for
 //            n u / (1 - n u): fp32: (in / 16 + 8) u M + in * 2^-149. bf16 operands: (in + 2) u M, at least
-//            that of fp32, + 2^-126 sum (2 + |x| + |W|) (denormals may be flushed). fp8: (128 + 2 groups + 3)
-//            u M: the codes of a group, and on both sides the factor and a promotion a group. All before
-//            round(), which adds one step of its type where the two sides round apart.
+//            that of fp32, + in * 2^-149, and + 2^-126 sum (2 + |x| + |W|) where the instruction set flushes
+//            denormals (core/device.h). fp8: (128 + 2 groups + 3) u M: the codes of a group, and on both
+//            sides the factor and a promotion a group. All before round(), which adds one step of its type
+//            where the two sides round apart.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Linear; inference/kernel.py, fp8_gemm; docs/numerics.md.
+
+#include <optional>
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
@@ -41,6 +44,7 @@ struct Problem {
   MatrixFormat weight;
   Output output = Output::kActivation;
   int64_t largest_batch = 0;  // tokens that one call may bring: what workspaces are made for
+  std::optional<WeightReading> reading = std::nullopt;  // unless the output's type says it
 };
 
 struct Args {

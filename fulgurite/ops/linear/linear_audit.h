@@ -16,12 +16,18 @@ struct SumBound {
   double reference = 0.0;
 };
 
-// Of every element of y, row-major. `reading` is how the weight is read where it is not the fp8 linear.
-std::vector<SumBound> sum_bounds(const Problem& problem, WeightReading reading, const ConstTensor<2>& x,
+// Of every element of y, row-major.
+std::vector<SumBound> sum_bounds(const Problem& problem, const ConstTensor<2>& x,
                                  const PreparedMatrix& weight);
 
 // What `roundings` in a row make of 1, less 1: n u / (1 - n u), u = 2^-24.
 double growth(double roundings);
+
+// What denormals cost a sum of `terms` products of bf16 pairs: a step each, and where they are flushed an
+// operand, a product and a sum each. `operands` is the sum of |x| + |W|.
+double denormal_loss(Isa isa, int64_t terms, double operands);
+// The same of a product that `problem` says.
+double denormal_loss(const Problem& problem, double operands);
 
 // How far apart the two values may be once they are rounded to `type`; 0 where the sum is not finite.
 double rounded_bound(const SumBound& bound, DType type);

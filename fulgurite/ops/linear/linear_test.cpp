@@ -111,14 +111,18 @@ TEST(linear, agrees_with_the_reference_on_every_instruction_set) {
   for (const Isa isa : test::machine_isas())
     for (const Setting& setting : settings(isa))
       for (const MatrixFormat& format : formats())
-        expect_agreement(setting, {"", 7, 333, 67}, format, Values::kOutliers);
+        for (const Values values : {Values::kOutliers, Values::kDenormal})
+          expect_agreement(setting, {"", 7, 333, 67}, format, values);
 }
 
 TEST(linear, agrees_with_the_reference_at_real_sizes) {
   for (const Setting& setting : {test::fp32_setting(), test::serving_setting()})
     for (const Case& shape : kRealCases)
       for (const MatrixFormat& format : {kBF16, kBlocks})
-        expect_agreement(setting, shape, format, Values::kNormal);
+        for (const Values values : {Values::kNormal, Values::kOutliers, Values::kConstant}) {
+          if (setting.numerics == Numerics::fp32() && values != Values::kNormal) continue;  // time
+          expect_agreement(setting, shape, format, values);
+        }
 }
 
 TEST(linear, agrees_with_the_reference_where_tokens_fill_more_than_a_chunk) {

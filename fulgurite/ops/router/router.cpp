@@ -12,7 +12,7 @@ void check(const Problem& problem, const Args& args) {
                    problem.groups_kept, problem.groups);
   const int64_t tokens = args.x.extent[0];
   Check("router")
-      .tensor("x", args.x, {tokens, problem.hidden})
+      .tensor("x", args.x, activation_type(problem.setting.numerics), {tokens, problem.hidden})
       .tensor("bias", args.bias, {problem.experts})
       .tensor("expert_ids", args.expert_ids, {tokens, problem.experts_per_token})
       .tensor("expert_weights", args.expert_weights, {tokens, problem.experts_per_token});

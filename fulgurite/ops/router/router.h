@@ -15,15 +15,17 @@
 //   expert_weights  [tokens, experts_per_token]  f32, in the order of the ids
 //
 // Rounding   l is one sum of x * W, both at their stored values (reference: double, ascending, rounded to
-//            fp32 once); s = fp32(1 / (1 + exp(-l))) in double; the rest fp32 as written.
+//            fp32 once); s = fp32(1 / (1 + exp(-l))), the sigmoid in double and rounded
+//            once; the rest fp32 as written.
 // Ties       to the lower group, to the lower expert. NaN ranks below everything.
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  audit in router_audit.h. u = 2^-24, M = sum |x||W|; l: d = (hidden / 16 + 8) u M + hidden *
-//            2^-149; bf16 operands: d = (hidden + 2) u M + 2^-126 sum (1 + |x| + |W|) (denormals may be
-//            flushed). An expert or a group may be chosen otherwise only where z within that error leaves its
-//            rank in doubt. Weights of the chosen: within what s(l - d) and s(l + d) span, +
-//            (experts_per_token + 4) u. Given l, all is exact. A token whose M is beyond half of fp32's range
+//            2^-149; bf16 operands: d = (hidden + 2) u M + hidden * 2^-149, + 2^-126 sum (2 + |x| +
+//            |W|) where the instruction set flushes denormals (core/device.h). An expert or a group may be
+//            chosen otherwise only where z within that error leaves its rank in doubt. s: 6 u of itself, and 0 below 2^-126 (an
+//            exp of 2 ulp in fp32, which may overflow, a sum and a quotient). Weights of the chosen: within what
+//            s(l - d) and s(l + d) span, + (experts_per_token + 4) u. Given s, all is exact. A token whose M is beyond half of fp32's range
 //            is not judged.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Gate.forward; arXiv:2412.19437, 2.1.2.
 

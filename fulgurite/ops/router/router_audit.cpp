@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fulgurite/core/interval.h"
+#include "fulgurite/ops/linear/linear_audit.h"
 
 namespace fulgurite::router {
 namespace {
@@ -17,7 +18,7 @@ using Intervals = std::vector<Interval>;
 struct Logit {
   double sum = 0.0;
   double magnitude = 0.0;  // sum |x||W|
-  double flushed = 0.0;    // denormal operands and results that may count as zero
+  double operands = 0.0;   // sum |x| + |W|
 };
 
 Logit logit(const Args& args, int64_t t, int64_t expert) {
@@ -26,7 +27,7 @@ Logit logit(const Args& args, int64_t t, int64_t expert) {
     const double x = load(args.x, t, i), w = exact_element(*args.weight, expert, i);
     l.sum += x * w;
     l.magnitude += std::abs(x * w);
-    l.flushed += 0x1p-126 * (1.0 + std::abs(x) + std::abs(w));
+    l.operands += std::abs(x) + std::abs(w);
   }
   return l;
 }
@@ -35,12 +36,19 @@ Interval interval_of(const Problem& problem, const Logit& l) {
   const auto hidden = static_cast<double>(problem.hidden);
   const bool bf16_operands =
       problem.setting.numerics.activation == Activation::kBf16 && problem.weight.form == MatrixForm::kBF16;
-  const double error = bf16_operands ? (hidden + 2) * kUnit * l.magnitude + l.flushed
+  const double lost = linear::denormal_loss(problem.setting.target.isa, problem.hidden, l.operands);
+  const double error = bf16_operands ? (hidden + 2) * kUnit * l.magnitude + lost
                                      : (hidden / 16 + 8) * kUnit * l.magnitude + hidden * 0x1p-149;
   return rounded(DType::kF32, Interval::around(l.sum, error));
 }
 
 double sigmoid(double l) { return 1.0 / (1.0 + std::exp(-l)); }
+
+// What the sigmoid of an implementation may be: the contract's 6 u and 2^-126.
+Interval sigmoid(const Interval& l) {
+  const Interval s{sigmoid(l.low) * (1.0 - 6 * kUnit) - 0x1p-126, sigmoid(l.high) * (1.0 + 6 * kUnit)};
+  return rounded(DType::kF32, {std::max(0.0, s.low), std::min(1.0, s.high)});
+}
 
 // What is known of one token.
 struct Token {
@@ -110,10 +118,7 @@ Token know(const Problem& problem, const Args& args, int64_t t) {
     const Logit exact = logit(args, t, e);
     const Interval l = interval_of(problem, exact);
     token.in_range &= exact.magnitude <= 0.5 * std::numeric_limits<float>::max();
-    // Two steps of fp32 more than the roundings: exp of a double is not said to be monotone.
-    const Interval s = {sigmoid(l.low) * (1.0 - 2 * kUnit),
-                        std::min(1.0, sigmoid(l.high) * (1.0 + 2 * kUnit))};
-    token.s.push_back(rounded(DType::kF32, s));
+    token.s.push_back(sigmoid(l));
     const double bias = args.bias(e);
     token.z.push_back(rounded(DType::kF32, token.s.back() + Interval{bias, bias}));
   }

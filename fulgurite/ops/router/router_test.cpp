@@ -94,17 +94,22 @@ audit::OpReport judged(const Implementation& implementation, const Problem& prob
                {1, nullptr, workspace.bytes()});
 }
 
-void expect_agreement(const Case& shape, const Row& row, Values values) {
-  const Problem problem = problem_of(shape, row);
+void expect_agreement(const Case& shape, const Row& row, Values values, Isa isa = cpu::best_isa()) {
+  const Problem problem = problem_of(shape, row, isa);
   const audit::OpReport report = judged(row.implementation, problem, make_inputs(1, shape, row, values));
-  EXPECT_TRUE(report.within()) << fmt::format("{}, {}, {}, seed 1: {}", shape.what, describe(row),
-                                              inputs::name(values), audit::describe(report));
+  EXPECT_TRUE(report.within()) << fmt::format("{}, {}, {}, {}, seed 1: {}", shape.what, describe(row),
+                                              inputs::name(values), name(isa), audit::describe(report));
 }
 
 TEST(router, agrees_with_the_reference_at_awkward_sizes_on_hard_values) {
   for (const Case& shape : kAwkwardCases)
     for (const Row& row : kRows)
       for (const Values values : inputs::kAllValues) expect_agreement(shape, row, values);
+}
+
+TEST(router, agrees_with_the_reference_on_denormals_on_every_instruction_set) {
+  for (const Isa isa : test::machine_isas())
+    for (const Row& row : kRows) expect_agreement(kAwkwardCases[2], row, Values::kDenormal, isa);
 }
 
 TEST(router, agrees_with_the_reference_at_real_sizes) {
@@ -200,6 +205,35 @@ TEST(router, weights_are_shares_of_the_chosen_sigmoids) {
                                     sigmoid(0.5) / sum * 2.5f};
   for (const Row& row : kRows)
     EXPECT_EQ(with_logits(row, {-1, 2, 0.5f, -3}, {0, 0, 0, 0}, 1, 1, 3).result().weights, expected);
+}
+
+TEST(router, the_sigmoid_is_rounded_once_and_exp_not_before_it) {
+  const double exponential = std::exp(2.5);
+  const auto weight = [](double e) {
+    const auto s = static_cast<float>(1 / (1 + e));
+    return s / (s + 0.5f) * 2.5f;
+  };
+  ASSERT_NE(weight(exponential), weight(static_cast<float>(exponential)));
+  for (const Row& row : kRows)
+    EXPECT_EQ(with_logits(row, {-2.5f, 0}, {0, 0}, 1, 1, 2).result().weights[0], weight(exponential));
+}
+
+// Where logits are exact: a sigmoid of fp32, 6 * 2^-24 off, passes; ten times that does not.
+template <int units>
+void with_a_weight_off(const Problem& problem, const Args& args, const Lane& lane) {
+  kReference.run(problem, args, lane);
+  args.expert_weights(0, 0) *= 1.0f + units * 0x1p-24f;
+}
+
+TEST(router, its_audit_takes_a_sigmoid_of_fp32_and_not_a_worse_one) {
+  for (const Row& row : kRows) {
+    const Given given = with_logits(row, {-2.5f, 0}, {0, 0}, 1, 1, 2);
+    Implementation off = kReference;
+    off.run = with_a_weight_off<6>;
+    EXPECT_TRUE(judged(off, given.problem, given.in).within()) << describe(row);
+    off.run = with_a_weight_off<60>;
+    EXPECT_FALSE(judged(off, given.problem, given.in).within()) << describe(row);
+  }
 }
 
 TEST(router, a_stored_weight_is_never_rounded) {

@@ -41,13 +41,14 @@ void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(args.cache.row == row_of(problem),
                    "sparse_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
+  const DType type = activation_type(problem.setting.numerics);
   const Check check("sparse_attention");
-  check.tensor("q", args.q, {tokens, problem.heads, problem.latent})
-      .tensor("q_rope", args.q_rope, {tokens, problem.heads, problem.rope})
+  check.tensor("q", args.q, type, {tokens, problem.heads, problem.latent})
+      .tensor("q_rope", args.q_rope, type, {tokens, problem.heads, problem.rope})
       .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
-      .tensor("out", args.out, {tokens, problem.heads, problem.latent});
+      .tensor("out", args.out, type, {tokens, problem.heads, problem.latent});
   check_selected(check, args.selected, args.places, problem.sequences, problem.context);
 }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "fulgurite/ops/linear/linear_audit.h"
+
 namespace fulgurite::sparse_attention {
 namespace {
 
@@ -24,9 +26,9 @@ Interval exponential(double argument, double error, double units) {
 }
 
 // Rounded to bf16, where what is denormal may be taken as zero.
-Interval rounded_weight(Interval weight) {
+Interval rounded_weight(Isa isa, Interval weight) {
   const Interval narrow = rounded(DType::kBF16, weight);
-  return {narrow.low < 0x1p-126 ? 0.0 : narrow.low, narrow.high};
+  return {flushes_denormals(isa) && narrow.low < 0x1p-126 ? 0.0 : narrow.low, narrow.high};
 }
 
 // The weights of a head's entries relative to its largest score, as either side has them: p as it meets the
@@ -45,7 +47,8 @@ double largest_of(std::span<const Score> scores) {
 
 // An entry's weight is exp(s - m) of its tile, rounded, times exp(m - the last m), which is made in steps,
 // one a tile, whose arguments add up. A largest score is off by no more than the scores.
-Weights weights_of(const Numerics& numerics, std::span<const Score> scores) {
+Weights weights_of(const Setting& setting, std::span<const Score> scores) {
+  const Numerics& numerics = setting.numerics;
   const auto count = static_cast<int64_t>(scores.size());
   const int64_t keys = numerics.softmax_tile == SoftmaxTile::kNone ? count
                        : numerics.softmax_tile == SoftmaxTile::k64 ? 64
@@ -69,7 +72,7 @@ Weights weights_of(const Numerics& numerics, std::span<const Score> scores) {
       const double argument = score.value == -kInfinity ? -kInfinity : score.value - m;
       const Interval e =
           exponential(argument, score.error + error + kUnit * std::abs(argument), kExponential);
-      const Interval p = numerics.softmax_p == SoftmaxP::kBf16 ? rounded_weight(e) : e;
+      const Interval p = numerics.softmax_p == SoftmaxP::kBf16 ? rounded_weight(setting.target.isa, e) : e;
       weights.p.push_back(p * rescale);
       const bool rounds = numerics.softmax_denominator == SoftmaxDenominator::kRounded;
       weights.denominator = weights.denominator + (rounds ? p : e) * rescale;
@@ -89,15 +92,15 @@ double sum_roundings(const Numerics& numerics, int64_t terms) {
   return sums_pairs(numerics) ? n + 3.0 : n / 16.0 + 8.0;
 }
 
-double flushed(const Numerics& numerics, int64_t terms, double operands) {
-  const auto n = static_cast<double>(terms);
-  return sums_pairs(numerics) ? 0x1p-126 * (operands + 2.0 * n) : 0x1p-149 * n;
+double denormal_loss(const Setting& setting, int64_t terms, double operands) {
+  return sums_pairs(setting.numerics) ? linear::denormal_loss(setting.target.isa, terms, operands)
+                                      : 0x1p-149 * static_cast<double>(terms);
 }
 
-std::vector<double> attend_bound(const Numerics& numerics, std::span<const Score> scores,
+std::vector<double> attend_bound(const Setting& setting, std::span<const Score> scores,
                                  const std::function<Interval(int64_t j, int64_t c)>& value,
                                  std::span<const float> out) {
-  const Weights weights = weights_of(numerics, scores);
+  const Weights weights = weights_of(setting, scores);
   const auto count = static_cast<int64_t>(scores.size());
   // Of numerator and denominator: a rounding an entry, and a few a tile and at the end, on either side.
   const double share = kUnit * static_cast<double>(2 * count + 8 * weights.tiles + 16);
@@ -112,7 +115,7 @@ std::vector<double> attend_bound(const Numerics& numerics, std::span<const Score
       magnitude += p.high * v.magnitude();
       values += v.magnitude();
     }
-    const double lost = flushed(numerics, count + weights.tiles, values + static_cast<double>(count));
+    const double lost = denormal_loss(setting, count + weights.tiles, values + static_cast<double>(count));
     const double result = std::abs(static_cast<double>(out[static_cast<size_t>(c)]));
     bounds.push_back(
         finite_or_unbounded((difference + 2.0 * share * magnitude + lost + result * apart) / least));
@@ -161,8 +164,9 @@ std::vector<Score> scores_of(const Problem& problem, std::span<const float> quer
       operands += std::abs(q) + std::abs(k);
     }
     const double roundings = (sum_roundings(numerics, width) + 2.0) * kUnit;  // and the scale's product
-    scores.push_back({sum * problem.scale,
-                      scale * (roundings * magnitude + flushed(numerics, width, operands)) + 0x1p-149});
+    scores.push_back(
+        {sum * problem.scale,
+         scale * (roundings * magnitude + denormal_loss(problem.setting, width, operands)) + 0x1p-149});
   }
   return scores;
 }
@@ -194,8 +198,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
     for (int64_t h = 0; h < problem.heads; ++h) {
       const std::vector<Score> scores = scores_of(problem, query_of(problem, args, t, h), values);
       const auto out = std::span<const float>(expected).subspan(bounds.size(), latent);
-      for (const double bound : attend_bound(problem.setting.numerics, scores, value, out))
-        bounds.push_back(bound);
+      for (const double bound : attend_bound(problem.setting, scores, value, out)) bounds.push_back(bound);
       for (int64_t c = 0; c < problem.latent; ++c) actual.push_back(load(ConstTensor<3>(args.out), t, h, c));
     }
   }

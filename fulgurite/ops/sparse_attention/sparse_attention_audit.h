@@ -22,7 +22,7 @@ struct Score {
   double value = 0.0;
   double error = 0.0;
 };
-std::vector<double> attend_bound(const Numerics& numerics, std::span<const Score> scores,
+std::vector<double> attend_bound(const Setting& setting, std::span<const Score> scores,
                                  const std::function<Interval(int64_t j, int64_t c)>& value,
                                  std::span<const float> out);
 
@@ -34,7 +34,7 @@ void round_expected(DType dtype, std::span<float> expected, std::span<double> bo
 // bf16 pairs are added one after the other, fp32 operands in 16 lanes and a tree.
 bool sums_pairs(const Numerics& numerics);
 double sum_roundings(const Numerics& numerics, int64_t terms);
-// And what is lost of operands and sums of such magnitudes where denormals are zeros.
-double flushed(const Numerics& numerics, int64_t terms, double operands);
+// And what is lost of it to denormals, where the magnitudes of the operands sum to `operands`.
+double denormal_loss(const Setting& setting, int64_t terms, double operands);
 
 }  // namespace fulgurite::sparse_attention
