@@ -10,8 +10,6 @@
 namespace fulgurite::bench {
 namespace {
 
-constexpr int64_t kPrepareContext = 4096;  // latent_prepare writes rows, wherever they lie
-
 LatentRow row_of(const Request& request) {
   return {request.setting.numerics.latent_cache, request.shape.kv_lora, request.shape.rope};
 }
@@ -43,7 +41,7 @@ std::unique_ptr<Runnable> make_latent_prepare(const Request& request, int64_t to
   o->outputs = {{cache.rows.data, static_cast<size_t>(cache.rows.size())}};
   o->work = {
       tokens * ((s.kv_lora + s.rope) * request.activation_bytes() + row.bytes() + s.rope * 4) + s.kv_lora * 4,
-      tokens * (4 * s.kv_lora + 3 * s.rope), Arithmetic::kFp32};
+      tokens * (4 * s.kv_lora + 3 * s.rope)};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     const LatentRows own = unwritten_cache(arena, row, sequences, context);
@@ -143,7 +141,7 @@ std::unique_ptr<Runnable> make_sparse(const Request& request, int64_t heads, int
   const int64_t chosen = std::min(s.index_topk, context);
   o->work = {read * row.bytes() +
                  tokens * (heads * (2 * s.kv_lora + s.rope) * request.activation_bytes() + s.index_topk * 4),
-             2 * tokens * heads * chosen * (2 * s.kv_lora + s.rope), request.products()};
+             2 * tokens * heads * chosen * (2 * s.kv_lora + s.rope)};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(sparse_part(*o, token));
   return prepare(request, request.catalog->sparse_attention, &sparse_attention::judge, std::move(o));
 }
@@ -201,8 +199,7 @@ std::unique_ptr<Runnable> make_expanded(const Request& request, int64_t tokens) 
   o->work = {
       matrix_bytes(rows, s.kv_lora, kFp8Matrix) + read * row.bytes() +
           tokens * (s.heads * (s.nope + s.rope + s.value) * request.activation_bytes() + s.index_topk * 4),
-      2 * read * rows * s.kv_lora + 2 * tokens * s.heads * chosen * (s.nope + s.rope + s.value),
-      request.products()};
+      2 * read * rows * s.kv_lora + 2 * tokens * s.heads * chosen * (s.nope + s.rope + s.value)};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(expanded_part(*o, token, Judged::kNo));
   if (tokens > 0) o->parts.push_back(expanded_part(*o, tokens - 1, Judged::kYes));
   return prepare(request, request.catalog->expanded_attention, &expanded_attention::judge, std::move(o));

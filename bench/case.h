@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/limits.h"
@@ -19,8 +20,12 @@ namespace fulgurite::bench {
 struct Work {
   int64_t bytes = 0;
   int64_t flops = 0;
-  Arithmetic arithmetic = Arithmetic::kFp32;
+  Arithmetic arithmetic = Arithmetic::kFp32;  // of the row that runs it
 };
+
+// What a row of the catalog multiplies, which its name says: cpu_pairs, cpu_bf16 and cpu_fp8 pairs of bf16 (a
+// code is one), cpu and reference fp32, whatever the activations are.
+Arithmetic arithmetic_of(std::string_view implementation);
 
 using Failure = std::optional<std::string>;  // nullopt: right
 
@@ -63,8 +68,6 @@ struct Request {
     return setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
   }
   int64_t activation_bytes() const { return bits(activation()) / 8; }
-  // Of products: in fp32 only where activations are.
-  Arithmetic products() const { return activation() == DType::kF32 ? Arithmetic::kFp32 : Arithmetic::kPairs; }
   std::vector<int64_t> tokens_or(std::vector<int64_t> usual) const { return tokens.empty() ? usual : tokens; }
 };
 
@@ -76,8 +79,9 @@ void add_attention(const Request& request, std::vector<Case>& cases);  // latent
 void add_feed_forward(const Request& request, std::vector<Case>& cases);  // router, experts
 void add_small_steps(const Request& request, std::vector<Case>& cases);   // embedding, norm, rotary
 
-// All of them, or those that the operations name ("linear", "linear.q_b"). Throws Error{kRequest} for a name
-// that is no case's.
+// All of them, or those that the operations name ("linear", "linear.q_b"). The request lives as long as they.
+// Throws Error{kRequest} for a name that is no case's, or not of this request, and for an implementation that
+// one of the operations does not have.
 std::vector<Case> cases_of(const Request& request, const std::vector<std::string>& operations);
 
 }  // namespace fulgurite::bench

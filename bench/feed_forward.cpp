@@ -32,7 +32,7 @@ std::unique_ptr<Runnable> make_router(const Request& request, int64_t tokens) {
   o->outputs = {all_bytes(ids), all_bytes(weights)};
   o->work = {matrix_bytes(s.experts, s.hidden, kBf16Matrix) + s.experts * 4 +
                  tokens * (s.hidden * request.activation_bytes() + s.experts_per_token * 8),
-             2 * tokens * s.hidden * s.experts, request.products()};
+             2 * tokens * s.hidden * s.experts};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     const Tensor<2> own_ids = arena.unwritten<2>(DType::kI32, {1, s.experts_per_token}),
@@ -181,7 +181,7 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
   const int64_t columns = problem.experts_per_token * problem.width + problem.shared_width;
   o->work = {read * mlp_bytes(s.hidden, problem.width) + mlp_bytes(s.hidden, problem.shared_width) +
                  tokens * (2 * s.hidden * request.activation_bytes() + problem.experts_per_token * 8),
-             2 * tokens * 3 * s.hidden * columns, request.products()};
+             2 * tokens * 3 * s.hidden * columns};
   for (const int64_t token : sample_tokens(tokens))
     o->parts.push_back(experts_part(*o, *mlps, token, Judged::kNo));
   if (tokens > 0) o->parts.push_back(experts_part(*o, *mlps, tokens - 1, Judged::kYes));

@@ -10,18 +10,18 @@
 namespace fulgurite::bench {
 namespace {
 
-constexpr int64_t kPrepareContext = 4096;     // indexer_prepare writes rows, wherever they lie
-constexpr int64_t kJudgedProducts = 1 << 25;  // that the reference does in well under a second
-
 // --- indexer_projection ---
+
+MatrixFormat gate_format(const Request& request) {
+  return request.setting.numerics.gate_weight == GateWeight::kFp8 ? kFp8Matrix : kBf16Matrix;
+}
 
 std::unique_ptr<Runnable> make_projection(const Request& request, int64_t tokens) {
   const Shape& s = request.shape;
   const DType type = request.activation();
   auto o = std::make_unique<Operands<indexer_projection::Problem, indexer_projection::Args>>();
   o->tokens = tokens;
-  const MatrixFormat gate_weight =
-      request.setting.numerics.gate_weight == GateWeight::kFp8 ? kFp8Matrix : kBf16Matrix;
+  const MatrixFormat gate_weight = gate_format(request);
   o->problem = {request.setting, s.hidden, s.index_dim, s.index_heads, kFp8Matrix, gate_weight, tokens};
   const Tensor<2> x = o->arena.drawn<2>(type, {tokens, s.hidden}),
                   k = o->arena.unwritten<2>(type, {tokens, s.index_dim}),
@@ -33,7 +33,7 @@ std::unique_ptr<Runnable> make_projection(const Request& request, int64_t tokens
   const int64_t weights =
       matrix_bytes(s.index_dim, s.hidden, kFp8Matrix) + matrix_bytes(s.index_heads, s.hidden, gate_weight);
   o->work = {weights + tokens * ((s.hidden + s.index_dim) * request.activation_bytes() + s.index_heads * 4),
-             2 * tokens * s.hidden * (s.index_dim + s.index_heads), request.products()};
+             2 * tokens * s.hidden * (s.index_dim + s.index_heads)};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     part.name = fmt::format("token {}", token);
@@ -115,8 +115,7 @@ std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
   // A vector: RoPE six operations a pair, Hadamard an add for each of log2(dim) strides and a product.
   int64_t strides = 0;
   while ((int64_t{1} << strides) < s.index_dim) ++strides;
-  o->work = {tokens * a_token, tokens * vectors * (3 * s.rope + s.index_dim * (strides + 1)),
-             Arithmetic::kFp32};
+  o->work = {tokens * a_token, tokens * vectors * (3 * s.rope + s.index_dim * (strides + 1))};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(prepare_part(*o, token));
   return prepare(request, request.catalog->indexer_prepare, &indexer_prepare::judge, std::move(o));
 }
@@ -200,13 +199,12 @@ Failure whole_context_agrees(const SelectPart& judged, const SelectPart& whole) 
   return std::nullopt;
 }
 
-Work select_work(const Request& request, const SelectOperands& o) {
+Work select_work(const SelectOperands& o) {
   const index_select::Problem& p = o.problem;
   const int64_t operand = bits(o.args.q.dtype) / 8,
                 key = p.head_dim * operand + (o.args.key_cache.scales ? 4 : 0);
   std::vector<int64_t> rows(static_cast<size_t>(p.sequences));
   Work work;
-  work.arithmetic = o.args.q.dtype == DType::kF32 ? Arithmetic::kFp32 : request.products();
   for (int64_t t = 0; t < o.tokens; ++t) {
     const int64_t visible = o.args.places(t).position + 1;
     int64_t& read = rows[static_cast<size_t>(o.args.places(t).sequence)];
@@ -235,7 +233,7 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
   o->args.places = places_of(arena, tokens, context);
   o->args.selected = selected.as<int32_t>();
   o->outputs = {all_bytes(selected)};
-  o->work = select_work(request, *o);
+  o->work = select_work(*o);
   for (const int64_t token : sample_tokens(tokens))
     if (token != tokens - 1) o->parts.push_back(select_alone(*o, token, Scores::kNo));
   o->parts.push_back(select_on_last_rows(*o, tokens - 1));
@@ -251,8 +249,11 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
 void add_indexer(const Request& request, std::vector<Case>& cases) {
   const Shape& s = request.shape;
   for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
-    const std::string projection = fmt::format("{}+{}x{} e4m3+bf16", s.index_dim, s.index_heads, s.hidden);
-    const int64_t weights = (s.index_dim + 2 * s.index_heads) * s.hidden;
+    const MatrixFormat gate = gate_format(request);
+    const std::string projection = fmt::format("{}+{}x{} e4m3+{}", s.index_dim, s.index_heads, s.hidden,
+                                               gate.form == MatrixForm::kBF16 ? "bf16" : "e4m3");
+    const int64_t weights =
+        matrix_bytes(s.index_dim, s.hidden, kFp8Matrix) + matrix_bytes(s.index_heads, s.hidden, gate);
     cases.push_back({"indexer_projection", "", projection, tokens, weights + tokens * s.hidden * 4,
                      [=, &request] { return make_projection(request, tokens); }});
   }

@@ -7,9 +7,6 @@
 namespace fulgurite::bench {
 namespace {
 
-// Multiplications that the reference does in well under a second.
-constexpr int64_t kJudgedProducts = int64_t{1} << 25;
-
 struct Linear {
   const char* name;
   int64_t out, in;
@@ -46,7 +43,7 @@ std::unique_ptr<Runnable> make_linear(const Request& request, const Linear& c, i
   o->outputs = {all_bytes(o->args.y)};
   o->work = {matrix_bytes(c.out, c.in, c.weight) +
                  tokens * (c.in * request.activation_bytes() + c.out * bits(y_type) / 8),
-             2 * tokens * c.in * c.out, request.products()};
+             2 * tokens * c.in * c.out};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(linear_part(*o, token));
   return prepare(request, request.catalog->linear, &linear::judge, std::move(o));
 }
@@ -89,7 +86,7 @@ std::unique_ptr<Runnable> make_head_projection(const Request& request, const Hea
   o->outputs = {all_bytes(o->args.y)};
   o->work = {matrix_bytes(s.heads * c.rows, s.kv_lora, kFp8Matrix) +
                  tokens * s.heads * (c.rows + s.kv_lora) * request.activation_bytes(),
-             2 * tokens * s.heads * c.rows * s.kv_lora, request.products()};
+             2 * tokens * s.heads * c.rows * s.kv_lora};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(head_projection_part(*o, token));
   return prepare(request, request.catalog->head_projection, &head_projection::judge, std::move(o));
 }

@@ -39,7 +39,7 @@ struct Operands {
   int64_t tokens = 0;
   Problem problem;
   Args args;
-  Work work;
+  Work work;  // its arithmetic follows from the row
   std::vector<Part<Problem, Args>> parts;
   std::vector<std::span<std::byte>> outputs;  // of args: overwritten with rubbish before they are compared
   std::function<void()> restore = [] {};      // an input that the operation overwrites
@@ -62,6 +62,10 @@ inline std::vector<int64_t> sample_tokens(int64_t tokens) {
   if (tokens == 2) return {0, 1};
   return {0, tokens / 2, tokens - 1};
 }
+
+inline constexpr int64_t kPrepareContext = 4096;  // of what writes cache rows, wherever they lie
+// Multiplications that a reference does in well under a second.
+inline constexpr int64_t kJudgedProducts = int64_t{1} << 25;
 
 // Up to so many tokens are a batch that decodes, a sequence each, at the end of its context; more are the
 // last tokens of one sequence.
@@ -103,6 +107,7 @@ class Prepared : public Runnable {
       const Support refusal = row->supports(operands_->problem);
       if (!refusal) {
         row_ = row;
+        operands_->work.arithmetic = arithmetic_of(row->name);
         return;
       }
       refused_.push_back(std::string(row->name) + ": " + refusal->reason);

@@ -1,33 +1,11 @@
 #include "bench/run.h"
 
 #include <algorithm>
+#include <exception>
 
-#include "fulgurite/core/error.h"
 #include "fulgurite/cpu/thread_pool.h"
 
 namespace fulgurite::bench {
-
-std::vector<Case> cases_of(const Request& request, const std::vector<std::string>& operations) {
-  std::vector<Case> all;
-  add_linears(request, all);
-  add_indexer(request, all);
-  add_attention(request, all);
-  add_feed_forward(request, all);
-  add_small_steps(request, all);
-  for (const std::string& operation : operations) {
-    const auto named = [&](const Case& c) { return c.operation == operation || c.title() == operation; };
-    if (std::ranges::none_of(all, named))
-      fail(ErrorKind::kRequest, "{}: no such operation or case; bench --list names them",
-           printable(operation));
-  }
-  if (operations.empty()) return all;
-  std::erase_if(all, [&](const Case& c) {
-    return std::ranges::none_of(operations, [&](const std::string& operation) {
-      return c.operation == operation || c.title() == operation;
-    });
-  });
-  return all;
-}
 
 Bound bound_of(const Work& work, const Limits& limits) {
   const double memory = static_cast<double>(work.bytes) / limits.read_bytes,
@@ -78,7 +56,7 @@ Result Bench::run(const Case& bench_case) {
       body();  // the flush of the last cold repeat
       result.measurements.push_back({lane.threads, Cache::kWarm, time_repeats([] {}, body, seconds_)});
     }
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // an Error, or no memory for its operands
     result.failure = error.what();
   }
   if (result.failure) result.measurements.clear();

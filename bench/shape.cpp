@@ -1,5 +1,7 @@
 #include "bench/shape.h"
 
+#include <fmt/ranges.h>
+
 #include "fulgurite/core/error.h"
 
 namespace fulgurite::bench {
@@ -72,7 +74,8 @@ std::vector<std::string> shape_names() {
 const Shape& shape_named(const std::string& name) {
   for (const Shape& shape : shapes())
     if (shape.name == name) return shape;
-  fail(ErrorKind::kRequest, "shape: expected v32-671b, glm5 or tiny-v32, found {}", printable(name));
+  fail(ErrorKind::kRequest, "shape: expected {}, found \"{}\"", fmt::join(shape_names(), " or "),
+       printable(name, 80));
 }
 
 }  // namespace fulgurite::bench

@@ -26,7 +26,7 @@ std::unique_ptr<Runnable> make_embedding(const Request& request, int64_t tokens)
   const Tensor<2> out = arena.unwritten<2>(request.activation(), {tokens, s.hidden});
   o->args = {ids, o->keep({View<const bf16, 2>(rows), s.vocabulary, s.hidden}), out};
   o->outputs = {all_bytes(out)};
-  o->work = {tokens * (s.hidden * (2 + request.activation_bytes()) + 4), 0, Arithmetic::kFp32};
+  o->work = {tokens * (s.hidden * (2 + request.activation_bytes()) + 4), 0};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     const Tensor<2> own = arena.unwritten<2>(request.activation(), {1, s.hidden});
@@ -54,8 +54,7 @@ std::unique_ptr<Runnable> make_norm(const Request& request, int64_t tokens) {
              sum,
              out};
   o->outputs = {all_bytes(sum), all_bytes(out)};
-  o->work = {4 * tokens * s.hidden * request.activation_bytes() + s.hidden * 4, 5 * tokens * s.hidden,
-             Arithmetic::kFp32};
+  o->work = {4 * tokens * s.hidden * request.activation_bytes() + s.hidden * 4, 5 * tokens * s.hidden};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     const Tensor<2> own_sum = arena.unwritten<2>(type, {1, s.hidden}),
@@ -91,7 +90,7 @@ std::unique_ptr<Runnable> make_rotary(const Request& request, int64_t tokens) {
   o->args = {query.slice(2, s.nope, s.rope), places_of(arena, tokens, positions),
              arena.rotary_table(s.frequencies, positions)};
   o->work = {tokens * (2 * s.heads * s.rope * request.activation_bytes() + s.rope * 4),
-             3 * tokens * s.heads * s.rope, Arithmetic::kFp32};
+             3 * tokens * s.heads * s.rope};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
     const Tensor<3> own = arena.unwritten<3>(type, {1, s.heads, s.nope + s.rope});

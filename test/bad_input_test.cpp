@@ -328,16 +328,36 @@ TEST(bad_input, an_output_that_would_destroy_something) {
   expect_one_line(test::run_tool("trace " + test::kTinyV32 + ids + "/dev/null"), {"--out", "/dev/null"});
   expect_one_line(test::run_tool("trace " + test::kTinyV32 + ids + "/nonexistent/x"),
                   {"--out", "/nonexistent/x"});
+  expect_one_line(test::run_tool("trace " + test::kTinyV32 + ids + model.path() + "/config.json/x"),
+                  {"--out", "expected a file in a directory"});
   expect_one_line(test::run_tool("trace " + model.path() + ids + model.path() + "/" + kShard1),
                   {"--out", "is an input"});
 }
 
 TEST(bad_input, an_output_that_takes_nothing) {
-  for (const std::string verb : {"inspect ", "plan "}) {
+  const auto error = test::scratch_file("full");
+  const std::string model = test::kTinyV32;
+  for (const std::string& verb :
+       {"inspect " + model, "inspect --all --json " + model, "plan " + model, std::string("--help"),
+        std::string("--version"), "generate --greedy --max-new-tokens 2 --prompt x " + model}) {
     const std::string command =
-        std::string(FULGURITE_TOOL) + " " + verb + test::kTinyV32 + " >/dev/full 2>/dev/null";
+        fmt::format("'{}' {} >/dev/full 2>'{}'", FULGURITE_TOOL, verb, error.string());
     EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << verb;
+    const std::string said(checkpoint::MappedFile(error).text());
+    EXPECT_TRUE(said.ends_with("fulgurite: stdout: not everything could be written\n")) << verb << said;
   }
+}
+
+TEST(bad_input, threads_that_the_system_does_not_give) {
+  const auto error = test::scratch_file("threads");
+  const std::string command =
+      fmt::format("ulimit -v 3000000; '{}' generate {} --prompt hi --threads 1024 >/dev/null 2>'{}'",
+                  FULGURITE_TOOL, test::kTinyV32, error.string());
+  const int status = std::system(command.c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  const std::string said(checkpoint::MappedFile(error).text());
+  EXPECT_TRUE(said.ends_with("fulgurite: the system gives no 1024 threads\n")) << said;
 }
 
 TEST(bad_input, experts_of_one_layer_in_two_formats) {
@@ -375,18 +395,6 @@ TEST(bad_input, not_enough_memory_is_known_before_it_is_allocated) {
   const test::ToolRun plan = test::run_tool("plan " + model.path() + " --context 67108864 --batch 1048576");
   EXPECT_EQ(plan.exit_code, 0) << "a plan may be looked at on any machine";
   EXPECT_NE(plan.out.find("does NOT fit"), std::string::npos);
-}
-
-TEST(bad_input, usage_errors_have_exit_code_two) {
-  for (const char* const arguments :
-       {"", "explode", "generate", "plan", "eval x", "compare a", "plan x --context many",
-        "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b",
-        "generate x --prompt a --temperature -1", "generate x --prompt a --top-p 0",
-        "generate x --prompt a --seed -1", "plan x --context -1", "plan x --batch 0", "plan x --context ''",
-        "trace x --ids a:b --out c --inject-only topk", "compare a b --tolerance -1"})
-    EXPECT_EQ(test::run_tool(arguments).exit_code, 2) << arguments;
-  for (const char* const verb : {"", "generate", "eval", "inspect", "plan", "trace", "compare"})
-    EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;
 }
 
 }  // namespace

@@ -161,6 +161,9 @@ TEST(trace, injections_that_the_model_cannot_have_are_refused) {
             std::string::npos);
   EXPECT_NE(refusal({"layer9.hidden", DType::kF32, {kLast, 385}, bytes}).find("no tensor"),
             std::string::npos);
+  for (const char* const name : {"layer00.hidden", "layer-0.hidden"})
+    EXPECT_EQ(refusal({name, DType::kF32, {kLast, 385}, bytes}),
+              std::string(name) + ": expected the name layer0.hidden");
   for (const int32_t bad : {-2, 156, 1000, 0}) {
     std::vector<int32_t> selection(128, -1);
     selection[0] = 0;

@@ -5,13 +5,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "bench/run.h"
 #include "fulgurite/core/error.h"
 #include "fulgurite/cpu/machine.h"
 #include "fulgurite/plan/bytes.h"
+#include "tool/option_values.h"
 #include "tool/table.h"
 #include "tool/verbs.h"
 
@@ -22,7 +22,7 @@ struct Options {
   std::vector<std::string> operations;
   std::string shape = "v32-671b";
   std::string threads;  // "": one and all
-  std::vector<int64_t> tokens;
+  std::string tokens;   // "": what each operation meets
   std::string numerics = "serving";
   std::string implementation;
   std::string isa;  // "": the machine's best
@@ -38,19 +38,42 @@ Isa isa_named(const std::string& name, Isa best) {
     names.push_back(fulgurite::name(static_cast<Isa>(i)));
     if (names.back() == name) return static_cast<Isa>(i);
   }
-  fail(ErrorKind::kRequest, "isa: expected {} on this machine, found {}", fmt::join(names, " or "),
-       printable(name));
+  fail(ErrorKind::kRequest, "isa: expected {} on this machine, found \"{}\"", fmt::join(names, " or "),
+       printable(name, 80));
 }
 
 std::vector<int> thread_counts(const std::string& text, int all) {
   if (text.empty()) return all > 1 ? std::vector<int>{1, all} : std::vector<int>{1};
   if (text == "all") return {all};
-  int count = 0;
-  const auto end = std::from_chars(text.data(), text.data() + text.size(), count).ptr;
-  if (end != text.data() + text.size() || count < 1 || count > 4096)
-    fail(ErrorKind::kRequest, "threads: expected all or a number from 1 to 4096, found {}", printable(text));
-  return {count};
+  try {
+    return {static_cast<int>(parse_integer(text, 1, kMostThreads))};
+  } catch (const Error&) {
+    fail(ErrorKind::kRequest, "threads: expected all or a number from 1 to {}, found \"{}\"", kMostThreads,
+         printable(text, 80));
+  }
 }
+
+// "1,8,512"
+std::vector<int64_t> token_counts(const std::string& text) {
+  std::vector<int64_t> counts;
+  if (text.empty()) return counts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const int64_t count = parse_integer(text.substr(at, comma - at), 1, int64_t{1} << 20);
+    if (std::ranges::find(counts, count) != counts.end()) fail(ErrorKind::kRequest, "{} stands twice", count);
+    counts.push_back(count);
+    at = comma + 1;
+  }
+  return counts;
+}
+
+// What is asked for, all of it understood.
+struct Asked {
+  Device device;
+  bench::Request request;
+  std::vector<bench::Case> cases;  // of request
+  std::vector<int> threads;
+};
 
 bench::Request request_of(const Options& options, const Device& device) {
   bench::Request request;
@@ -61,8 +84,26 @@ bench::Request request_of(const Options& options, const Device& device) {
     request.setting.numerics.activation_scale = request.shape.activation_scale;
   request.catalog = &plan::catalog();
   request.implementation = options.implementation;
-  request.tokens = options.tokens;
+  try {
+    request.tokens = token_counts(options.tokens);
+  } catch (const Error& error) {
+    fail(ErrorKind::kRequest, "tokens: {}", error.what());
+  }
   return request;
+}
+
+// Throws CLI::ValidationError, before anything is measured.
+std::shared_ptr<const Asked> understood(const Options& options) {
+  const auto asked = std::make_shared<Asked>();
+  asked->device = cpu::machine();
+  try {
+    asked->request = request_of(options, asked->device);
+    asked->cases = bench::cases_of(asked->request, options.operations);
+    asked->threads = thread_counts(options.threads, asked->device.threads);
+  } catch (const Error& error) {
+    throw CLI::ValidationError(error.what());
+  }
+  return asked;
 }
 
 // Before anything runs: the largest case and what the clock itself needs.
@@ -81,6 +122,18 @@ int print_list(const std::vector<bench::Case>& cases) {
   for (const bench::Case& c : cases)
     table.add({c.title(), c.detail, fmt::format("{}", c.tokens), plan::human_bytes(c.memory_bytes)});
   fmt::print("{}", table.text());
+  return 0;
+}
+
+int print_list_json(const std::vector<bench::Case>& cases) {
+  nlohmann::ordered_json json = nlohmann::json::array();
+  for (const bench::Case& c : cases)
+    json.push_back(nlohmann::ordered_json{{"operation", c.operation},
+                                          {"name", c.name},
+                                          {"case", c.detail},
+                                          {"tokens", c.tokens},
+                                          {"memory_bytes", c.memory_bytes}});
+  fmt::print("{}\n", json.dump(2));
   return 0;
 }
 
@@ -243,15 +296,13 @@ void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& li
   fmt::print(stderr, "\n");
 }
 
-int run_bench(const Options& options) {
-  const Device device = cpu::machine();
-  const bench::Request request = request_of(options, device);
-  const std::vector<bench::Case> cases = bench::cases_of(request, options.operations);
-  if (options.list) return print_list(cases);
+int run_bench(const Options& options, const Asked& asked) {
+  const auto& [device, request, cases, threads] = asked;
+  if (options.list) return options.json ? print_list_json(cases) : print_list(cases);
   require_memory(cases, device.available_bytes);
+  note_threads(std::ranges::max(threads), device);
   fmt::print(stderr, "measuring the limits of the machine, then {} cases\n", cases.size());
-  bench::Bench bench(request.setting.target.isa, thread_counts(options.threads, device.threads),
-                     options.seconds);
+  bench::Bench bench(request.setting.target.isa, threads, options.seconds);
   std::vector<Outcome> outcomes;
   for (const bench::Case& c : cases) {
     outcomes.push_back({&c, bench.run(c)});
@@ -276,26 +327,27 @@ void add_bench(CLI::App& app, Run& run) {
   verb.add_option("OP", options->operations, "Operations (linear) or cases (linear.q_b); none: all");
   verb.add_option("--shape", options->shape,
                   "Whose dimensions: " + fmt::format("{}", fmt::join(bench::shape_names(), ", ")))
-      ->check(kGiven)
+      ->check(given())
       ->capture_default_str();
-  verb.add_option("--threads", options->threads, "A number, or all; without: one, and all")->check(kGiven);
+  verb.add_option("--threads", options->threads, "A number, or all; without: one, and all")->check(given());
   verb.add_option("--tokens", options->tokens,
                   "Tokens of a call, as 1,8,512; without: what each operation meets")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+      ->check(given());
   verb.add_option("--numerics", options->numerics, "PRESET[,knob=value...]: serving, fp32, ...")
-      ->check(kGiven)
+      ->check(given())
       ->capture_default_str();
   verb.add_option("--impl", options->implementation,
                   "This implementation, not the one that a plan would choose")
-      ->check(kGiven);
-  verb.add_option("--isa", options->isa, "Instruction set; without: the machine's best")->check(kGiven);
+      ->check(given());
+  verb.add_option("--isa", options->isa, "Instruction set; without: the machine's best")->check(given());
   verb.add_option("--seconds", options->seconds, "Time of a measurement, in 5 repeats at least")
-      ->check(CLI::Range(0.0, 3600.0))
+      ->transform(number(0.0, 3600.0))
       ->capture_default_str();
-  verb.add_flag("--json", options->json, "Print the result as JSON");
+  verb.add_flag("--json", options->json, "Print the result, or the list, as JSON");
   verb.add_flag("--list", options->list, "Print the cases and run none");
-  verb.callback([options, &run] { run = [options] { return run_bench(*options); }; });
+  verb.callback([options, &run] {
+    run = [options, asked = understood(*options)] { return run_bench(*options, *asked); };
+  });
 }
 
 }  // namespace fulgurite::tool

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "tool/model_options.h"
+#include "tool/option_values.h"
 #include "tool/table.h"
 #include "tool/verbs.h"
 
@@ -120,9 +121,12 @@ void add_compare(CLI::App& app, Run& run) {
   verb.add_option("--prefix-b", options->prefix_b, "The same of B");
   verb.add_option("--tolerance", options->tolerance,
                   "For the worst row: relative L2, or the share of a set of indices that differs")
-      ->check(CLI::Range(0.0, 1e300))
+      ->transform(number(0.0, 1e300))
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the comparison as JSON");
+  verb.footer(
+      "NaN beside NaN, and an infinity beside the same infinity, are equal and left out of the distances: a "
+      "tensor\nthat is all NaN in both files is within any tolerance. One on one side only is beyond any.");
   verb.callback([options, &run] { run = [options] { return run_compare(*options); }; });
 }
 

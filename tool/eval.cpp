@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tool/model_options.h"
+#include "tool/option_values.h"
 #include "tool/table.h"
 #include "tool/token_stream.h"
 #include "tool/verbs.h"
@@ -98,6 +99,7 @@ int run_eval(const Options& options) {
   plan_options.chunk_tokens = std::min<int64_t>(options.window, 256);
   plan_options.logits = plan::LogitRows::kAll;
   execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
+  note_references(session.plan());
   std::vector<double> nll;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const double start = seconds_since_start();
@@ -121,12 +123,10 @@ void add_eval(CLI::App& app, Run& run) {
   verb.add_option("--text", options->text, "A UTF-8 file; lines <|doc|> separate documents")->required();
   verb.add_option("--window", options->window,
                   "Tokens that a window predicts, each window from a fresh context")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->transform(integer(1, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--windows", options->windows, "How many windows; 0: as many as the text holds")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->transform(integer(0, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the result as JSON");
   add_execution(verb, options->model);

@@ -8,6 +8,7 @@
 
 #include "fulgurite/core/utf8.h"
 #include "tool/model_options.h"
+#include "tool/option_values.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {
@@ -110,6 +111,7 @@ Result generate(const Options& options) {
   plan_options.context = context_for(options, prompt, loaded.model.config);
   plan_options.chunk_tokens = std::min<int64_t>(prompt, 256);
   execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
+  note_references(session.plan());
   result.planned_bytes = session.plan().bytes.owned();
   if (!options.json) fmt::print("{}", options.prompt_file.empty() ? options.prompt : "");
   const double start = seconds_since_start();
@@ -158,35 +160,30 @@ void add_generate(CLI::App& app, Run& run) {
   CLI::App& verb = *app.add_subcommand("generate", "Continue a prompt; text on stdout, speed on stderr");
   const auto options = std::make_shared<Options>();
   add_model(verb, options->model);
-  CLI::Option_group& source = *verb.add_option_group("prompt");
+  CLI::Option_group& source =
+      *verb.add_option_group("prompt", "The text to continue, given here or in a file");
   source.add_option("--prompt", options->prompt, "The text to continue");
   source.add_option("--prompt-file", options->prompt_file, "A UTF-8 file with the text to continue");
   source.require_option(1);
   verb.add_option("--max-new-tokens", options->new_tokens, "Stop after so many tokens")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->transform(integer(1, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--context", options->context,
                   "Positions to plan for; 0: prompt and new tokens, at most the model's")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->transform(integer(0, int64_t{1} << 40))
       ->capture_default_str();
   verb.add_option("--temperature", options->sampler.temperature, "Divides the logits; 0 is --greedy")
-      ->check(kGiven)
-      ->check(CLI::Range(0.0, 100.0))
+      ->transform(number(0.0, 100.0))
       ->capture_default_str();
   verb.add_option("--top-p", options->sampler.top_p,
                   "Sample from the most probable tokens that hold this much; 1: all")
-      ->check(kGiven)
-      ->check(CLI::Range(1e-9, 1.0))
+      ->transform(number(0.0, 1.0, Low::kExcluded))
       ->capture_default_str();
   verb.add_option("--top-k", options->sampler.top_k, "Sample from so many most probable tokens; 0: all")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->transform(integer(0, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--seed", options->sampler.seed, "The same seed gives the same text")
-      ->check(kGiven)
-      ->check(CLI::NonNegativeNumber)
+      ->transform(seed())
       ->capture_default_str();
   verb.add_flag("--greedy", options->greedy, "Always the most probable token");
   verb.add_flag("--json", options->json, "Print ids, text, speed and memory as JSON, when done");

@@ -1,6 +1,13 @@
 #include "tool/model_options.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <chrono>
+#include <cstdio>
+
+#include "tool/option_values.h"
 
 namespace fulgurite::tool {
 
@@ -14,13 +21,13 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
   verb.add_option(
           "--numerics", options.numerics,
           "PRESET[,knob=value...]: every rounding. Presets: serving (what engines run: bf16 between "
-          "operations, "
-          "fp8 operands), fp32 (exact weights, fp32 everywhere). Knobs: docs/numerics.md; `fulgurite plan` "
-          "prints them all")
+          "operations, fp8 operands), fp32 (exact weights, fp32 everywhere). Knobs: docs/numerics.md; "
+          "`fulgurite plan` prints them all")
       ->type_name("NUMERICS")
+      ->check(numerics())
       ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")
-      ->check(CLI::Range(0, 4096))
+      ->transform(integer(0, kMostThreads))
       ->capture_default_str();
   verb.add_flag(
       "--references", options.references,
@@ -29,6 +36,7 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
 
 Device device_for(const ModelOptions& options) {
   Device device = cpu::machine();
+  note_threads(options.threads, device);
   if (options.threads > 0) device.threads = options.threads;
   return device;
 }
@@ -52,6 +60,17 @@ plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_option
   options.numerics = parse_numerics(model_options.numerics);
   if (model_options.references) options.candidates = plan::Candidates::kReferencesOnly;
   return plan::make(loaded.model, device_for(model_options), options);
+}
+
+void note_references(const plan::Plan& plan) {
+  if (plan.options.candidates == plan::Candidates::kReferencesOnly) return;
+  std::vector<std::string> operations;
+  for (const plan::Row& row : plan.rows)
+    if (row.implementation == "reference" && std::ranges::find(operations, row.operation) == operations.end())
+      operations.push_back(row.operation);
+  if (!operations.empty())
+    fmt::print(stderr, "runs by reference, slowly: {} (`fulgurite plan` says why)\n",
+               fmt::join(operations, ", "));
 }
 
 std::string read_text(const std::string& path) { return std::string(checkpoint::MappedFile(path).text()); }

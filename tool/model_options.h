@@ -31,6 +31,9 @@ Tokenizer load_tokenizer(const LoadedModel& loaded);
 // `options` with the numerics and candidates that the command line asks for, planned for device_for().
 plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options);
 
+// A line on stderr that names the operations for which the numerics leave the references alone.
+void note_references(const plan::Plan& plan);
+
 // The whole of a file as text. Throws Error{kFile}.
 std::string read_text(const std::string& path);
 

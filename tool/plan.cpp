@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tool/model_options.h"
+#include "tool/option_values.h"
 #include "tool/table.h"
 #include "tool/verbs.h"
 
@@ -160,12 +161,10 @@ void add_plan(CLI::App& app, Run& run) {
   const auto options = std::make_shared<Options>();
   add_model(verb, options->model);
   verb.add_option("--context", options->plan.context, "Positions a sequence; 0: the model's maximum")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->transform(integer(0, int64_t{1} << 40))
       ->capture_default_str();
   verb.add_option("--batch", options->plan.sequences, "Independent sequences")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->transform(integer(1, int64_t{1} << 20))
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the plan as JSON, a row a layer and operation");
   add_execution(verb, options->model);

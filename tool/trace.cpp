@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "tool/model_options.h"
+#include "tool/option_values.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {
@@ -25,8 +26,6 @@ struct Options {
 // FILE:TENSOR, one-dimensional I32.
 std::vector<int32_t> read_ids(const std::string& source) {
   const size_t colon = source.rfind(':');
-  if (colon == std::string::npos || colon + 1 == source.size())
-    fail(ErrorKind::kRequest, "--ids: expected FILE.safetensors:TENSOR, found \"{}\"", printable(source));
   const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
   const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
   if (tensor.dtype != DType::kI32 || tensor.shape.size() != 1 || tensor.shape[0] < 1)
@@ -41,10 +40,10 @@ void require_writable(const Options& options) {
   namespace fs = std::filesystem;
   const fs::path out = options.out;
   const std::string directory = out.parent_path().empty() ? "." : out.parent_path().string();
-  if (out.filename().empty() || access(directory.c_str(), W_OK) != 0 ||
+  if (out.filename().empty() || !fs::is_directory(directory) || access(directory.c_str(), W_OK) != 0 ||
       (fs::exists(out) && !fs::is_regular_file(out)))
     fail(ErrorKind::kRequest, "--out: expected a file in a directory that can be written, found \"{}\"",
-         printable(options.out));
+         printable(options.out, 80));
   if (!fs::exists(out)) return;
   const auto refuse_if_same = [&](const fs::path& input) {
     if (fs::exists(input) && fs::equivalent(out, input))
@@ -100,16 +99,16 @@ void add_trace(CLI::App& app, Run& run) {
   CLI::App& verb = *app.add_subcommand("trace", "Run token ids and write the inner tensors of every layer");
   const auto options = std::make_shared<Options>();
   add_model(verb, options->model);
-  verb.add_option("--ids", options->ids, "FILE.safetensors:TENSOR, I32 [tokens]")->required();
-  verb.add_option("--out", options->out, "The file to write")->required();
+  verb.add_option("--ids", options->ids, "FILE.safetensors:TENSOR, I32 [tokens]")
+      ->required()
+      ->check(file_and_tensor());
+  verb.add_option("--out", options->out, "The file to write")->required()->check(given());
   verb.add_option("--last", options->last, "Positions to write, from the end; 0: all")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->transform(integer(0, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--chunk", options->chunk,
                   "Prefill in chunks of so many tokens; 1 is decode, 0 all at once")
-      ->check(kGiven)
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->transform(integer(0, int64_t{1} << 30))
       ->capture_default_str();
   verb.add_option("--inject", options->inject,
                   "A file whose layerL.topk, layerL.attn_out and layerL.hidden replace what is computed, for "

@@ -9,10 +9,6 @@ namespace fulgurite::tool {
 
 using Run = std::function<int()>;
 
-// An empty text is no number.
-inline const CLI::Validator kGiven(
-    [](std::string& text) { return text.empty() ? "expected a value, found none" : ""; }, "");
-
 void add_generate(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
 void add_inspect(CLI::App& app, Run& run);

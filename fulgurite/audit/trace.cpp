@@ -92,6 +92,10 @@ Injection::Injection(const checkpoint::SafetensorsFile& file, const std::string&
     if (parsed.layer < 0 || parsed.layer >= config.layers || parsed.point >= kNames.size()) continue;
     if (!replaceable(static_cast<TapPoint>(parsed.point))) continue;
     if (!only.empty() && std::ranges::find(only, kNames[parsed.point]) == only.end()) continue;
+    // "layer00.topk" beside "layer0.topk" would replace the same rows twice.
+    if (const std::string canonical = trace_name(static_cast<TapPoint>(parsed.point), parsed.layer);
+        name != canonical)
+      fail(ErrorKind::kRequest, "{}: expected the name {}", printable(tensor.name), canonical);
     take(name, tensor, config, positions);
   }
   if (names_.empty())

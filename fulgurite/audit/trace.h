@@ -19,7 +19,7 @@ class Injection {
   Injection() = default;
   // Takes every tensor of `file` whose name is `prefix` and one of those above; `only` (empty: all) names the
   // kinds to take ("hidden"). Throws Error{kRequest} for a shape, type or position that the model cannot
-  // have, or if there is none.
+  // have, a name that trace_name() would write in another way, or if there is none.
   Injection(const checkpoint::SafetensorsFile& file, const std::string& prefix,
             const std::vector<std::string>& only, const model::Config& config, int64_t positions);
 

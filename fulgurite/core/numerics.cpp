@@ -2,8 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
-#include <cmath>
 
 #include "fulgurite/core/error.h"
 
@@ -137,11 +137,27 @@ void for_each_knob(N& n, const Visit& visit) {
   visit(n.mma);
 }
 
-float number(std::string_view knob, std::string_view text) {
+// The user's text, fit for a message of one line.
+std::string shown(std::string_view text) { return printable(text, 80); }
+
+// What a knob that is a number may be, and the same for a message.
+struct Range {
+  float low, high;
+  bool ends;  // may it be low or high itself?
+  const char* text;
+};
+constexpr Range kIndexNormEps{1e-12f, 0.1f, true, "[1e-12, 0.1]"};
+constexpr Range kRsqrtError{-0.5f, 0.5f, false, "(-0.5, 0.5)"};
+
+float number(std::string_view knob, std::string_view text, const Range& range) {
   float value = 0.0f;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
-    fail(ErrorKind::kRequest, "numerics: {}: expected a number, found \"{}\"", knob, text);
+  const bool read = error == std::errc() && end == text.data() + text.size();
+  const bool inside =  // false for NaN
+      range.ends ? value >= range.low && value <= range.high : value > range.low && value < range.high;
+  if (!read || !inside)
+    fail(ErrorKind::kRequest, "numerics: {}: expected a number in {}, found \"{}\"", knob, range.text,
+         shown(text));
   return value;
 }
 
@@ -156,17 +172,17 @@ void set(Knob& knob, std::string_view text) {
     ++index;
   }
   fail(ErrorKind::kRequest, "numerics: {}: expected one of {}, found \"{}\"", knob_name(knob),
-       fmt::join(names_of(knob).values, ", "), text);
+       fmt::join(names_of(knob).values, ", "), shown(text));
 }
 
 // The knobs that are numbers, and rsqrt's value that carries one.
 bool set_number(Numerics& n, std::string_view knob, std::string_view text) {
   constexpr std::string_view kError = "error:";
   if (knob == "index_norm_eps") {
-    n.index_norm_eps = number(knob, text);
+    n.index_norm_eps = number(knob, text, kIndexNormEps);
   } else if (knob == "rsqrt" && text.starts_with(kError)) {
     n.rsqrt = Rsqrt::kError;
-    n.rsqrt_error = number("rsqrt=error", text.substr(kError.size()));
+    n.rsqrt_error = number("rsqrt=error", text.substr(kError.size()), kRsqrtError);
   } else {
     return false;
   }
@@ -184,7 +200,7 @@ void set_knob(Numerics& n, std::string_view knob, std::string_view text) {
     found = true;
   });
   if (!found)
-    fail(ErrorKind::kRequest, "numerics: no knob \"{}\"; there are {}, index_norm_eps", knob,
+    fail(ErrorKind::kRequest, "numerics: no knob \"{}\"; there are {}, index_norm_eps", shown(knob),
          fmt::join(known, ", "));
   if (n.rsqrt == Rsqrt::kError && knob == "rsqrt")
     fail(ErrorKind::kRequest, "numerics: rsqrt=error needs its relative error: rsqrt=error:1e-4");
@@ -194,7 +210,7 @@ Numerics preset(std::string_view name) {
   if (name == "fp32") return Numerics::fp32();
   if (name == "serving") return Numerics::serving();
   fail(ErrorKind::kRequest,
-       "numerics: expected PRESET[,knob=value...] with preset fp32 or serving, found \"{}\"", name);
+       "numerics: expected PRESET[,knob=value...] with preset fp32 or serving, found \"{}\"", shown(name));
 }
 
 }  // namespace
@@ -231,13 +247,18 @@ std::vector<std::pair<std::string, std::string>> describe(const Numerics& n) {
 Numerics parse_numerics(std::string_view text) {
   const size_t comma = text.find(',');
   Numerics n = preset(text.substr(0, comma));
+  std::vector<std::string_view> given;
   while (text.find(',') != std::string_view::npos) {
     text.remove_prefix(text.find(',') + 1);
     const std::string_view setting = text.substr(0, text.find(','));
     const size_t equals = setting.find('=');
     if (equals == std::string_view::npos)
-      fail(ErrorKind::kRequest, "numerics: expected knob=value, found \"{}\"", setting);
-    set_knob(n, setting.substr(0, equals), setting.substr(equals + 1));
+      fail(ErrorKind::kRequest, "numerics: expected knob=value, found \"{}\"", shown(setting));
+    const std::string_view knob = setting.substr(0, equals);
+    set_knob(n, knob, setting.substr(equals + 1));
+    if (std::ranges::find(given, knob) != given.end())
+      fail(ErrorKind::kRequest, "numerics: {} stands twice", knob);
+    given.push_back(knob);
   }
   return n;
 }

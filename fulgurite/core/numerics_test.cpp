@@ -115,7 +115,29 @@ TEST(numerics, the_presets_are_those_of_the_page) {
 TEST(numerics, a_summary_names_the_nearer_preset_and_what_differs) {
   EXPECT_EQ(summary(parse_numerics("serving,mla=expanded,ties=higher")), "serving,mla=expanded,ties=higher");
   EXPECT_EQ(summary(parse_numerics("fp32,rsqrt=error:1e-4")), "fp32,rsqrt=error:0.0001");
-  EXPECT_EQ(summary(parse_numerics("serving,mla=expanded,mla=absorbed")), "serving");  // the last one counts
+}
+
+TEST(numerics, the_ends_of_a_range_belong_to_it) {
+  for (const char* const text : {"fp32,index_norm_eps=1e-12", "fp32,index_norm_eps=0.1",
+                                 "fp32,rsqrt=error:0.499", "fp32,rsqrt=error:-0.499"})
+    EXPECT_EQ(message(text), "");
+}
+
+TEST(numerics, a_knob_that_stands_twice_is_refused) {
+  EXPECT_EQ(message("serving,mla=expanded,mla=absorbed"), "numerics: mla stands twice");
+  EXPECT_EQ(message("serving,mla=expanded,ties=lower,mla=expanded"), "numerics: mla stands twice");
+  EXPECT_EQ(message("fp32,rsqrt=two_step,rsqrt=error:0.1"), "numerics: rsqrt stands twice");
+  EXPECT_EQ(message("fp32,index_norm_eps=1e-5,index_norm_eps=1e-5"), "numerics: index_norm_eps stands twice");
+}
+
+TEST(numerics, what_the_user_wrote_is_printable_and_short_in_a_message) {
+  const std::string bad = "\x1b[31m" + std::string(5000, 'x');
+  for (const std::string& text : {bad, "serving," + bad, "serving," + bad + "=1", "serving,mla=" + bad,
+                                  "serving,index_norm_eps=" + bad, "serving,rsqrt=error:" + bad}) {
+    EXPECT_LT(message(text).size(), 700u) << text.substr(0, 40);
+    EXPECT_EQ(message(text).find('\x1b'), std::string::npos) << text.substr(0, 40);
+    EXPECT_NE(message(text).find("\\x1b[31mxxx"), std::string::npos) << message(text);
+  }
 }
 
 TEST(numerics, says_what_may_stand_where_something_else_stands) {
@@ -131,10 +153,15 @@ TEST(numerics, says_what_may_stand_where_something_else_stands) {
   EXPECT_TRUE(
       message("serving,MLA=absorbed").starts_with("numerics: no knob \"MLA\"; there are activation, "));
   EXPECT_TRUE(message("serving,MLA=absorbed").ends_with("ties, mma, index_norm_eps"));
-  for (const char* const number : {"", "x", "1e-6x", "nan", "inf", "1e99", " 1"})
-    EXPECT_EQ(message(std::string("fp32,index_norm_eps=") + number),
-              std::string("numerics: index_norm_eps: expected a number, found \"") + number + "\"");
-  EXPECT_EQ(message("fp32,rsqrt=error:"), "numerics: rsqrt=error: expected a number, found \"\"");
+  for (const char* const number :
+       {"", "x", "1e-6x", "nan", "inf", "1e99", " 1", "0", "-1e-6", "9e-13", "0.2"})
+    EXPECT_EQ(
+        message(std::string("fp32,index_norm_eps=") + number),
+        std::string("numerics: index_norm_eps: expected a number in [1e-12, 0.1], found \"") + number + "\"");
+  for (const char* const number : {"", "nan", "inf", "0.5", "-0.5", "1e30"})
+    EXPECT_EQ(
+        message(std::string("fp32,rsqrt=error:") + number),
+        std::string("numerics: rsqrt=error: expected a number in (-0.5, 0.5), found \"") + number + "\"");
   EXPECT_EQ(message("fp32,rsqrt=error"), "numerics: rsqrt=error needs its relative error: rsqrt=error:1e-4");
 }
 

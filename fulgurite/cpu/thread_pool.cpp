@@ -1,5 +1,9 @@
 #include "fulgurite/cpu/thread_pool.h"
 
+#include <exception>
+
+#include "fulgurite/core/error.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -28,10 +32,17 @@ T wait_for_change(const std::atomic<T>& value, T old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int thread = 1; thread < threads; ++thread) helpers_.emplace_back([this, thread] { help(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread) helpers_.emplace_back([this, thread] { help(thread); });
+  } catch (const std::exception&) {  // std::system_error, or no memory for another thread
+    stop();
+    fail(ErrorKind::kMemory, "the system gives no {} threads", threads);
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   body_ = nullptr;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();

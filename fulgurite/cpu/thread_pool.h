@@ -14,7 +14,7 @@ namespace fulgurite::cpu {
 
 class ThreadPool : public Workers {
  public:
-  explicit ThreadPool(int threads);  // the caller counts as one
+  explicit ThreadPool(int threads);  // the caller counts as one; throws Error{kMemory}
   ~ThreadPool() override;
 
   int threads() const override { return static_cast<int>(helpers_.size()) + 1; }
@@ -22,6 +22,7 @@ class ThreadPool : public Workers {
 
  private:
   void help(int thread);
+  void stop();  // ends and joins the helpers
 
   void (*body_)(void*, int) = nullptr;  // of the current round; nullptr: leave
   void* context_ = nullptr;

@@ -1,7 +1,12 @@
 #include "fulgurite/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <cstdio>
+#include <cstdlib>
+
+#include "fulgurite/core/error.h"
 #include "fulgurite/cpu/parallel_for.h"
 
 namespace fulgurite::cpu {
@@ -68,6 +73,24 @@ TEST(thread_pool, a_round_is_over_when_run_returns) {
 }
 
 TEST(thread_pool, one_that_never_worked_ends) { ThreadPool workers(8); }
+
+// In a process of its own, whose address space holds the stacks of some threads and not of all.
+TEST(thread_pool, threads_that_the_system_does_not_give_are_an_error) {
+  EXPECT_EXIT(
+      {
+        rlimit limit{};
+        getrlimit(RLIMIT_AS, &limit);
+        limit.rlim_cur = rlim_t{2} << 30;
+        setrlimit(RLIMIT_AS, &limit);
+        try {
+          ThreadPool workers(4000);
+        } catch (const Error& error) {
+          std::fputs(error.what(), stderr);
+          std::_Exit(7);  // without the destructors of what the parent still uses
+        }
+      },
+      testing::ExitedWithCode(7), "the system gives no 4000 threads");
+}
 
 }  // namespace
 }  // namespace fulgurite::cpu

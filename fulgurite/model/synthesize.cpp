@@ -3,18 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <system_error>
 
-#include "fulgurite/checkpoint/mapped_file.h"
 #include "fulgurite/core/bf16.h"
 #include "fulgurite/core/fp8.h"
 #include "fulgurite/core/json.h"
+#include "fulgurite/model/synthesize_directory.h"
 #include "fulgurite/model/weight_names.h"
 
 namespace fulgurite::model {
 namespace {
-
-using checkpoint::printable_path;
 
 // --- which tensors, and of what scale ---
 
@@ -234,18 +231,16 @@ class Maker {
   std::array<e4m3, kQuantiles> codes_;
 };
 
-// --- the directory ---
+// --- the files ---
 
-void prepare_directory(const std::filesystem::path& directory, int64_t bytes) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  const bool empty = !error && std::filesystem::is_empty(directory, error);
-  if (error) fail(ErrorKind::kFile, "{}: {}", printable_path(directory), error.message());
-  if (!empty) fail(ErrorKind::kFile, "{}: expected an empty directory", printable_path(directory));
-  const auto space = std::filesystem::space(directory, error);
-  if (!error && static_cast<int64_t>(space.available) < bytes)
-    fail(ErrorKind::kFile, "{}: {} bytes are needed, {} are free", printable_path(directory), bytes,
-         space.available);
+// Of the files, and hardly less than they take: a tensor has an entry in a header and a line in the index.
+int64_t file_bytes(const Synthesis& plan) {
+  constexpr int64_t kEntryBytes = 240;
+  int64_t bytes = plan.bytes + static_cast<int64_t>(plan.config_text.size());
+  for (const std::vector<SyntheticTensor>& shard : plan.shards)
+    for (const SyntheticTensor& tensor : shard)
+      bytes += kEntryBytes + 2 * static_cast<int64_t>(tensor.tensor.name.size());
+  return bytes;
 }
 
 std::string shard_name(size_t shard, size_t shards) {
@@ -283,7 +278,7 @@ Synthesis plan_synthesis(std::string_view config_json, const std::string& what,
 
 void write_synthesis(const Synthesis& plan, const std::filesystem::path& directory, Workers* workers,
                      const std::function<void(int64_t bytes)>& progress) {
-  prepare_directory(directory, plan.bytes);
+  OutputDirectory output(directory, file_bytes(plan));
   Maker maker(plan, workers);
   int64_t written = 0;
   for (size_t s = 0; s < plan.shards.size(); ++s) {
@@ -297,11 +292,12 @@ void write_synthesis(const Synthesis& plan, const std::filesystem::path& directo
         progress(written);
       });
     };
-    checkpoint::write_safetensors(directory / shard_name(s, plan.shards.size()), tensors, make,
+    checkpoint::write_safetensors(output.file(shard_name(s, plan.shards.size())), tensors, make,
                                   {{"format", "pt"}});
   }
-  checkpoint::write_text(directory / "model.safetensors.index.json", index_text(plan));
-  checkpoint::write_text(directory / "config.json", plan.config_text);
+  checkpoint::write_text(output.file("model.safetensors.index.json"), index_text(plan));
+  checkpoint::write_text(output.file("config.json"), plan.config_text);
+  output.complete();
 }
 
 }  // namespace fulgurite::model

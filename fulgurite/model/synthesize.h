@@ -23,8 +23,8 @@ namespace fulgurite::model {
 
 struct SynthesisOptions {
   int64_t layers = 1;
-  std::optional<int64_t> dense_layers =
-      std::nullopt;  // the first so many; none: min(first_k_dense_replace, layers - 1)
+  // The first so many; none: min(first_k_dense_replace, layers - 1).
+  std::optional<int64_t> dense_layers = std::nullopt;
   uint64_t seed = 0;
   int64_t shard_bytes = 4'000'000'000;  // at most, where a tensor is not larger
 };
@@ -55,9 +55,11 @@ struct Synthesis {
 Synthesis plan_synthesis(std::string_view config_json, const std::string& what,
                          const SynthesisOptions& options);
 
-// Writes it into `directory`, which is made or must be empty; throws Error{kFile} before the first byte where
-// the file system has no room. `workers` (none: the caller alone) make the bytes; progress() is told how many
-// of plan.bytes are written. config.json comes last: without it a directory is no checkpoint.
+// Writes it into `directory`, which is made or must be empty; throws Error{kFile} before it makes anything
+// where the file system has no room, and where another run writes into the directory. `workers` (none: the
+// caller alone) make the bytes; progress() is told how many of plan.bytes are written, and may throw.
+// Whatever throws, nothing that this run made is left. config.json comes last: without it a directory is no
+// checkpoint.
 void write_synthesis(const Synthesis& plan, const std::filesystem::path& directory, Workers* workers,
                      const std::function<void(int64_t bytes)>& progress);
 

@@ -239,13 +239,77 @@ TEST(synthesize, refuses_what_it_cannot_write) {
   };
   const TemporaryDirectory directory;
   Synthesis plan = plan_synthesis(tiny(), "c", {1});
-  plan.bytes = INT64_MAX;
-  EXPECT_TRUE(written(plan, directory.path()).find(": 9223372036854775807 bytes are needed, ") !=
-              std::string::npos);
-  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
+  plan.bytes = int64_t{1} << 62;
+  for (const std::filesystem::path& where : {directory.path(), directory.path() / "x" / "y"}) {
+    const std::string message = written(plan, where);
+    EXPECT_TRUE(message.find(": 46116860184274") != std::string::npos) << message;
+    EXPECT_TRUE(message.find(" bytes are needed, ") != std::string::npos) << message;
+    EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
+  }
   directory.write("a", "x");
   EXPECT_EQ(written(plan, directory.path()), directory.path().string() + ": expected an empty directory");
   EXPECT_EQ(written(plan, directory.path() / "a"), (directory.path() / "a").string() + ": Not a directory");
+}
+
+// What stands in files besides tensors is in the sum that a file system must have room for.
+TEST(synthesize, the_room_that_it_asks_for_holds_headers_and_index) {
+  const Written one(tiny(), {2});
+  int64_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(one.path()))
+    files += static_cast<int64_t>(entry.file_size());
+  Synthesis plan = plan_synthesis(tiny(), "c", {2});
+  EXPECT_GT(files, plan.bytes);
+  const int64_t beyond = int64_t{1} << 62;
+  files += beyond - plan.bytes;
+  plan.bytes = beyond;
+  const TemporaryDirectory directory;
+  const std::string message =
+      message_of([&] { write_synthesis(plan, directory.path(), nullptr, [](int64_t) {}); });
+  const size_t at = message.find(": ") + 2;
+  const int64_t asked = std::stoll(message.substr(at));
+  EXPECT_GE(asked, files) << message;
+  EXPECT_LT(asked, files + 20'000) << message;
+}
+
+TEST(synthesize, a_run_that_fails_leaves_nothing) {
+  const TemporaryDirectory directory;
+  struct Enough {};
+  const Synthesis plan = plan_synthesis(tiny(), "c", {2, std::nullopt, 0, 1'000'000});
+  ASSERT_GT(plan.shards.size(), 2u);
+  const auto fail_late = [&](int64_t written) {
+    if (written > plan.bytes / 2) throw Enough{};
+  };
+  EXPECT_THROW(write_synthesis(plan, directory.path() / "x" / "y", nullptr, fail_late), Enough);
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
+  EXPECT_THROW(write_synthesis(plan, directory.path(), nullptr, fail_late), Enough);
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path())) << "and what was there before stays";
+}
+
+TEST(synthesize, of_two_runs_into_one_directory_the_second_is_refused) {
+  const TemporaryDirectory directory;
+  const Synthesis plan = plan_synthesis(tiny(), "c", {1});
+  const std::filesystem::path out = directory.path() / "x";
+  std::string second;
+  write_synthesis(plan, out, nullptr, [&](int64_t written) {
+    if (written == plan.bytes)
+      second = message_of([&] { write_synthesis(plan, out, nullptr, [](int64_t) {}); });
+  });
+  EXPECT_TRUE(second.find("x: found ") != std::string::npos) << second;
+  EXPECT_TRUE(second.find(".partial: another run writes here, or was killed") != std::string::npos) << second;
+  EXPECT_NO_THROW(bind(checkpoint::open(out))) << "the first one is not disturbed";
+  for (const auto& entry : std::filesystem::directory_iterator(out))
+    EXPECT_NE(entry.path().extension(), ".partial");
+}
+
+TEST(synthesize, what_a_killed_run_left_is_named) {
+  const TemporaryDirectory directory;
+  directory.write("model-00001-of-00002.safetensors.123.partial", "x");
+  EXPECT_EQ(message_of([&] {
+              write_synthesis(plan_synthesis(tiny(), "c", {1}), directory.path(), nullptr, [](int64_t) {});
+            }),
+            directory.path().string() +
+                ": found model-00001-of-00002.safetensors.123.partial: another run writes here, or was "
+                "killed; if none does, remove what is in it first");
 }
 
 }  // namespace
