@@ -95,8 +95,11 @@ TEST(indexer_prepare, the_key_is_normed_with_mean_weight_and_bias) {
   std::copy_n(bias, 4, batch.k_bias.view.data);
   const float r = static_cast<float>(1.0 / std::sqrt(6.0));
   for (const Implementation* const row : kBoth) {
-    const Result exact = result(*row, problem_of(shape, "fp32,index_norm_eps=1"), batch);
-    const Result rounded = result(*row, problem_of(shape, "fp32,index_norm_eps=1,index_norm=bf16"), batch);
+    Problem problem = problem_of(shape, "fp32");
+    problem.setting.numerics.index_norm_eps = 1.0;
+    const Result exact = result(*row, problem, batch);
+    problem.setting.numerics.index_norm = IndexNorm::kBf16;
+    const Result rounded = result(*row, problem, batch);
     const float expected[] = {-3.0f * r, -r * 2.0f, r + 0.25f, 3.0f * r * 1.00390625f};
     for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(exact.key({0, 0}, i), expected[i]);
     EXPECT_EQ(rounded.key({0, 0}, 3), 3.0f * r);  // 1 + 2^-8 ties to 1
