@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   fulgurite::tool::add_plan(app, run);
   fulgurite::tool::add_trace(app, run);
   fulgurite::tool::add_compare(app, run);
+  fulgurite::tool::add_convert(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <iterator>
 #include <set>
 #include <string_view>
 #include <system_error>
@@ -70,65 +69,77 @@ std::string quoted(const std::string& text, const std::string& what) {
   return Json(text).dump();
 }
 
-void check_tensors(std::span<const TensorView> tensors, const std::string& what) {
+void check_names(std::span<const TensorEntry> entries, const std::string& what) {
   std::set<std::string_view> names{"__metadata__"};
+  for (const TensorEntry& entry : entries)
+    if (!names.insert(entry.name).second)
+      fail(ErrorKind::kFile, "{}: tensor \"{}\": the name is taken", what, printable(entry.name));
+}
+
+std::vector<size_t> in_file_order(std::span<const TensorEntry> entries) {
+  std::vector<size_t> order(entries.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const int64_t first = alignment(entries[a].dtype), second = alignment(entries[b].dtype);
+    return first != second ? first > second : entries[a].name < entries[b].name;
+  });
+  return order;
+}
+
+std::string metadata_text(const std::map<std::string, std::string>& metadata, const std::string& what) {
+  std::vector<std::string> pairs;
+  for (const auto& [key, value] : metadata) pairs.push_back(quoted(key, what) + ":" + quoted(value, what));
+  return fmt::format("\"__metadata__\":{{{}}}", fmt::join(pairs, ","));
+}
+
+}  // namespace
+
+FileLayout lay_out(std::span<const TensorEntry> entries, const std::map<std::string, std::string>& metadata,
+                   const std::string& what) {
+  check_names(entries, what);
+  FileLayout layout{"", in_file_order(entries), std::vector<int64_t>(entries.size()), 0};
+  std::vector<std::string> texts;
+  if (!metadata.empty()) texts.push_back(metadata_text(metadata, what));
+  int64_t offset = 0;
+  for (const size_t i : layout.order) {
+    const TensorEntry& entry = entries[i];
+    const int64_t end = offset + byte_size(entry.dtype, entry.shape,
+                                           fmt::format("{}: tensor \"{}\"", what, printable(entry.name)));
+    texts.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                                quoted(entry.name, what), name(entry.dtype), fmt::join(entry.shape, ","),
+                                offset, end));
+    layout.offsets[i] = offset;
+    offset = end;
+  }
+  std::string text = fmt::format("{{{}}}", fmt::join(texts, ","));
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  if (text.size() > kLargestHeaderBytes)
+    fail(ErrorKind::kFile, "{}: a header of {} bytes, the format allows {}", what, text.size(),
+         kLargestHeaderBytes);
+  const uint64_t length = text.size();
+  layout.head.assign(reinterpret_cast<const char*>(&length), sizeof length);
+  layout.head += text;
+  for (int64_t& place : layout.offsets) place += static_cast<int64_t>(layout.head.size());
+  layout.bytes = static_cast<int64_t>(layout.head.size()) + offset;
+  return layout;
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  const std::string what = printable_path(path);
+  std::vector<TensorEntry> entries;
+  for (const TensorView& tensor : tensors) entries.push_back({tensor.name, tensor.dtype, tensor.shape});
+  const FileLayout layout = lay_out(entries, metadata, what);
   for (const TensorView& tensor : tensors) {
     const std::string where = fmt::format("{}: tensor \"{}\"", what, printable(tensor.name));
-    if (!names.insert(tensor.name).second) fail(ErrorKind::kFile, "{}: the name is taken", where);
     const int64_t needed = byte_size(tensor.dtype, tensor.shape, where);
     if (static_cast<int64_t>(tensor.bytes.size()) != needed)
       fail(ErrorKind::kFile, "{}: given {} bytes, {} needs {}", where, tensor.bytes.size(), describe(tensor),
            needed);
   }
-}
-
-std::vector<const TensorView*> in_file_order(std::span<const TensorView> tensors) {
-  std::vector<const TensorView*> order;
-  for (const TensorView& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const TensorView* a, const TensorView* b) {
-    if (alignment(a->dtype) != alignment(b->dtype)) return alignment(a->dtype) > alignment(b->dtype);
-    return a->name < b->name;
-  });
-  return order;
-}
-
-std::string header_text(const std::vector<const TensorView*>& order,
-                        const std::map<std::string, std::string>& metadata, const std::string& what) {
-  std::vector<std::string> entries;
-  if (!metadata.empty()) {
-    std::vector<std::string> pairs;
-    for (const auto& [key, value] : metadata) pairs.push_back(quoted(key, what) + ":" + quoted(value, what));
-    entries.push_back(fmt::format("\"__metadata__\":{{{}}}", fmt::join(pairs, ",")));
-  }
-  size_t offset = 0;
-  for (const TensorView* tensor : order) {
-    entries.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                                  quoted(tensor->name, what), name(tensor->dtype),
-                                  fmt::join(tensor->shape, ","), offset, offset + tensor->bytes.size()));
-    offset += tensor->bytes.size();
-  }
-  std::string text = fmt::format("{{{}}}", fmt::join(entries, ","));
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > kLargestHeaderBytes)
-    fail(ErrorKind::kFile, "{}: a header of {} bytes, the format allows {}", what, text.size(),
-         kLargestHeaderBytes);
-  return text;
-}
-
-}  // namespace
-
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  const std::string what = printable_path(path);
-  check_tensors(tensors, what);
-  const std::vector<const TensorView*> order = in_file_order(tensors);
-  const std::string header = header_text(order, metadata, what);
-  const uint64_t length = header.size();
-
   PendingFile file(path);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(std::as_bytes(std::span(header)));
-  for (const TensorView* tensor : order) file.write(tensor->bytes);
+  file.write(std::as_bytes(std::span(layout.head)));
+  for (const size_t i : layout.order) file.write(tensors[i].bytes);
   file.commit();
 }
 

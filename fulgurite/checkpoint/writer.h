@@ -8,10 +8,32 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "fulgurite/checkpoint/tensor_view.h"
 
 namespace fulgurite::checkpoint {
+
+// A tensor without its bytes.
+struct TensorEntry {
+  std::string name;
+  DType dtype = DType::kU8;
+  std::vector<int64_t> shape;
+};
+
+// Where everything stands in a file of these tensors.
+struct FileLayout {
+  std::string head;           // the header with its length before it
+  std::vector<size_t> order;  // of the entries in the file
+  std::vector<int64_t>
+      offsets;        // of each entry's bytes from the begin of the file, in the order of `entries`
+  int64_t bytes = 0;  // of the whole file
+};
+
+// Throws Error{kFile}: a name that stands twice or is no UTF-8, or a header above the format's limit. `what` is
+// the file's name in messages.
+FileLayout lay_out(std::span<const TensorEntry> entries, const std::map<std::string, std::string>& metadata,
+                   const std::string& what);
 
 // Throws Error{kFile}: a name that stands twice or is no UTF-8, bytes that disagree with dtype and shape, a
 // header above the format's limit, or whatever the system says.

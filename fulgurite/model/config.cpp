@@ -160,15 +160,7 @@ void read_rope(const Fields& fields, Config& config) {
   config.yarn = read_yarn(scaling);
 }
 
-std::optional<Quantization> read_quantization(const Fields& fields) {
-  if (!fields.has("quantization_config")) return std::nullopt;
-  const Fields json = fields.object("quantization_config");
-  if (json.text("quant_method") != "fp8") json.wrong("quant_method", "\"fp8\"");
-  only_text(json, "fmt", "e4m3");
-  only_text(json, "activation_scheme", "dynamic");
-  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
-    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
-  Quantization quantization;
+BlockShape read_block(const Fields& json) {
   const Json& block = json.value("weight_block_size");
   const auto side = [&](size_t i) {
     return block[i].is_number_integer() ? block[i].get<int64_t>() : int64_t{0};
@@ -176,11 +168,45 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
   if (!block.is_array() || block.size() != 2 || side(0) < 1 || side(1) < 1 || side(0) > kWidest ||
       side(1) > kWidest)
     json.wrong("weight_block_size", "two positive integers");
-  quantization.block = {side(0), side(1)};
+  return {side(0), side(1)};
+}
+
+Quantization read_fp8(const Fields& json) {
+  only_text(json, "fmt", "e4m3");
+  only_text(json, "activation_scheme", "dynamic");
+  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
+    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
+  Quantization quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNone};
+  if (json.has("weight_block_size")) quantization.block = read_block(json);
   if (json.has("scale_fmt")) {
     if (json.text("scale_fmt") != "ue8m0") json.wrong("scale_fmt", "\"ue8m0\"");
-    quantization.activation_scale = ScaleRule::kPow2;
+    quantization.activation_scale = ScaleRounding::kPow2;
   }
+  return quantization;
+}
+
+// Which tensors are quantized, the tensors tell; here stands how.
+std::optional<Quantization> read_quantization(const Fields& fields) {
+  if (!fields.has("quantization_config")) {
+    if (fields.has("expert_dtype")) fields.wrong("expert_dtype", "no such key without quantization_config");
+    return std::nullopt;
+  }
+  const Fields json = fields.object("quantization_config");
+  const std::string method = json.text("quant_method");
+  if (method == "modelopt") {
+    if (json.text("quant_algo") != "NVFP4") json.wrong("quant_algo", "\"NVFP4\"");
+    return Quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNvfp4};
+  }
+  if (method != "fp8") json.wrong("quant_method", "\"fp8\" or \"modelopt\"");
+  Quantization quantization = read_fp8(json);
+  if (!fields.has("expert_dtype")) return quantization;
+  const std::string experts = fields.text("expert_dtype");
+  if (experts == "fp4")
+    quantization.experts = Fp4::kMxfp4;
+  else if (experts == "nvfp4")
+    quantization.experts = Fp4::kNvfp4;
+  else if (experts != "fp8")
+    fields.wrong("expert_dtype", "\"fp8\", \"fp4\" or \"nvfp4\"");
   return quantization;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/core/quantize.h"
 
 namespace fulgurite::model {
 
@@ -24,12 +25,13 @@ struct Yarn {  // rope_scaling
   double mscale_all_dim = 0.0;  // enters the softmax scale
 };
 
-// A scale of activations: as it comes, or rounded up to a power of two (scale_fmt "ue8m0").
-enum class ScaleRule { kF32, kPow2 };
+enum class Fp4 { kNone, kMxfp4, kNvfp4 };
 
-struct Quantization {  // quantization_config: fp8 e4m3, dynamic activations
-  BlockShape block;    // weight_block_size
-  ScaleRule activation_scale = ScaleRule::kF32;
+struct
+    Quantization {  // quantization_config: fp8 e4m3, dynamic activations; or NVFP4 of NVIDIA's Model Optimizer
+  BlockShape block;  // weight_block_size; where there is none {1, kWhole}: a scale an output channel
+  ScaleRounding activation_scale = ScaleRounding::kNone;  // of activations; kPow2: scale_fmt "ue8m0"
+  Fp4 experts = Fp4::kNone;                               // expert_dtype: "fp4", "nvfp4"
 };
 
 struct Config {

@@ -28,7 +28,7 @@ TEST(config, the_tiny_model_has_its_numbers) {
   EXPECT_EQ(c.yarn->factor, 4.0);
   ASSERT_TRUE(c.quantization);
   EXPECT_EQ(c.quantization->block, (BlockShape{128, 128}));
-  EXPECT_EQ(c.quantization->activation_scale, ScaleRule::kPow2);
+  EXPECT_EQ(c.quantization->activation_scale, ScaleRounding::kPow2);
   EXPECT_EQ(c.eos, std::vector<int32_t>{1});
 }
 

@@ -28,7 +28,7 @@ class Table {
  private:
   void add(Role role, Form form, std::string name, int64_t rows, int64_t columns,
            int64_t expert = kNotRouted) {
-    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true});
+    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true, role});
   }
   void in_layer(Role role, Form form, std::string_view suffix, int64_t rows, int64_t columns,
                 int64_t expert = kNotRouted) {
@@ -63,7 +63,7 @@ class Table {
     in_layer(Role::kIndexKNormWeight, Form::kVector, "self_attn.indexer.k_norm", 1, c.index_dim);
     add(Role::kIndexKNormBias, Form::kVector,
         fmt::format("model.layers.{}.self_attn.indexer.k_norm.bias", layer_), 1, c.index_dim);
-    in_layer(Role::kIndexGate, Form::kPlain, "self_attn.indexer.weights_proj", c.index_heads, c.hidden);
+    in_layer(Role::kIndexGate, Form::kGate, "self_attn.indexer.weights_proj", c.index_heads, c.hidden);
   }
 
   void add_mlp(std::string_view prefix, int64_t width, int64_t expert) {
@@ -112,6 +112,7 @@ std::string_view name(Role role) {
                                                                   "index k norm",
                                                                   "index k norm bias",
                                                                   "index gate",
+                                                                  "index k and gate",
                                                                   "router",
                                                                   "router bias",
                                                                   "mlp gate",
@@ -124,6 +125,28 @@ std::string_view name(Role role) {
 
 std::vector<TensorName> tensor_names(const Config& config) { return Table(config).all(); }
 
+TensorName fused_indexer(const Config& config, int64_t layer) {
+  return {fmt::format("model.layers.{}.self_attn.indexer.wk_weights_proj.weight", layer),
+          Role::kIndexFused,
+          Form::kGate,
+          layer,
+          kNotRouted,
+          config.index_dim + config.index_heads,
+          config.hidden,
+          true,
+          Role::kIndexFused};
+}
+
 std::string scale_name(const TensorName& weight) { return weight.name + "_scale_inv"; }
+
+PartNames part_names(const TensorName& weight) {
+  // Every name of the table that can have parts ends in this; biases have none.
+  constexpr std::string_view kWeight = ".weight";
+  if (!weight.name.ends_with(kWeight)) return {};
+  const std::string module = weight.name.substr(0, weight.name.size() - kWeight.size());
+  return {{module + ".weight_scale_inv", module + ".weight_scale", module + ".scale"},
+          module + ".weight_scale_2",
+          module + ".input_scale"};
+}
 
 }  // namespace fulgurite::model

@@ -4,8 +4,6 @@ namespace fulgurite::indexer_projection {
 namespace {
 
 Support supports(const Problem& problem) {
-  if (problem.gate_weight.form == MatrixForm::kE4M3Blocks)
-    return Refusal{"gate weight in " + describe(problem.gate_weight) + ", takes f32 or bf16"};
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal(
       {takes(numerics.activation, {Activation::kFp32}), takes(numerics.indexer_wk, {IndexerWk::kFp32}),
