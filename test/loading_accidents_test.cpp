@@ -156,7 +156,7 @@ TEST(loading_accidents, rounding_a_scale_requantizes_its_codes) {
     }
   }
   EXPECT_LT(std::sqrt(difference / norm), 0.04) << "e4m3's own rounding";
-  EXPECT_NEAR(sum / norm, 1.0, 0.005) << "not inflated";
+  EXPECT_NEAR(sum / norm, 1.0, 0.01) << "not inflated; of codes times 1.1 more round down than up";
 }
 
 // vllm #57144: blocks of 32 x 32 where 128 x 128 was taken for granted.
