@@ -1,7 +1,7 @@
 #pragma once
-// Checkpoint -> model: every name exact, every dtype and shape proven, every unknown tensor an error. Which form
-// a weight has, its own tensors tell (examine.h); a fused indexer projection is bound as two ranges of its rows.
-// The model views the checkpoint's bytes, so the checkpoint outlives it.
+// Checkpoint -> model: every name exact, every dtype and shape proven, every unknown tensor an error. Which
+// form a weight has, its own tensors tell (examine.h); a fused indexer projection is bound as two ranges of its
+// rows. The model views the checkpoint's bytes, so the checkpoint outlives it.
 
 #include <vector>
 

@@ -12,9 +12,9 @@
 //   nvfp4-experts  fp8, routed experts in NVFP4 (U8 codes, e4m3 .weight_scale, fp32 .weight_scale_2)
 //
 // Codes and scales that fit the form are copied. Scales are kept where they can be (fp32 <-> e8m0, exactly);
-// otherwise a weight is quantized again from its exact values (core/encode.h), to powers of two where the source
-// says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are stored. MTP
-// tensors are converted alike.
+// otherwise a weight is quantized again from its exact values (core/encode.h), to powers of two where the
+// source says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are stored.
+// MTP tensors are converted alike.
 
 #include <cstdint>
 #include <filesystem>

@@ -1,6 +1,7 @@
 #pragma once
-// What a checkpoint is and everything that is wrong with it, of which binding would name the first alone. Reads
-// headers; with a sample, a bounded part of the data (lint_sample.h) as well. docs/lint.md lists the rules.
+// What a checkpoint is and everything that is wrong with it, of which binding would name the first alone.
+// Reads headers; with a sample, a bounded part of the data (lint_sample.h) as well. docs/lint.md lists the
+// rules.
 
 #include <cstdint>
 #include <optional>

@@ -68,7 +68,8 @@ struct TensorName {
 // listed, they go with their weight. MTP tensors follow at the end, not required.
 std::vector<TensorName> tensor_names(const Config& config);
 
-// Where a layer's wk and weights_proj are one tensor [index_dim + index_heads, hidden], it stands in their place.
+// Where a layer's wk and weights_proj are one tensor [index_dim + index_heads, hidden], it stands in their
+// place.
 TensorName fused_indexer(const Config& config, int64_t layer);
 
 // The name of a linear's scales in the official checkpoints.
