@@ -169,8 +169,7 @@ TEST(bad_input, scales_that_are_missing_or_of_another_shape) {
   index["weight_map"].erase(scales);
   index["weight_map"]["model.layers.0.self_attn.kv_a_proj_with_mqa.scales"] = kShard1;
   model.write("model.safetensors.index.json", index.dump());
-  expect_refused(model, {"kv_a_proj_with_mqa.weight: F8_E4M3 [576, 384] needs scales, the checkpoint has none of " +
-                         scales});
+  expect_refused(model, {"kv_a_proj_with_mqa.weight: F8_E4M3 [576, 384] needs scales", "none of " + scales});
 }
 
 TEST(bad_input, tensors_that_are_missing_or_unknown) {
@@ -192,8 +191,7 @@ TEST(bad_input, tensors_that_are_missing_or_unknown) {
   index["weight_map"]["model.layers.0.self_attn.indexer.wk_weights.weight"] = kShard1;
   model.write("model.safetensors.index.json", index.dump());
   expect_refused(
-      model,
-      {"wk_weights.weight: BF16 [384]: no tensor of deepseek_v32 has this name (1 unknown in all)"});
+      model, {"wk_weights.weight: BF16 [384]: no tensor of deepseek_v32 has this name (1 unknown in all)"});
 }
 
 TEST(bad_input, a_model_type_that_is_unknown_or_has_no_indexer) {
@@ -379,13 +377,28 @@ TEST(bad_input, not_enough_memory_is_known_before_it_is_allocated) {
 }
 
 TEST(bad_input, usage_errors_have_exit_code_two) {
-  for (const char* const arguments :
-       {"", "explode", "generate", "plan", "eval x", "compare a", "plan x --context many",
-        "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b",
-        "generate x --prompt a --temperature -1", "generate x --prompt a --top-p 0",
-        "generate x --prompt a --seed -1", "plan x --context -1", "plan x --batch 0", "plan x --context ''",
-        "trace x --ids a:b --out c --inject-only topk", "compare a b --tolerance -1", "convert x", "convert x y",
-        "convert x y --form int4", "convert x y --form bf16 --shard-size 0"})
+  for (const char* const arguments : {"",
+                                      "explode",
+                                      "generate",
+                                      "plan",
+                                      "eval x",
+                                      "compare a",
+                                      "plan x --context many",
+                                      "generate x --prompt a --prompt-file b",
+                                      "generate x",
+                                      "trace x --ids a:b",
+                                      "generate x --prompt a --temperature -1",
+                                      "generate x --prompt a --top-p 0",
+                                      "generate x --prompt a --seed -1",
+                                      "plan x --context -1",
+                                      "plan x --batch 0",
+                                      "plan x --context ''",
+                                      "trace x --ids a:b --out c --inject-only topk",
+                                      "compare a b --tolerance -1",
+                                      "convert x",
+                                      "convert x y",
+                                      "convert x y --form int4",
+                                      "convert x y --form bf16 --shard-size 0"})
     EXPECT_EQ(test::run_tool(arguments).exit_code, 2) << arguments;
   for (const char* const verb : {"", "generate", "eval", "inspect", "plan", "trace", "compare", "convert"})
     EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;

@@ -1,5 +1,5 @@
-// Every form of the checkpoint, made by `fulgurite convert` from the tiny model: it loads, says what it is, has no
-// finding, and computes what its exact values say.
+// Every form of the checkpoint, made by `fulgurite convert` from the tiny model: it loads, says what it is,
+// has no finding, and computes what its exact values say.
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -206,6 +206,12 @@ TEST(convert, refuses_what_exists_what_is_unknown_and_what_cannot_be_written) {
   EXPECT_NE(nowhere.error.find("/nonexistent"), std::string::npos) << nowhere.error;
   EXPECT_EQ(test::run_tool(command + out.string() + "x --form int4").exit_code, 2);
   EXPECT_EQ(test::run_tool(command + out.string() + "x").exit_code, 2);
+  test::EditedCheckpoint bad;
+  bad.values_of<uint8_t>(kExpert)[0] = 0x7F;
+  const test::ToolRun nan =
+      test::run_tool("convert " + bad.write() + " " + out.string() + "3 --form mxfp4-experts");
+  EXPECT_NE(nan.error.find(kExpert + ": NaN or infinity has no fp4 code"), std::string::npos) << nan.error;
+  EXPECT_FALSE(fs::exists(out.string() + "3") || fs::exists(out.string() + "3.partial"));
   const fs::path foreign = out.string() + "2.partial";
   fs::create_directories(foreign);
   std::ofstream(foreign / "mine") << "x";

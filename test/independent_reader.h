@@ -1,7 +1,7 @@
 #pragma once
-// Every weight of a checkpoint at its exact value, read without the library's number formats and binding: codes
-// by their definition, scales by their names, rows of the fused tensor by config.json. What the library computes
-// from a form must be what it computes from these values in F32.
+// Every weight of a checkpoint at its exact value, read without the library's number formats and binding:
+// codes by their definition, scales by their names, rows of the fused tensor by config.json. What the library
+// computes from a form must be what it computes from these values in F32.
 
 #include <cmath>
 #include <cstdint>

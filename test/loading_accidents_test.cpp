@@ -1,5 +1,5 @@
-// What went wrong between a checkpoint and its kernels elsewhere, once more, and what stops it here. Each test
-// names the public report that it re-creates.
+// What went wrong between a checkpoint and its kernels elsewhere, once more, and what stops it here. Each
+// test names the public report that it re-creates.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -118,8 +118,9 @@ TEST(loading_accidents, scales_of_a_layer_that_was_left_out_of_quantization_are_
   EXPECT_THAT(refusal(edited.write()), HasSubstr(kWk + " is stored as BF16 [128, 384], which has no scales"));
 }
 
-// sglang #22300: fp32 scales taken for e8m0; omlx #2159: e8m0 bytes taken for numbers, weights 450,000 times too
-// large. Here the type of the scales is what the file says, and a byte that does not say what it is is refused.
+// sglang #22300: fp32 scales taken for e8m0; omlx #2159: e8m0 bytes taken for numbers, weights 450,000 times
+// too large. Here the type of the scales is what the file says, and a byte that does not say what it is is
+// refused.
 TEST(loading_accidents, the_format_of_scales_is_never_guessed) {
   EXPECT_EQ(logits_of(convert(test::kTinyV32, "fp8-e8m0")), tiny_logits());
   test::EditedCheckpoint bytes(convert(test::kTinyV32, "fp8-e8m0"));
@@ -134,8 +135,8 @@ TEST(loading_accidents, the_format_of_scales_is_never_guessed) {
   EXPECT_THAT(run.out, HasSubstr("error scale-bytes-as-numbers"));
 }
 
-// transformers #47030, #46763: scales rounded up to powers of two, codes left as they were: values up to twice as
-// large. The only way to such scales is encode_e4m3, which writes both.
+// transformers #47030, #46763: scales rounded up to powers of two, codes left as they were: values up to
+// twice as large. The only way to such scales is encode_e4m3, which writes both.
 TEST(loading_accidents, rounding_a_scale_requantizes_its_codes) {
   test::EditedCheckpoint odd;
   const std::string name = "model.layers.1.self_attn.o_proj.weight";
@@ -239,7 +240,8 @@ TEST(loading_accidents, a_layer_without_its_indexer_is_refused) {
   EXPECT_THAT(refusal(edited.write()), HasSubstr(kIndexer + "wq_b.weight: expected"));
 }
 
-// sglang #13530, ATOM #1502: the indexer rotated as the other family does it; seen beyond index_topk tokens only.
+// sglang #13530, ATOM #1502: the indexer rotated as the other family does it; seen beyond index_topk tokens
+// only.
 TEST(loading_accidents, an_indexer_rope_of_another_family_is_refused) {
   test::EditedCheckpoint edited;
   edited.config["indexer_rope_interleave"] = true;

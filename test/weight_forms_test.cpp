@@ -1,5 +1,5 @@
-// The operations that decode weights, over every form beyond those of their own tests: the CPU row against the
-// reference, which reads exact elements.
+// The operations that decode weights, over every form beyond those of their own tests: the CPU row against
+// the reference, which reads exact elements.
 
 #include <gtest/gtest.h>
 

@@ -44,7 +44,8 @@ struct Survey {
   std::filesystem::path config_path() const { return directory / "config.json"; }
 };
 
-// Throws Error{kFile} where there is nothing to survey: no directory, no config.json, no index that can be read.
+// Throws Error{kFile} where there is nothing to survey: no directory, no config.json, no index that can be
+// read.
 Survey survey(const std::filesystem::path& directory);
 
 // The tensor of this name among tensors sorted by name; nullptr: there is none.

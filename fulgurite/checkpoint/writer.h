@@ -30,8 +30,8 @@ struct FileLayout {
   int64_t bytes = 0;  // of the whole file
 };
 
-// Throws Error{kFile}: a name that stands twice or is no UTF-8, or a header above the format's limit. `what` is
-// the file's name in messages.
+// Throws Error{kFile}: a name that stands twice or is no UTF-8, or a header above the format's limit. `what`
+// is the file's name in messages.
 FileLayout lay_out(std::span<const TensorEntry> entries, const std::map<std::string, std::string>& metadata,
                    const std::string& what);
 

@@ -1,9 +1,10 @@
 #pragma once
 // A matrix written down in another form: what `fulgurite convert` makes.
 //
-//   e4m3    scale of a block = amax * fp32(1/448), rounded up to a power of two where asked, at least 2^-126;
-//           codes = e4m3(clamp(x / scale, +-448)). No floor as activations have one: it would flush a block of
-//           small weights. A block of zeros has scale 1, one with NaN or infinity NaN codes and scale 1
+//   e4m3    scale of a block = amax * fp32(1/448), rounded up to a power of two where asked, at least
+//           2^-126; codes = e4m3(clamp(x / scale, +-448)). No floor as activations have one: it would flush a
+//           block of small weights. A block of zeros has scale 1, one with NaN or infinity NaN codes and
+//           scale 1
 //   mxfp4   groups of 32: scale = max(amax, 6 * 2^-126) * fp32(1/6), rounded up to a power of two;
 //           codes = e2m1(x / scale)
 //   nvfp4   groups of 16: global = amax of the matrix / (448 * 6); scale = e4m3(amax / (6 * global));

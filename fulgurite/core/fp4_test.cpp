@@ -1,5 +1,5 @@
-// e2m1 and e8m0 against their definitions, every code; the matrices made of them, element by element; and what
-// encode.h promises of the way back.
+// e2m1 and e8m0 against their definitions, every code; the matrices made of them, element by element; and
+// what encode.h promises of the way back.
 
 #include "fulgurite/core/fp4.h"
 

@@ -1,7 +1,7 @@
 #pragma once
 // Checkpoint -> model: every name exact, every dtype and shape proven, every unknown tensor an error. Which
-// form a weight has, its own tensors tell (examine.h); a fused indexer projection is bound as two ranges of its
-// rows. The model views the checkpoint's bytes, so the checkpoint outlives it.
+// form a weight has, its own tensors tell (examine.h); a fused indexer projection is bound as two ranges of
+// its rows. The model views the checkpoint's bytes, so the checkpoint outlives it.
 
 #include <vector>
 
@@ -18,7 +18,7 @@ struct Model {
   StoredWeights weights;
   std::vector<TensorName> names;  // what was bound, in the order of the computation; then what was left out
   std::vector<std::vector<const checkpoint::TensorView*>> parts;  // of each name; none where it is not there
-  int64_t bound_bytes = 0;            // of the tensors that the model reads, scales included
+  int64_t bound_bytes = 0;  // of the tensors that the model reads, scales included
   int64_t left_out_bytes = 0;
 };
 

@@ -27,8 +27,8 @@ struct Yarn {  // rope_scaling
 
 enum class Fp4 { kNone, kMxfp4, kNvfp4 };
 
-struct
-    Quantization {  // quantization_config: fp8 e4m3, dynamic activations; or NVFP4 of NVIDIA's Model Optimizer
+// quantization_config: fp8 e4m3, dynamic activations; or NVFP4 of NVIDIA's Model Optimizer.
+struct Quantization {
   BlockShape block;  // weight_block_size; where there is none {1, kWhole}: a scale an output channel
   ScaleRounding activation_scale = ScaleRounding::kNone;  // of activations; kPow2: scale_fmt "ue8m0"
   Fp4 experts = Fp4::kNone;                               // expert_dtype: "fp4", "nvfp4"

@@ -43,7 +43,8 @@ struct Target {
   ScaleFormat scale = ScaleFormat::kF32;
 };
 
-// A weight of the new checkpoint: one matrix of the source, or two, one below the other; or tensors as they are.
+// A weight of the new checkpoint: one matrix of the source, or two, one below the other; or tensors as they
+// are.
 struct Weight {
   std::string module;  // the name without ".weight"
   std::vector<StoredMatrix> sources;
@@ -172,6 +173,7 @@ class Converter {
 
   void add_entries(const Weight& weight, std::vector<TensorEntry>& entries) const;
   EncodedMatrix encode(const Weight& weight) const;
+  EncodedMatrix encode_named(const Weight& weight) const;  // its errors name the weight
   // Codes as they stand, and the scales if they can be written as the target has them.
   std::optional<std::pair<Bytes, std::vector<std::byte>>> kept_codes(const Weight& weight) const;
 
@@ -233,6 +235,14 @@ EncodedMatrix Converter::encode(const Weight& weight) const {
   FULGURITE_ASSERT(false, "kind {}", static_cast<int>(weight.target.kind));
 }
 
+EncodedMatrix Converter::encode_named(const Weight& weight) const {
+  try {
+    return encode(weight);
+  } catch (const Error& error) {
+    fail(error.kind(), "{}.weight: {}", weight.module, error.what());
+  }
+}
+
 template <class T>
 Bytes bytes_of(const View<const T, 2>& view) {
   return std::as_bytes(std::span(view.data, static_cast<size_t>(view.size())));
@@ -279,7 +289,7 @@ int64_t Converter::write(const Weight& weight, checkpoint::CheckpointWriter& wri
     writer.write(scale, kept->second);
     return static_cast<int64_t>(kept->first.size());
   }
-  const EncodedMatrix encoded = encode(weight);
+  const EncodedMatrix encoded = encode_named(weight);
   writer.write(name, encoded.data);
   if (!encoded.scale.empty()) writer.write(scale, encoded.scale);
   if (!encoded.global.empty()) writer.write(weight.module + ".weight_scale_2", encoded.global);

@@ -13,8 +13,8 @@
 //
 // Codes and scales that fit the form are copied. Scales are kept where they can be (fp32 <-> e8m0, exactly);
 // otherwise a weight is quantized again from its exact values (core/encode.h), to powers of two where the
-// source says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are stored.
-// MTP tensors are converted alike.
+// source says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are
+// stored. MTP tensors are converted alike.
 
 #include <cstdint>
 #include <filesystem>
