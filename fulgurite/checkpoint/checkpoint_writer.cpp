@@ -118,7 +118,8 @@ class CheckpointWriter::Directory {
   bool committed_ = false;
 };
 
-CheckpointWriter::CheckpointWriter(const fs::path& out, std::vector<TensorEntry> entries, int64_t shard_bytes)
+CheckpointWriter::CheckpointWriter(const fs::path& out, std::vector<PlannedTensor> entries,
+                                   int64_t shard_bytes)
     : out_(without_trailing_slash(out)) {
   fill_shards(std::move(entries), shard_bytes);
   require_space();
@@ -128,9 +129,9 @@ CheckpointWriter::CheckpointWriter(const fs::path& out, std::vector<TensorEntry>
 
 CheckpointWriter::~CheckpointWriter() = default;
 
-void CheckpointWriter::fill_shards(std::vector<TensorEntry> entries, int64_t shard_bytes) {
+void CheckpointWriter::fill_shards(std::vector<PlannedTensor> entries, int64_t shard_bytes) {
   int64_t filled = 0;
-  for (TensorEntry& entry : entries) {
+  for (PlannedTensor& entry : entries) {
     const int64_t bytes = byte_size(entry.dtype, entry.shape, entry.name);
     if (shards_.empty() || (filled > 0 && filled + bytes > shard_bytes)) {
       shards_.emplace_back();
@@ -145,7 +146,7 @@ void CheckpointWriter::fill_shards(std::vector<TensorEntry> entries, int64_t sha
     shard.name = fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards_.size());
     shard.layout = lay_out(shard.entries, {{"format", "pt"}}, printable_path(out_ / shard.name));
     for (size_t i = 0; i < shard.entries.size(); ++i) {
-      const TensorEntry& entry = shard.entries[i];
+      const PlannedTensor& entry = shard.entries[i];
       places_.push_back(
           {entry.name, s, shard.layout.offsets[i], byte_size(entry.dtype, entry.shape, entry.name), false});
     }

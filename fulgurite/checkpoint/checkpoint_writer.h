@@ -19,7 +19,7 @@ class CheckpointWriter {
  public:
   // Shards are filled in the order of `entries`, each up to `shard_bytes` of tensors, or one larger tensor.
   // Throws Error{kFile}: `out` exists, another process writes it, or the disk has no room.
-  CheckpointWriter(const std::filesystem::path& out, std::vector<TensorEntry> entries, int64_t shard_bytes);
+  CheckpointWriter(const std::filesystem::path& out, std::vector<PlannedTensor> entries, int64_t shard_bytes);
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
   ~CheckpointWriter();  // takes away what was not committed
@@ -39,7 +39,7 @@ class CheckpointWriter {
   class Directory;
   struct Shard {
     std::string name;
-    std::vector<TensorEntry> entries;
+    std::vector<PlannedTensor> entries;
     FileLayout layout;
   };
   struct Place {
@@ -50,7 +50,7 @@ class CheckpointWriter {
     bool written = false;
   };
 
-  void fill_shards(std::vector<TensorEntry> entries, int64_t shard_bytes);
+  void fill_shards(std::vector<PlannedTensor> entries, int64_t shard_bytes);
   void create_shards();
   void require_space() const;
   std::string index_text() const;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <iterator>
 #include <set>
 #include <string_view>
 #include <system_error>
@@ -69,77 +70,121 @@ std::string quoted(const std::string& text, const std::string& what) {
   return Json(text).dump();
 }
 
-void check_names(std::span<const TensorEntry> entries, const std::string& what) {
-  std::set<std::string_view> names{"__metadata__"};
-  for (const TensorEntry& entry : entries)
-    if (!names.insert(entry.name).second)
-      fail(ErrorKind::kFile, "{}: tensor \"{}\": the name is taken", what, printable(entry.name));
+// A tensor with its bytes counted.
+struct Entry {
+  const PlannedTensor* tensor;
+  size_t index;  // among those that were given
+  size_t bytes;
+};
+
+std::string where(const PlannedTensor& tensor, const std::string& what) {
+  return fmt::format("{}: tensor \"{}\"", what, printable(tensor.name));
 }
 
-std::vector<size_t> in_file_order(std::span<const TensorEntry> entries) {
-  std::vector<size_t> order(entries.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    const int64_t first = alignment(entries[a].dtype), second = alignment(entries[b].dtype);
-    return first != second ? first > second : entries[a].name < entries[b].name;
+[[noreturn]] void wrong_size(const PlannedTensor& tensor, size_t given, size_t needed,
+                             const std::string& what) {
+  fail(ErrorKind::kFile, "{}: given {} bytes, {} needs {}", where(tensor, what), given,
+       describe(tensor.dtype, tensor.shape), needed);
+}
+
+std::vector<Entry> in_file_order(std::span<const PlannedTensor> tensors, const std::string& what) {
+  std::set<std::string_view> names{"__metadata__"};
+  std::vector<Entry> order;
+  for (const PlannedTensor& tensor : tensors) {
+    if (!names.insert(tensor.name).second)
+      fail(ErrorKind::kFile, "{}: the name is taken", where(tensor, what));
+    const int64_t bytes = byte_size(tensor.dtype, tensor.shape, where(tensor, what));
+    order.push_back({&tensor, order.size(), static_cast<size_t>(bytes)});
+  }
+  std::sort(order.begin(), order.end(), [](const Entry& a, const Entry& b) {
+    const int64_t left = alignment(a.tensor->dtype), right = alignment(b.tensor->dtype);
+    return left != right ? left > right : a.tensor->name < b.tensor->name;
   });
   return order;
 }
 
-std::string metadata_text(const std::map<std::string, std::string>& metadata, const std::string& what) {
-  std::vector<std::string> pairs;
-  for (const auto& [key, value] : metadata) pairs.push_back(quoted(key, what) + ":" + quoted(value, what));
-  return fmt::format("\"__metadata__\":{{{}}}", fmt::join(pairs, ","));
-}
-
-}  // namespace
-
-FileLayout lay_out(std::span<const TensorEntry> entries, const std::map<std::string, std::string>& metadata,
-                   const std::string& what) {
-  check_names(entries, what);
-  FileLayout layout{"", in_file_order(entries), std::vector<int64_t>(entries.size()), 0};
-  std::vector<std::string> texts;
-  if (!metadata.empty()) texts.push_back(metadata_text(metadata, what));
-  int64_t offset = 0;
-  for (const size_t i : layout.order) {
-    const TensorEntry& entry = entries[i];
-    const int64_t end = offset + byte_size(entry.dtype, entry.shape,
-                                           fmt::format("{}: tensor \"{}\"", what, printable(entry.name)));
-    texts.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                                quoted(entry.name, what), name(entry.dtype), fmt::join(entry.shape, ","),
-                                offset, end));
-    layout.offsets[i] = offset;
-    offset = end;
+std::string header_text(const std::vector<Entry>& order, const std::map<std::string, std::string>& metadata,
+                        const std::string& what) {
+  std::vector<std::string> entries;
+  if (!metadata.empty()) {
+    std::vector<std::string> pairs;
+    for (const auto& [key, value] : metadata) pairs.push_back(quoted(key, what) + ":" + quoted(value, what));
+    entries.push_back(fmt::format("\"__metadata__\":{{{}}}", fmt::join(pairs, ",")));
   }
-  std::string text = fmt::format("{{{}}}", fmt::join(texts, ","));
+  size_t offset = 0;
+  for (const Entry& entry : order) {
+    entries.push_back(fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                                  quoted(entry.tensor->name, what), name(entry.tensor->dtype),
+                                  fmt::join(entry.tensor->shape, ","), offset, offset + entry.bytes));
+    offset += entry.bytes;
+  }
+  std::string text = fmt::format("{{{}}}", fmt::join(entries, ","));
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > kLargestHeaderBytes)
     fail(ErrorKind::kFile, "{}: a header of {} bytes, the format allows {}", what, text.size(),
          kLargestHeaderBytes);
-  const uint64_t length = text.size();
+  return text;
+}
+
+}  // namespace
+
+FileLayout lay_out(std::span<const PlannedTensor> tensors, const std::map<std::string, std::string>& metadata,
+                   const std::string& what) {
+  const std::vector<Entry> order = in_file_order(tensors, what);
+  const std::string header = header_text(order, metadata, what);
+  const uint64_t length = header.size();
+  FileLayout layout;
   layout.head.assign(reinterpret_cast<const char*>(&length), sizeof length);
-  layout.head += text;
-  for (int64_t& place : layout.offsets) place += static_cast<int64_t>(layout.head.size());
-  layout.bytes = static_cast<int64_t>(layout.head.size()) + offset;
+  layout.head += header;
+  layout.offsets.resize(tensors.size());
+  layout.bytes = static_cast<int64_t>(layout.head.size());
+  for (const Entry& entry : order) {
+    layout.offsets[entry.index] = layout.bytes;
+    layout.bytes += static_cast<int64_t>(entry.bytes);
+  }
   return layout;
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const PlannedTensor> tensors,
+                       const std::function<void(size_t tensor, const Sink& sink)>& make,
+                       const std::map<std::string, std::string>& metadata) {
+  const std::string what = printable_path(path);
+  const std::vector<Entry> order = in_file_order(tensors, what);
+  const std::string header = header_text(order, metadata, what);
+  const uint64_t length = header.size();
+
+  PendingFile file(path);
+  file.write(std::as_bytes(std::span(&length, 1)));
+  file.write(std::as_bytes(std::span(header)));
+  for (const Entry& entry : order) {
+    size_t written = 0;
+    make(entry.index, [&](std::span<const std::byte> bytes) {
+      written += bytes.size();
+      if (written > entry.bytes) wrong_size(*entry.tensor, written, entry.bytes, what);
+      file.write(bytes);
+    });
+    if (written != entry.bytes) wrong_size(*entry.tensor, written, entry.bytes, what);
+  }
+  file.commit();
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                        const std::map<std::string, std::string>& metadata) {
   const std::string what = printable_path(path);
-  std::vector<TensorEntry> entries;
-  for (const TensorView& tensor : tensors) entries.push_back({tensor.name, tensor.dtype, tensor.shape});
-  const FileLayout layout = lay_out(entries, metadata, what);
+  std::vector<PlannedTensor> planned;
   for (const TensorView& tensor : tensors) {
-    const std::string where = fmt::format("{}: tensor \"{}\"", what, printable(tensor.name));
-    const int64_t needed = byte_size(tensor.dtype, tensor.shape, where);
-    if (static_cast<int64_t>(tensor.bytes.size()) != needed)
-      fail(ErrorKind::kFile, "{}: given {} bytes, {} needs {}", where, tensor.bytes.size(), describe(tensor),
-           needed);
+    planned.push_back({tensor.name, tensor.dtype, tensor.shape});
+    const auto needed =
+        static_cast<size_t>(byte_size(tensor.dtype, tensor.shape, where(planned.back(), what)));
+    if (tensor.bytes.size() != needed) wrong_size(planned.back(), tensor.bytes.size(), needed, what);
   }
+  const auto make = [&](size_t tensor, const Sink& sink) { sink(tensors[tensor].bytes); };
+  write_safetensors(path, planned, make, metadata);
+}
+
+void write_text(const std::filesystem::path& path, std::string_view text) {
   PendingFile file(path);
-  file.write(std::as_bytes(std::span(layout.head)));
-  for (const size_t i : layout.order) file.write(tensors[i].bytes);
+  file.write(std::as_bytes(std::span(text)));
   file.commit();
 }
 

@@ -57,6 +57,42 @@ TEST(writer, the_bytes_are_those_of_the_format) {
   EXPECT_EQ(MappedFile(directory.path() / "f").text(), safetensors_bytes(padded, "ab1234xyz"));
 }
 
+TEST(writer, tensors_made_while_writing_give_the_same_file) {
+  const TemporaryDirectory directory;
+  const std::vector<TensorView> tensors{{"b", DType::kU8, {3}, bytes_of("xyz")},
+                                        {"a", DType::kU16, {2}, bytes_of("1234")},
+                                        {"none", DType::kU8, {0}, {}}};
+  const std::vector<PlannedTensor> planned{
+      {"b", DType::kU8, {3}}, {"a", DType::kU16, {2}}, {"none", DType::kU8, {0}}};
+  std::vector<size_t> made;
+  write_safetensors(directory.path() / "whole", tensors);
+  write_safetensors(directory.path() / "pieces", planned, [&](size_t i, const Sink& sink) {
+    made.push_back(i);
+    for (size_t at = 0; at < tensors[i].bytes.size(); ++at) sink(tensors[i].bytes.subspan(at, 1));
+  });
+  EXPECT_THAT(made, ElementsAre(1, 0, 2));
+  EXPECT_EQ(MappedFile(directory.path() / "pieces").text(), MappedFile(directory.path() / "whole").text());
+}
+
+TEST(writer, a_tensor_of_too_few_or_too_many_bytes_leaves_no_file) {
+  const TemporaryDirectory directory;
+  const auto path = directory.path() / "f";
+  const std::vector<PlannedTensor> planned{{"a", DType::kU8, {3}}};
+  for (const std::string given : {"12", "1234"})
+    EXPECT_EQ(refusal([&] {
+                write_safetensors(path, planned, [&](size_t, const Sink& sink) { sink(bytes_of(given)); });
+              }),
+              fmt::format("{}: tensor \"a\": given {} bytes, U8 [3] needs 3", path.string(), given.size()));
+  EXPECT_EQ(files_in(directory), 0u);
+}
+
+TEST(writer, a_text_is_written_as_it_is) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "f", "{\"a\": 1}\n");
+  EXPECT_EQ(MappedFile(directory.path() / "f").text(), "{\"a\": 1}\n");
+  EXPECT_EQ(files_in(directory), 1u);
+}
+
 TEST(writer, every_dtype_comes_back_aligned) {
   const TemporaryDirectory directory;
   std::string data(24 * 8, '\0');

@@ -13,7 +13,7 @@
 namespace fulgurite::model {
 namespace {
 
-using checkpoint::TensorEntry;
+using checkpoint::PlannedTensor;
 using checkpoint::TensorView;
 using Bytes = std::span<const std::byte>;
 
@@ -78,8 +78,8 @@ class Converter {
     for (size_t i = 0; i < model_.names.size(); ++i) add(model_.names[i], model_.parts[i]);
   }
 
-  std::vector<TensorEntry> entries() const {
-    std::vector<TensorEntry> entries;
+  std::vector<PlannedTensor> entries() const {
+    std::vector<PlannedTensor> entries;
     for (const Weight& weight : weights_) add_entries(weight, entries);
     return entries;
   }
@@ -171,7 +171,7 @@ class Converter {
     return target.kind == Kind::kNvfp4 || !has_blocks(target.block) ? ".weight_scale" : ".weight_scale_inv";
   }
 
-  void add_entries(const Weight& weight, std::vector<TensorEntry>& entries) const;
+  void add_entries(const Weight& weight, std::vector<PlannedTensor>& entries) const;
   EncodedMatrix encode(const Weight& weight) const;
   EncodedMatrix encode_named(const Weight& weight) const;  // its errors name the weight
   // Codes as they stand, and the scales if they can be written as the target has them.
@@ -186,7 +186,7 @@ class Converter {
   size_t fused_at_ = 0;
 };
 
-void Converter::add_entries(const Weight& weight, std::vector<TensorEntry>& entries) const {
+void Converter::add_entries(const Weight& weight, std::vector<PlannedTensor>& entries) const {
   for (const TensorView* const copy : weight.copies)
     entries.push_back({copy->name, copy->dtype, copy->shape});
   if (!weight.copies.empty()) return;
@@ -330,7 +330,7 @@ std::optional<CheckpointForm> form_from_name(std::string_view name) {
 ConvertResult convert(const checkpoint::Checkpoint& source, const std::filesystem::path& out,
                       const ConvertOptions& options) {
   const Converter converter(source, options.form);
-  const std::vector<TensorEntry> entries = converter.entries();
+  const std::vector<PlannedTensor> entries = converter.entries();
   ConvertResult result;
   result.tensors = static_cast<int64_t>(entries.size());
   checkpoint::CheckpointWriter writer(out, entries, options.shard_bytes);
