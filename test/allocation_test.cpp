@@ -77,12 +77,12 @@ TEST(allocation, the_counter_counts) {
 TEST(allocation, forward_allocates_nothing_from_its_first_call_on) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(0);
-  for (const Mla mla : {Mla::kAbsorbed, Mla::kExpanded}) {
+  for (const char* const numerics : {"serving", "fp32", "fp32,mla=expanded"}) {
     for (const int threads : {1, 2}) {
       plan::Options options;
       options.context = 512;
       options.chunk_tokens = 300;
-      options.numerics.mla = mla;
+      options.numerics = parse_numerics(numerics);
       execute::Session session(tiny.model, plan::make(tiny.model, test::device(threads), options));
       EXPECT_EQ(counted(session, std::span(ids).first(300)), 0) << "prefill, threads " << threads;
       EXPECT_EQ(counted(session, std::span(ids).subspan(300, 1)), 0) << "decode, threads " << threads;

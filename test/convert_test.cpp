@@ -8,54 +8,19 @@
 #include <chrono>
 #include <thread>
 
+#include "test/converted.h"
 #include "test/edited_checkpoint.h"
 #include "test/independent_reader.h"
-#include "test/tool_run.h"
 
 namespace fulgurite {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kPositions = 160;  // more than index_topk: the selection has to choose
-
-// Bytes of the trace file of a pass in the preset fp32.
-std::string trace_of(const fs::path& directory) {
-  const auto checkpoint = checkpoint::open(directory);
-  const model::Model model = model::bind(checkpoint);
-  plan::Options options;
-  options.numerics = Numerics::fp32();
-  options.context = options.chunk_tokens = kPositions;
-  options.logits = plan::LogitRows::kAll;
-  options.tracing = plan::Tracing::kOn;
-  execute::Session session(model, plan::make(model, test::device(2), options));
-  audit::Trace trace(0, kPositions, 8);
-  const std::vector<int32_t> ids = test::golden_ids(0);
-  session.forward(0, std::span(ids).first(kPositions), &trace);
-  const fs::path file = test::scratch_file("form.trace");
-  trace.write(file);
-  return std::string(checkpoint::MappedFile(file).text());
-}
-
-// The tiny model in another form; gone with this object.
-class Converted {
- public:
-  Converted(const std::string& from, const std::string& form, const std::string& options = "")
-      : directory_(test::scratch_file("converted_" + form)) {
-    fs::remove_all(directory_);
-    const test::ToolRun run =
-        test::run_tool("convert " + from + " " + directory_.string() + " --form " + form + " " + options);
-    EXPECT_EQ(run.exit_code, 0) << run.error;
-  }
-  ~Converted() { fs::remove_all(directory_); }
-  const fs::path& path() const { return directory_; }
-
- private:
-  fs::path directory_;
-};
+using test::Converted;
 
 const std::string& tiny_trace() {
-  static const std::string trace = trace_of(test::kTinyV32);
+  static const std::string trace = test::form_trace(test::kTinyV32);
   return trace;
 }
 
@@ -86,7 +51,7 @@ const std::string kFused = kLayer + "self_attn.indexer.wk_weights_proj.weight";
 
 TEST(convert, lossless_forms_give_byte_identical_traces) {
   for (const char* const form : {"bf16", "fp8", "fp8-e8m0", "fused-bf16"})
-    EXPECT_TRUE(trace_of(Converted(test::kTinyV32, form).path()) == tiny_trace()) << form;
+    EXPECT_TRUE(test::form_trace(Converted(test::kTinyV32, form).path()) == tiny_trace()) << form;
 }
 
 TEST(convert, lossy_forms_give_what_an_independent_reader_dequantizes) {
@@ -95,8 +60,8 @@ TEST(convert, lossy_forms_give_what_an_independent_reader_dequantizes) {
     const Converted converted(test::kTinyV32, form);
     const fs::path exact = test::scratch_file("exact");
     test::IndependentReader(converted.path()).write(exact);
-    const std::string trace = trace_of(converted.path());
-    EXPECT_TRUE(trace == trace_of(exact));
+    const std::string trace = test::form_trace(converted.path());
+    EXPECT_TRUE(trace == test::form_trace(exact));
     EXPECT_FALSE(trace == tiny_trace()) << "the form loses something";
     fs::remove_all(exact);
   }
@@ -128,9 +93,9 @@ TEST(convert, inspect_reports_each_form_and_finds_nothing) {
 
 TEST(convert, a_pre_fused_checkpoint_becomes_any_other_form) {
   const Converted fused(test::kTinyV32, "fused-bf16");
-  EXPECT_TRUE(trace_of(Converted(fused.path(), "bf16").path()) == tiny_trace());
+  EXPECT_TRUE(test::form_trace(Converted(fused.path(), "bf16").path()) == tiny_trace());
   const Converted half(fused.path(), "fp8-e8m0");
-  EXPECT_TRUE(trace_of(half.path()) == tiny_trace());
+  EXPECT_TRUE(test::form_trace(half.path()) == tiny_trace());
   expect_form(inspect(half.path()), kWk, "e4m3 128x128, scales e8m0");
 }
 
@@ -147,7 +112,7 @@ int largest_code(const checkpoint::TensorView& weight, int64_t block_row, int64_
 TEST(convert, fp8_to_bf16_to_fp8_e8m0_keeps_values_and_codes_above_224) {
   const Converted half(test::kTinyV32, "bf16");
   const Converted again(half.path(), "fp8-e8m0");
-  EXPECT_TRUE(trace_of(again.path()) == tiny_trace());
+  EXPECT_TRUE(test::form_trace(again.path()) == tiny_trace());
   const test::TinyModel tiny;
   const auto made = checkpoint::open(again.path());
   int64_t kept = 0, smaller = 0;
@@ -190,7 +155,7 @@ TEST(convert, mtp_tensors_are_converted_too) {
 TEST(convert, shard_size_one_gives_every_tensor_a_file) {
   const Converted converted(test::kTinyV32, "fp8", "--shard-size 1");
   EXPECT_EQ(checkpoint::open(converted.path()).shard_names().size(), 261u);
-  EXPECT_TRUE(trace_of(converted.path()) == tiny_trace());
+  EXPECT_TRUE(test::form_trace(converted.path()) == tiny_trace());
 }
 
 TEST(convert, refuses_what_exists_what_is_unknown_and_what_cannot_be_written) {

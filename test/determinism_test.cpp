@@ -16,10 +16,10 @@ struct Pace {
 };
 
 // The bytes of the trace of sequence 0 of the golden file, computed as `run` says.
-std::string traced(const model::Model& model, const Pace& run) {
+std::string traced(const model::Model& model, const Numerics& numerics, const Pace& run) {
   const std::vector<int32_t> ids = test::golden_ids(0), left = test::golden_ids(1),
                              right = test::golden_ids(2);
-  plan::Options options = test::trace_options(512, run.in_a_batch ? run.chunk + 20 : run.chunk);
+  plan::Options options = test::trace_options(numerics, 512, run.in_a_batch ? run.chunk + 20 : run.chunk);
   options.sequences = run.in_a_batch ? 3 : 1;
   execute::Session session(model, plan::make(model, test::device(run.threads), options));
   const int32_t sequence = run.in_a_batch ? 1 : 0;
@@ -41,13 +41,16 @@ std::string traced(const model::Model& model, const Pace& run) {
 
 TEST(determinism, traces_are_byte_identical_for_any_chunking_threads_and_batch) {
   const test::TinyModel tiny;
-  const std::string whole = traced(tiny.model, {"whole", 512, 1, false});
-  for (const Pace& run :
-       {Pace{"whole_2", 512, 2, false}, Pace{"chunk37_1", 37, 1, false}, Pace{"chunk37_2", 37, 2, false},
-        Pace{"chunk1_1", 1, 1, false}, Pace{"chunk1_2", 1, 2, false}, Pace{"batch", 64, 2, true},
-        Pace{"batch_decode", 1, 2, true}}) {
-    EXPECT_TRUE(traced(tiny.model, run) == whole)
-        << run.name << ": the trace differs from that of one pass on one thread";
+  for (const Numerics& numerics : test::kPresets) {
+    SCOPED_TRACE(summary(numerics));
+    const std::string whole = traced(tiny.model, numerics, {"whole", 512, 1, false});
+    for (const Pace& run :
+         {Pace{"whole_3", 512, 3, false}, Pace{"chunk37_1", 37, 1, false}, Pace{"chunk37_2", 37, 2, false},
+          Pace{"chunk1_1", 1, 1, false}, Pace{"chunk1_2", 1, 2, false}, Pace{"batch", 64, 2, true},
+          Pace{"batch_decode", 1, 2, true}}) {
+      EXPECT_TRUE(traced(tiny.model, numerics, run) == whole)
+          << run.name << ": the trace differs from that of one pass on one thread";
+    }
   }
 }
 
@@ -68,23 +71,28 @@ TEST(determinism, the_command_writes_the_same_file_for_any_chunk_and_threads) {
 TEST(determinism, an_older_instruction_set_gives_the_same_bits) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(3);
-  std::vector<float> first;
-  for (int isa = 0; isa <= static_cast<int>(cpu::machine().target.isa); ++isa) {
-    Device device = test::device(2);
-    device.target.isa = static_cast<Isa>(isa);
-    execute::Session session(tiny.model, plan::make(tiny.model, device, test::trace_options(512, 512)));
-    const View<const float, 2> logits = session.forward(0, ids);
-    const std::vector<float> values(logits.data, logits.data + logits.size());
-    if (first.empty()) first = values;
-    EXPECT_TRUE(values == first) << name(device.target.isa);
+  const Isa best =
+      std::min(cpu::machine().target.isa, Isa::kAvx512Bf16);  // tiles of AMX sum in another order
+  for (const Numerics& numerics : test::kPresets) {
+    std::vector<float> first;
+    for (int isa = 0; isa <= static_cast<int>(best); ++isa) {
+      Device device = test::device(2);
+      device.target.isa = static_cast<Isa>(isa);
+      execute::Session session(tiny.model,
+                               plan::make(tiny.model, device, test::trace_options(numerics, 512, 512)));
+      const View<const float, 2> logits = session.forward(0, ids);
+      const std::vector<float> values(logits.data, logits.data + logits.size());
+      if (first.empty()) first = values;
+      EXPECT_TRUE(values == first) << name(device.target.isa) << ", " << summary(numerics);
+    }
   }
 }
 
 TEST(determinism, a_sequence_that_was_reset_starts_anew) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(1), other = test::golden_ids(2);
-  execute::Session session(tiny.model,
-                           plan::make(tiny.model, test::device(2), test::trace_options(512, 512)));
+  execute::Session session(tiny.model, plan::make(tiny.model, test::device(2),
+                                                  test::trace_options(Numerics::serving(), 512, 512)));
   const View<const float, 2> logits = session.forward(0, ids);
   const std::vector<float> first(logits.data, logits.data + logits.size());
   session.reset(0);

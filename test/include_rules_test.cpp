@@ -33,10 +33,21 @@ std::string room_of(const std::string& file) {
   return "ops/" + rest.substr(0, rest.find('/'));
 }
 
+// Of an op: what holds an implementation against the reference (X_audit.h, X_audit.cpp).
+bool is_audit(const std::string& file) {
+  return file.starts_with("fulgurite/ops/") && file.find("_audit.") != std::string::npos;
+}
+
+// What such a file may use of the room audit: nothing that knows a model.
+bool is_comparison(const std::string& file) {
+  return file == "fulgurite/audit/compare.h" || file == "fulgurite/audit/report.h" ||
+         file == "fulgurite/audit/tensors.h";
+}
+
 // Is it the contract of an op: ops/X/X.h, or a further header without an implementation's suffix?
 bool is_contract(const std::string& file) {
   return file.starts_with("fulgurite/ops/") && file.ends_with(".h") && !file.ends_with("_cases.h") &&
-         file.find("_cpu") == std::string::npos && file.find("_cuda") == std::string::npos;
+         file.find("_cpu") == std::string::npos && file.find("_cuda") == std::string::npos && !is_audit(file);
 }
 
 bool may_include(const std::string& from, const std::string& to) {
@@ -45,17 +56,20 @@ bool may_include(const std::string& from, const std::string& to) {
     return std::ranges::any_of(rooms, [&](const char* name) { return target == name; });
   };
   if (room == "api") return true;
+  if (is_audit(to) && !is_audit(from) && room != "audit") return false;
   if (room == target) return true;
   if (room == "core") return false;
   if (room == "checkpoint" || room == "tokenizer" || room == "cpu" || room == "cuda") return one_of({"core"});
   if (room.starts_with("ops/")) {
     if (one_of({"core"}) || is_contract(to)) return true;
+    if (is_audit(from)) return is_comparison(to) || is_audit(to);
     return from.find("_cpu") != std::string::npos && target == "cpu";
   }
   if (room == "model") return one_of({"core", "checkpoint"});
   if (room == "plan") return one_of({"core", "model"}) || is_contract(to);
   if (room == "execute") return one_of({"core", "model", "plan"}) || is_contract(to);
-  if (room == "audit") return one_of({"core", "checkpoint", "model", "plan", "execute"}) || is_contract(to);
+  if (room == "audit")
+    return one_of({"core", "checkpoint", "model", "plan", "execute"}) || is_contract(to) || is_audit(to);
   return false;
 }
 
@@ -98,6 +112,10 @@ TEST(include_rules, the_rule_rejects_what_it_must) {
   EXPECT_FALSE(may_include("fulgurite/ops/norm/norm_cpu.cpp", "fulgurite/ops/linear/linear_cases.h"));
   EXPECT_FALSE(may_include("fulgurite/execute/session.cpp", "fulgurite/tokenizer/tokenizer.h"));
   EXPECT_FALSE(may_include("fulgurite/plan/plan.h", "fulgurite/checkpoint/writer.h"));
+  EXPECT_FALSE(may_include("fulgurite/ops/linear/linear_audit.cpp", "fulgurite/audit/trace.h"));
+  EXPECT_FALSE(may_include("fulgurite/ops/linear/linear_cpu.cpp", "fulgurite/ops/linear/linear_audit.h"));
+  EXPECT_TRUE(may_include("fulgurite/ops/experts/experts_audit.cpp", "fulgurite/ops/linear/linear_audit.h"));
+  EXPECT_TRUE(may_include("fulgurite/ops/linear/linear_audit.cpp", "fulgurite/audit/report.h"));
   EXPECT_TRUE(may_include("fulgurite/ops/linear/linear_cpu.cpp", "fulgurite/cpu/kernels.h"));
   EXPECT_TRUE(may_include("fulgurite/ops/experts/experts.h", "fulgurite/ops/linear/linear.h"));
 }
@@ -105,7 +123,8 @@ TEST(include_rules, the_rule_rejects_what_it_must) {
 TEST(include_rules, an_op_has_contract_reference_implementation_cases_and_test_under_one_name) {
   for (const auto& entry : fs::directory_iterator(test::kSource + "/fulgurite/ops")) {
     const std::string op = entry.path().filename();
-    for (const char* const part : {".h", "_reference.cpp", "_cpu.cpp", "_cases.h", "_test.cpp"})
+    for (const char* const part :
+         {".h", "_reference.cpp", "_cpu.cpp", "_audit.h", "_audit.cpp", "_cases.h", "_test.cpp"})
       EXPECT_TRUE(fs::exists(entry.path() / (op + part))) << op << part;
   }
 }

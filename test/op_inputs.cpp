@@ -60,6 +60,32 @@ Buffer<3> make(Random& random, Values values, int64_t a, int64_t b, int64_t c) {
   return buffer;
 }
 
+namespace {
+
+template <int Rank>
+TensorBuffer<Rank> drawn(Random& random, Values values, DType dtype, std::array<int64_t, Rank> extent) {
+  TensorBuffer<Rank> buffer = unwritten<Rank>(dtype, extent);
+  Tensor<1> flat;
+  flat.data = buffer.view.data;
+  flat.dtype = dtype;
+  flat.extent = {View<std::byte, Rank>(nullptr, extent).size()};
+  flat.stride = {1};
+  for (int64_t i = 0; i < flat.extent[0]; ++i) store(flat, draw(random, values, i), i);
+  return buffer;
+}
+
+}  // namespace
+
+TensorBuffer<1> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 1> extent) {
+  return drawn<1>(random, values, dtype, extent);
+}
+TensorBuffer<2> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 2> extent) {
+  return drawn<2>(random, values, dtype, extent);
+}
+TensorBuffer<3> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 3> extent) {
+  return drawn<3>(random, values, dtype, extent);
+}
+
 Weight make_weight(Random& random, int64_t out, int64_t in, const MatrixFormat& format, Scales scales) {
   Weight weight;
   weight.data = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(out * in * 4));

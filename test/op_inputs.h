@@ -2,12 +2,13 @@
 // Inputs for the operations' tests and benchmarks: seeded, and hard on purpose. A buffer owns its elements;
 // its view is what an operation gets. (Tests and benchmarks only; no operation includes this.)
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/element.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/core/random.h"
 
@@ -34,6 +35,46 @@ struct Buffer {
 Buffer<1> make(Random& random, Values values, int64_t n);
 Buffer<2> make(Random& random, Values values, int64_t rows, int64_t columns);
 Buffer<3> make(Random& random, Values values, int64_t a, int64_t b, int64_t c);
+
+// A tensor of any element type that owns its bytes; those beyond it belong to nobody.
+template <int Rank>
+struct TensorBuffer {
+  std::shared_ptr<std::vector<std::byte>> bytes;
+  Tensor<Rank> view;
+
+  // Its elements as fp32, in row-major order: contiguous tensors of f32 and bf16.
+  std::vector<float> values() const {
+    std::vector<float> out;
+    int64_t count = 1;
+    for (const int64_t n : view.extent) count *= n;
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor<1> flat = View<float, 1>(reinterpret_cast<float*>(view.data), {count});
+      Tensor<1> typed = flat;
+      typed.dtype = view.dtype;
+      out.push_back(load(typed, i));
+    }
+    return out;
+  }
+};
+
+// Contiguous, all bytes 0x5A: what an operation must overwrite.
+template <int Rank>
+TensorBuffer<Rank> unwritten(DType dtype, std::array<int64_t, Rank> extent) {
+  TensorBuffer<Rank> buffer;
+  const View<std::byte, Rank> shape(nullptr, extent);
+  buffer.bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(shape.size() * bits(dtype) / 8),
+                                                          std::byte{0x5A});
+  buffer.view.data = buffer.bytes->data();
+  buffer.view.dtype = dtype;
+  buffer.view.extent = shape.extent;
+  buffer.view.stride = shape.stride;
+  return buffer;
+}
+
+// Drawn as make() does and rounded to dtype (f32 or bf16).
+TensorBuffer<1> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 1> extent);
+TensorBuffer<2> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 2> extent);
+TensorBuffer<3> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 3> extent);
 
 // A prepared weight that owns its bytes. Blocks may be partial; their scales differ block by block, powers of
 // two or not.

@@ -20,6 +20,13 @@ namespace fulgurite::test {
 
 inline Setting fp32_setting(Isa isa = cpu::best_isa()) { return {{DeviceKind::kCpu, isa}, Numerics::fp32()}; }
 
+// The preset serving as the planner hands it to operations: the scale of activations is resolved.
+inline Setting serving_setting(Isa isa = cpu::best_isa()) {
+  Numerics numerics = Numerics::serving();
+  numerics.activation_scale = ActivationScale::kPow2;
+  return {{DeviceKind::kCpu, isa}, numerics};
+}
+
 // Every instruction set that this machine has.
 inline std::vector<Isa> machine_isas() {
   std::vector<Isa> isas;

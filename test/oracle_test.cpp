@@ -17,7 +17,7 @@ checkpoint::SafetensorsFile trace_of(int sequence, plan::Candidates candidates) 
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(sequence);
   const auto positions = static_cast<int64_t>(ids.size());
-  plan::Options options = test::trace_options(positions, positions);
+  plan::Options options = test::trace_options(Numerics::fp32(), positions, positions);
   options.candidates = candidates;
   execute::Session session(tiny.model, plan::make(tiny.model, test::device(2), options));
   audit::Trace trace(0, positions, kLast);
@@ -114,7 +114,7 @@ TEST(oracle, a_plan_of_references_runs_nothing_else) {
 TEST(oracle, expanded_attention_agrees_as_well) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(0);
-  plan::Options options = test::trace_options(512, 512);
+  plan::Options options = test::trace_options(Numerics::fp32(), 512, 512);
   options.numerics.mla = Mla::kExpanded;
   execute::Session session(tiny.model, plan::make(tiny.model, test::device(2), options));
   audit::Trace trace(0, 512, kLast);

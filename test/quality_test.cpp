@@ -9,11 +9,16 @@
 namespace fulgurite {
 namespace {
 
+nlohmann::json evaluated(const std::string& numerics) {
+  const test::ToolRun run =
+      test::run_tool("eval " + test::kTinyV32 + " --text " + test::kSource +
+                     "/golden/text/public.txt --windows 24 --json --numerics " + numerics);
+  EXPECT_EQ(run.exit_code, 0) << run.error;
+  return nlohmann::json::parse(run.out);
+}
+
 TEST(quality, twenty_four_windows_have_the_likelihood_of_the_oracle) {
-  const test::ToolRun run = test::run_tool("eval " + test::kTinyV32 + " --text " + test::kSource +
-                                           "/golden/text/public.txt --windows 24 --json");
-  ASSERT_EQ(run.exit_code, 0) << run.error;
-  const auto json = nlohmann::json::parse(run.out);
+  const nlohmann::json json = evaluated("fp32");
   EXPECT_NEAR(json["nll"].get<double>(), 3.20638, 0.0003);
   EXPECT_NEAR(json["windows"][0].get<double>(), 3.638326, 0.0003);
   EXPECT_NEAR(json["windows"][1].get<double>(), 3.328668, 0.0003);
@@ -21,10 +26,17 @@ TEST(quality, twenty_four_windows_have_the_likelihood_of_the_oracle) {
   EXPECT_EQ(json["windows"].size(), 24u);
 }
 
+// What fp8 operands, bf16 between operations and fp8 caches cost.
+TEST(quality, serving_is_within_two_hundredths_of_the_oracle) {
+  const nlohmann::json json = evaluated("serving");
+  EXPECT_NEAR(json["nll"].get<double>(), 3.20638, 0.02);
+  EXPECT_NE(json["nll"].get<double>(), evaluated("fp32")["nll"].get<double>());
+}
+
 TEST(quality, the_greedy_continuation_is_that_of_the_oracle) {
-  const test::ToolRun run = test::run_tool(
-      "generate " + test::kTinyV32 +
-      " --prompt 'The old man looked at the sea and said,' --greedy --max-new-tokens 60 --json");
+  const test::ToolRun run = test::run_tool("generate " + test::kTinyV32 +
+                                           " --prompt 'The old man looked at the sea and said,' --greedy "
+                                           "--max-new-tokens 60 --json --numerics fp32");
   ASSERT_EQ(run.exit_code, 0) << run.error;
   const auto json = nlohmann::json::parse(run.out);
   EXPECT_EQ(json["prompt_ids"].get<std::vector<int>>(),
@@ -45,15 +57,21 @@ nlohmann::json memory_of(const std::string& arguments) {
   return nlohmann::json::parse(run.out);
 }
 
-TEST(memory, anonymous_memory_is_what_the_plan_says_and_sixteen_megabytes) {
-  const nlohmann::json full = memory_of("--context 2048 --max-new-tokens 2000 --temperature 3 --top-p 1");
+void expect_planned_memory(const std::string& numerics, int64_t row_bytes) {
+  const nlohmann::json full =
+      memory_of("--context 2048 --max-new-tokens 2000 --temperature 3 --top-p 1 --numerics " + numerics);
   const auto planned = full["planned_bytes"].get<int64_t>(),
              resident = full["anonymous_resident_bytes"].get<int64_t>();
   // Every cache row that was written is resident: what is measured is the session.
   const auto positions = static_cast<int64_t>(full["ids"].size());
   EXPECT_GT(positions, 200);
-  EXPECT_GE(resident, positions * 4 * (576 + 128) * 4);
+  EXPECT_GE(resident, positions * 4 * row_bytes);
   EXPECT_LE(resident, planned + 16'000'000);
+}
+
+TEST(memory, anonymous_memory_is_what_the_plan_says_and_sixteen_megabytes) {
+  expect_planned_memory("fp32", (576 + 128) * 4);
+  expect_planned_memory("serving", 656 + 132);
 }
 
 TEST(memory, weights_are_not_copied) {

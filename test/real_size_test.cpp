@@ -134,11 +134,17 @@ TEST(real_size, the_whole_671b_model_is_inspected_and_planned_from_its_headers) 
   EXPECT_EQ(json["tensors"].size(), 92425u) << "as many as the official index names";
   EXPECT_NEAR(json["dimensions"]["softmax_scale"].get<double>(), 0.13523378, 1e-7);
   EXPECT_GT(json["left_out_bytes"].get<int64_t>(), 0) << "the MTP layer";
-  const test::ToolRun plan = test::run_tool("plan " + checkpoint.path() + " --context 163840 --json");
-  ASSERT_EQ(plan.exit_code, 0) << plan.error;
-  const auto planned = nlohmann::json::parse(plan.out);
-  EXPECT_EQ(planned["bytes"]["latent_cache"].get<int64_t>(), int64_t{61} * 163840 * 576 * 4);
-  EXPECT_EQ(planned["bytes"]["index_cache"].get<int64_t>(), int64_t{61} * 163840 * 128 * 4);
+  const auto expect_caches = [&](const std::string& numerics, int64_t latent_row, int64_t index_row) {
+    const test::ToolRun plan =
+        test::run_tool("plan " + checkpoint.path() + " --context 163840 --json --numerics " + numerics);
+    ASSERT_EQ(plan.exit_code, 0) << plan.error;
+    const auto bytes = nlohmann::json::parse(plan.out)["bytes"];
+    EXPECT_EQ(bytes["latent_cache"].get<int64_t>(), int64_t{61} * 163840 * latent_row);
+    EXPECT_EQ(bytes["index_cache"].get<int64_t>(), int64_t{61} * 163840 * index_row);
+  };
+  expect_caches("fp32", 576 * 4, 128 * 4);
+  expect_caches("serving", 656, 128 + 4);
+  expect_caches("serving,latent_cache=bf16,index_quant=none", 576 * 2, 128 * 2);
 }
 
 // A dense layer and one of experts: every operation takes its real shapes. Zero weights give zero logits, so
@@ -151,14 +157,17 @@ TEST(real_size, a_pass_through_layers_of_real_dimensions_ends_with_zero_logits) 
   const HollowCheckpoint hollow(config);
   const auto checkpoint = checkpoint::open(hollow.path());
   const model::Model model = model::bind(checkpoint);
-  plan::Options options;
-  options.context = 2500;
-  options.chunk_tokens = 3;
-  execute::Session session(model, plan::make(model, test::device(2), options));
-  const std::vector<int32_t> ids{0, 129279, 7};
-  const View<const float, 2> logits = session.forward(0, ids);
-  EXPECT_EQ(logits.extent[1], 129280);
-  for (int64_t i = 0; i < logits.extent[1]; ++i) ASSERT_EQ(logits(0, i), 0.0f) << i;
+  for (const Numerics& numerics : test::kPresets) {
+    plan::Options options;
+    options.numerics = numerics;
+    options.context = 2500;
+    options.chunk_tokens = 3;
+    execute::Session session(model, plan::make(model, test::device(2), options));
+    const std::vector<int32_t> ids{0, 129279, 7};
+    const View<const float, 2> logits = session.forward(0, ids);
+    EXPECT_EQ(logits.extent[1], 129280);
+    for (int64_t i = 0; i < logits.extent[1]; ++i) ASSERT_EQ(logits(0, i), 0.0f) << i;
+  }
 }
 
 }  // namespace

@@ -26,14 +26,18 @@ inline std::vector<int32_t> golden_ids(int sequence) {
   return {ids.begin(), ids.end()};
 }
 
-inline plan::Options trace_options(int64_t positions, int64_t chunk_tokens) {
+inline plan::Options trace_options(const Numerics& numerics, int64_t positions, int64_t chunk_tokens) {
   plan::Options options;
+  options.numerics = numerics;
   options.context = positions;
   options.chunk_tokens = chunk_tokens;
   options.logits = plan::LogitRows::kAll;
   options.tracing = plan::Tracing::kOn;
   return options;
 }
+
+// Both presets, for what must hold in either.
+inline const Numerics kPresets[] = {Numerics::fp32(), Numerics::serving()};
 
 inline Device device(int threads) {
   Device device = cpu::machine();

@@ -16,11 +16,12 @@ namespace {
 
 constexpr int64_t kPositions = 160, kLast = 8;
 
-checkpoint::SafetensorsFile traced(const std::string& file, int64_t chunk, audit::Injection injection = {}) {
+checkpoint::SafetensorsFile traced(const std::string& file, int64_t chunk, audit::Injection injection = {},
+                                   const Numerics& numerics = Numerics::fp32()) {
   const test::TinyModel tiny;
   const std::vector<int32_t> ids = test::golden_ids(0);
-  execute::Session session(tiny.model,
-                           plan::make(tiny.model, test::device(2), test::trace_options(kPositions, chunk)));
+  execute::Session session(
+      tiny.model, plan::make(tiny.model, test::device(2), test::trace_options(numerics, kPositions, chunk)));
   audit::Trace trace(0, kPositions, kLast, std::move(injection));
   for (int64_t at = 0; at < kPositions; at += chunk)
     session.forward(0,
@@ -106,6 +107,24 @@ TEST(trace, an_injected_hidden_replaces_the_layers_output_for_what_follows) {
     EXPECT_NE(values(trace, "layer2.q_latent"), values(plain, "layer2.q_latent"));
     EXPECT_NE(values(trace, "logits"), values(plain, "logits"));
   }
+}
+
+// In `serving` the stream is bf16: an injected hidden is the residual sum, read by the next norm as it is given;
+// what is stored is its rounding.
+TEST(trace, an_injected_hidden_is_read_unrounded_and_stored_rounded) {
+  const Numerics serving = Numerics::serving();
+  const std::vector<float> hidden = values(traced("plain.safetensors", kPositions), "layer1.hidden");
+  std::vector<float> rounded = hidden;
+  for (float& value : rounded) value = round_to_bf16(value);
+  ASSERT_NE(rounded, hidden);
+  const auto with = [&](const std::vector<float>& injected) {
+    return traced("serving.safetensors", kPositions,
+                  injection_of(file_with("layer1.hidden", {kLast, 384}, injected)), serving);
+  };
+  const auto given = with(hidden);
+  EXPECT_EQ(values(given, "layer1.hidden"), rounded);
+  const std::vector<float> next = values(given, "layer2.q_latent");
+  EXPECT_NE(values(with(rounded), "layer2.q_latent"), next);
 }
 
 TEST(trace, an_injected_attention_output_enters_the_residual) {

@@ -24,6 +24,8 @@ int main(int argc, char** argv) {
   fulgurite::tool::add_trace(app, run);
   fulgurite::tool::add_compare(app, run);
   fulgurite::tool::add_convert(app, run);
+  fulgurite::tool::add_synth(app, run);
+  fulgurite::tool::add_bench(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

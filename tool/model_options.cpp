@@ -11,6 +11,14 @@ void add_model(CLI::App& verb, ModelOptions& options) {
 }
 
 void add_execution(CLI::App& verb, ModelOptions& options) {
+  verb.add_option(
+          "--numerics", options.numerics,
+          "PRESET[,knob=value...]: every rounding. Presets: serving (what engines run: bf16 between "
+          "operations, "
+          "fp8 operands), fp32 (exact weights, fp32 everywhere). Knobs: docs/numerics.md; `fulgurite plan` "
+          "prints them all")
+      ->type_name("NUMERICS")
+      ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
@@ -41,6 +49,7 @@ Tokenizer load_tokenizer(const LoadedModel& loaded) {
 }
 
 plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options) {
+  options.numerics = parse_numerics(model_options.numerics);
   if (model_options.references) options.candidates = plan::Candidates::kReferencesOnly;
   return plan::make(loaded.model, device_for(model_options), options);
 }

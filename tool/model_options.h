@@ -12,10 +12,11 @@ struct ModelOptions {
   std::string directory;
   int threads = 0;          // 0: every processor that the process may use
   bool references = false;  // plan the references only
+  std::string numerics = "serving";
 };
 
 void add_model(CLI::App& verb, ModelOptions& options);      // MODEL alone
-void add_execution(CLI::App& verb, ModelOptions& options);  // --threads, --references
+void add_execution(CLI::App& verb, ModelOptions& options);  // --numerics, --threads, --references
 
 Device device_for(const ModelOptions& options);
 
@@ -27,7 +28,7 @@ struct LoadedModel {
 LoadedModel load(const ModelOptions& options);
 Tokenizer load_tokenizer(const LoadedModel& loaded);
 
-// `options` with the candidates that --references asks for, planned for device_for().
+// `options` with the numerics and candidates that the command line asks for, planned for device_for().
 plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options);
 
 // The whole of a file as text. Throws Error{kFile}.

@@ -98,8 +98,8 @@ void print_text(const Options& options, const plan::Plan& plan) {
   fmt::print("device    cpu: {}, {}, {} thread(s)\n", plan.device.model, name(plan.device.target.isa),
              plan.device.threads);
   std::vector<std::string> knobs;
-  for (const auto& [knob, value] : describe(plan.options.numerics)) knobs.push_back(knob + "=" + value);
-  fmt::print("numerics  {}\n\n", fmt::join(knobs, " "));
+  for (const auto& [knob, value] : describe(plan.numerics)) knobs.push_back(knob + "=" + value);
+  fmt::print("numerics  {}: {}\n\n", summary(plan.options.numerics), fmt::join(knobs, " "));
   print_rows(plan);
   fmt::print("\n");
   print_bytes(plan);
@@ -124,7 +124,7 @@ void print_json(const plan::Plan& plan) {
                                 {"activations", plan.bytes.activations},
                                 {"workspace", plan.bytes.workspace},
                                 {"owned", plan.bytes.owned()}}}};
-  for (const auto& [knob, value] : describe(plan.options.numerics)) json["numerics"][knob] = value;
+  for (const auto& [knob, value] : describe(plan.numerics)) json["numerics"][knob] = value;
   json["rows"] = nlohmann::json::array();
   for (const plan::Row& row : plan.rows) {
     nlohmann::ordered_json entry{{"layer", nullptr},

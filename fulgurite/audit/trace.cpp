@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "fulgurite/checkpoint/writer.h"
+#include "fulgurite/core/element.h"
 #include "fulgurite/core/error.h"
 
 namespace fulgurite::audit {
@@ -55,6 +56,18 @@ void arrange_selection(const std::string& name, int64_t position, std::span<int3
     if (!visible || repeated || row[0] == -1)
       fail(ErrorKind::kRequest, "{}: position {}: expected distinct positions of 0 to {}, found {}", name,
            position, position, row[i]);
+  }
+}
+
+// `width` elements as f32 or, if that is what they are, i32.
+void append(const Tensor<1>& row, int64_t width, std::vector<std::byte>& bytes) {
+  const size_t at = bytes.size();
+  bytes.resize(at + static_cast<size_t>(width) * 4);
+  for (int64_t i = 0; i < width; ++i) {
+    const float value = row.dtype == DType::kI32 ? 0.0f : load(row, i);
+    const void* const from =
+        row.dtype == DType::kI32 ? static_cast<const void*>(&row.as<int32_t>()(i)) : &value;
+    std::memcpy(bytes.data() + at + static_cast<size_t>(i) * 4, from, 4);
   }
 }
 
@@ -148,29 +161,29 @@ void Trace::inject(TapPoint point, int64_t layer, const TapTensor& tensor) const
   for (size_t t = 0; t < places_.size(); ++t) {
     const int64_t row = places_[t].position - rows.first_position;
     if (places_[t].sequence != sequence_ || row < 0) continue;
-    std::byte* const to = tensor.view.data + static_cast<int64_t>(t) * tensor.view.stride[0] * 4;
-    const void* const from = rows.i32.empty() ? static_cast<const void*>(rows.f32.data() + row * rows.width)
-                                              : static_cast<const void*>(rows.i32.data() + row * rows.width);
-    std::memcpy(to, from, static_cast<size_t>(rows.width) * 4);
+    const Tensor<1> to = tensor.view[static_cast<int64_t>(t)][0];
+    for (int64_t i = 0; i < rows.width; ++i) {
+      if (rows.i32.empty())
+        store(to, rows.f32[static_cast<size_t>(row * rows.width + i)], i);
+      else
+        to.as<int32_t>()(i) = rows.i32[static_cast<size_t>(row * rows.width + i)];
+    }
   }
 }
 
 void Trace::keep(TapPoint point, int64_t layer, const TapTensor& tensor) {
   Kept& kept = kept_[trace_name(point, layer)];
-  const int64_t element = bits(tensor.view.dtype) / 8;
   // Scores of positions that the sequence will never hold say nothing.
   const int64_t width =
       point == TapPoint::kIndexScores ? std::min(tensor.view.extent[2], positions_) : tensor.view.extent[2];
-  kept.dtype = tensor.view.dtype;
+  kept.dtype = tensor.view.dtype == DType::kI32 ? DType::kI32 : DType::kF32;  // bf16 widens exactly
   kept.shape =
       tensor.rank == 3 ? std::vector<int64_t>{tensor.view.extent[1], width} : std::vector<int64_t>{width};
   for (int64_t t = 0; t < tensor.view.extent[0]; ++t) {
     const TokenPlace place = places_[static_cast<size_t>(t)];
     if (place.sequence != sequence_ || place.position < first_) continue;
     for (int64_t h = 0; h < tensor.view.extent[1]; ++h) {
-      const std::byte* const row =
-          tensor.view.data + (t * tensor.view.stride[0] + h * tensor.view.stride[1]) * element;
-      kept.bytes.insert(kept.bytes.end(), row, row + width * element);
+      append(tensor.view[t][h], width, kept.bytes);
     }
   }
 }

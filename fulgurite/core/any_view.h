@@ -46,6 +46,30 @@ struct AnyView {
 
   explicit operator bool() const { return data != nullptr; }
 
+  int64_t element_bytes() const { return bits(dtype) / 8; }
+
+  // The view with the first index fixed.
+  AnyView<Byte, Rank - 1> operator[](int64_t index) const requires(Rank > 1) {
+    AnyView<Byte, Rank - 1> part;
+    part.data = data + index * stride[0] * element_bytes();
+    part.dtype = dtype;
+    for (int i = 1; i < Rank; ++i) {
+      part.extent[i - 1] = extent[i];
+      part.stride[i - 1] = stride[i];
+    }
+    return part;
+  }
+
+  // `count` entries of dimension `dimension`, from `first`.
+  AnyView slice(int dimension, int64_t first, int64_t count) const {
+    FULGURITE_ASSERT(first >= 0 && count >= 0 && first + count <= extent[dimension], "[{}, {}) of {}", first,
+                     first + count, extent[dimension]);
+    AnyView part = *this;
+    part.data += first * stride[dimension] * element_bytes();
+    part.extent[dimension] = count;
+    return part;
+  }
+
   template <class T>
   View<Element<T>, Rank> as() const {
     FULGURITE_ASSERT(dtype == kDTypeOf<T>, "the view holds {}, {} was asked for", name(dtype),

@@ -19,8 +19,8 @@ inline bf16 to_bf16(float value) {
   return {static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-// The same of a double, rounded once: the fp32 on the way is rounded to odd, so that it is a tie of the second
-// rounding only where the double is.
+// The same of a double, rounded once: the fp32 on the way is rounded to odd, so that it is a tie of the
+// second rounding only where the double is.
 inline bf16 to_bf16(double value) {
   const float nearest = static_cast<float>(value);
   const double rest = value - static_cast<double>(nearest);

@@ -12,8 +12,9 @@ namespace fulgurite {
 
 enum class DeviceKind { kCpu };
 
-// The instruction sets that the CPU kernels are built for; each later one includes the earlier.
-enum class Isa { kPortable, kAvx2, kAvx512 };
+// The instruction sets that the CPU kernels are built for; each later one includes the earlier. kAvx512Bf16
+// has dot products of bf16 pairs, kAmx tiles of them.
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 std::string_view name(Isa isa);
 
 // What an implementation's rule may ask about the device.

@@ -35,7 +35,8 @@ inline e4m3 to_e4m3(float value) {
   if (magnitude < 0x1p-6f) {
     // Subnormal: a multiple of 2^-9. Adding 2^14 leaves those multiples in the lowest bits, rounded.
     const float aligned = magnitude + 0x1p14f;
-    return {static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(aligned) - std::bit_cast<uint32_t>(0x1p14f)))};
+    return {
+        static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(aligned) - std::bit_cast<uint32_t>(0x1p14f)))};
   }
   const uint32_t m = std::bit_cast<uint32_t>(magnitude);
   const uint32_t rounded = m + 0x7FFFFu + ((m >> 20) & 1u);  // 20 fraction bits go

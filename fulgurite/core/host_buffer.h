@@ -1,6 +1,7 @@
 #pragma once
 // Owned memory of the host: 64-byte aligned, zero at first, given back at the end of its life. Pages that
-// nobody touches take no memory.
+// nobody touches take no memory. Of some MiB or more it lies in pages of 2 MiB where the system has them
+// (rows far apart, as attention reads them, otherwise cost a walk of the page tables each).
 
 #include <cstddef>
 #include <cstdint>
@@ -8,10 +9,12 @@
 
 namespace fulgurite {
 
+enum class Pages { kSmall, kLarge };
+
 class HostBuffer {
  public:
   HostBuffer() = default;
-  explicit HostBuffer(int64_t bytes);  // throws Error{kMemory}
+  explicit HostBuffer(int64_t bytes, Pages pages = Pages::kLarge);  // throws Error{kMemory}
   HostBuffer(HostBuffer&& other) noexcept;
   HostBuffer& operator=(HostBuffer&& other) noexcept;
   ~HostBuffer();

@@ -69,8 +69,13 @@ struct MatrixFormat {
   bool operator==(const MatrixFormat&) const = default;
 };
 std::string describe(const MatrixFormat& format);  // "e4m3 128x128, scales f32"
+// A quantized weight.
 inline bool has_scales(const MatrixFormat& format) {
   return format.form != MatrixForm::kF32 && format.form != MatrixForm::kBF16;
+}
+// Two codes a byte.
+inline bool is_fp4(const MatrixFormat& format) {
+  return format.form == MatrixForm::kMxfp4 || format.form == MatrixForm::kNvfp4;
 }
 
 // As the checkpoint stores it; the bytes belong to the checkpoint's mapping.
@@ -98,6 +103,11 @@ double exact_element(const PreparedMatrix& matrix, int64_t row, int64_t column);
 double exact_element(const StoredMatrix& matrix, int64_t row, int64_t column);
 // out[i] = exact_element(row, i) of the whole row.
 void exact_row(const StoredMatrix& matrix, int64_t row, double* out);
+
+// One element of a quantized weight as the fp8 linear takes it: its code, and the scale of its group, of NVFP4
+// the group's times the tensor's, rounded to fp32 once.
+float code_of(const PreparedMatrix& matrix, int64_t row, int64_t column);
+float scale_of(const PreparedMatrix& matrix, int64_t row, int64_t column);
 
 // out[i] = fp32(exact_element(row, first + i)) for i < count: any form, without haste.
 void decode(const PreparedMatrix& matrix, int64_t row, int64_t first, int64_t count, float* out);

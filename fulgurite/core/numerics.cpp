@@ -1,73 +1,203 @@
 #include "fulgurite/core/numerics.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "fulgurite/core/assert.h"
+#include <charconv>
+#include <cmath>
+
+#include "fulgurite/core/error.h"
 
 namespace fulgurite {
 
+KnobNames names_of(Activation) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16", "fp16"};
+  return {"activation", kValues};
+}
+KnobNames names_of(ActivationQuant) {
+  static constexpr std::string_view kValues[] = {"none", "e4m3"};
+  return {"activation_quant", kValues};
+}
+KnobNames names_of(ActivationScale) {
+  static constexpr std::string_view kValues[] = {"checkpoint", "fp32", "pow2"};
+  return {"activation_scale", kValues};
+}
+KnobNames names_of(NormInput) {
+  static constexpr std::string_view kValues[] = {"unrounded", "rounded"};
+  return {"norm_input", kValues};
+}
+KnobNames names_of(Rsqrt) {
+  static constexpr std::string_view kValues[] = {"correct", "two_step", "x86_12", "x86_14", "cuda", "error"};
+  return {"rsqrt", kValues};
+}
+KnobNames names_of(Mla) {
+  static constexpr std::string_view kValues[] = {"absorbed", "expanded"};
+  return {"mla", kValues};
+}
+KnobNames names_of(LatentCache) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16", "fp8"};
+  return {"latent_cache", kValues};
+}
+KnobNames names_of(IndexerWk) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16", "fp8"};
+  return {"indexer_wk", kValues};
+}
+KnobNames names_of(Gate) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16"};
+  return {"gate", kValues};
+}
+KnobNames names_of(GateWeight) {
+  static constexpr std::string_view kValues[] = {"stored", "fp8"};
+  return {"gate_weight", kValues};
+}
+KnobNames names_of(Hadamard) {
+  static constexpr std::string_view kValues[] = {"none", "q", "both"};
+  return {"hadamard", kValues};
+}
+KnobNames names_of(IndexQuant) {
+  static constexpr std::string_view kValues[] = {"none", "fp8", "fp4"};
+  return {"index_quant", kValues};
+}
+KnobNames names_of(IndexScale) {
+  static constexpr std::string_view kValues[] = {"pow2", "fp32"};
+  return {"index_scale", kValues};
+}
+KnobNames names_of(IndexerRope) {
+  static constexpr std::string_view kValues[] = {"family", "interleaved", "half_split"};
+  return {"indexer_rope", kValues};
+}
+KnobNames names_of(IndexNorm) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16"};
+  return {"index_norm", kValues};
+}
+KnobNames names_of(KvQuant) {
+  static constexpr std::string_view kValues[] = {"none", "e4m3"};
+  return {"kv_quant", kValues};
+}
+KnobNames names_of(SharedClamp) {
+  static constexpr std::string_view kValues[] = {"off", "on"};
+  return {"shared_clamp", kValues};
+}
+KnobNames names_of(SoftmaxTile) {
+  static constexpr std::string_view kValues[] = {"none", "64", "128"};
+  return {"softmax_tile", kValues};
+}
+KnobNames names_of(SoftmaxMerge) {
+  static constexpr std::string_view kValues[] = {"running", "independent"};
+  return {"softmax_merge", kValues};
+}
+KnobNames names_of(SoftmaxDenominator) {
+  static constexpr std::string_view kValues[] = {"unrounded", "rounded"};
+  return {"softmax_denominator", kValues};
+}
+KnobNames names_of(SoftmaxP) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16"};
+  return {"softmax_p", kValues};
+}
+KnobNames names_of(QkOperands) {
+  static constexpr std::string_view kValues[] = {"fp32", "bf16"};
+  return {"qk_operands", kValues};
+}
+KnobNames names_of(Ties) {
+  static constexpr std::string_view kValues[] = {"lower", "higher"};
+  return {"ties", kValues};
+}
+KnobNames names_of(Mma) {
+  static constexpr std::string_view kValues[] = {"exact", "hopper"};
+  return {"mma", kValues};
+}
+
 namespace {
 
-// The name of an enumerator, from the names in the order of the enum.
+// Calls visit(field) for every knob that is an enum, in the order of the struct.
+template <class N, class Visit>
+void for_each_knob(N& n, const Visit& visit) {
+  visit(n.activation);
+  visit(n.activation_quant);
+  visit(n.activation_scale);
+  visit(n.norm_input);
+  visit(n.rsqrt);
+  visit(n.mla);
+  visit(n.latent_cache);
+  visit(n.indexer_wk);
+  visit(n.gate);
+  visit(n.gate_weight);
+  visit(n.hadamard);
+  visit(n.index_quant);
+  visit(n.index_scale);
+  visit(n.indexer_rope);
+  visit(n.index_norm);
+  visit(n.kv_quant);
+  visit(n.shared_clamp);
+  visit(n.softmax_tile);
+  visit(n.softmax_merge);
+  visit(n.softmax_denominator);
+  visit(n.softmax_p);
+  visit(n.qk_operands);
+  visit(n.ties);
+  visit(n.mma);
+}
+
+float number(std::string_view knob, std::string_view text) {
+  float value = 0.0f;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
+    fail(ErrorKind::kRequest, "numerics: {}: expected a number, found \"{}\"", knob, text);
+  return value;
+}
+
 template <class Knob>
-std::string_view nth(Knob value, std::initializer_list<std::string_view> names) {
-  FULGURITE_ASSERT(static_cast<size_t>(value) < names.size(), "value {} of {}", static_cast<int>(value),
-                   knob_name(value));
-  return names.begin()[static_cast<size_t>(value)];
+void set(Knob& knob, std::string_view text) {
+  int index = 0;
+  for (const std::string_view name : names_of(knob).values) {
+    if (name == text) {
+      knob = static_cast<Knob>(index);
+      return;
+    }
+    ++index;
+  }
+  fail(ErrorKind::kRequest, "numerics: {}: expected one of {}, found \"{}\"", knob_name(knob),
+       fmt::join(names_of(knob).values, ", "), text);
+}
+
+// The knobs that are numbers, and rsqrt's value that carries one.
+bool set_number(Numerics& n, std::string_view knob, std::string_view text) {
+  constexpr std::string_view kError = "error:";
+  if (knob == "index_norm_eps") {
+    n.index_norm_eps = number(knob, text);
+  } else if (knob == "rsqrt" && text.starts_with(kError)) {
+    n.rsqrt = Rsqrt::kError;
+    n.rsqrt_error = number("rsqrt=error", text.substr(kError.size()));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void set_knob(Numerics& n, std::string_view knob, std::string_view text) {
+  if (set_number(n, knob, text)) return;
+  std::vector<std::string> known;
+  bool found = false;
+  for_each_knob(n, [&](auto& field) {
+    known.emplace_back(knob_name(field));
+    if (knob_name(field) != knob) return;
+    set(field, text);
+    found = true;
+  });
+  if (!found)
+    fail(ErrorKind::kRequest, "numerics: no knob \"{}\"; there are {}, index_norm_eps", knob,
+         fmt::join(known, ", "));
+  if (n.rsqrt == Rsqrt::kError && knob == "rsqrt")
+    fail(ErrorKind::kRequest, "numerics: rsqrt=error needs its relative error: rsqrt=error:1e-4");
+}
+
+Numerics preset(std::string_view name) {
+  if (name == "fp32") return Numerics::fp32();
+  if (name == "serving") return Numerics::serving();
+  fail(ErrorKind::kRequest,
+       "numerics: expected PRESET[,knob=value...] with preset fp32 or serving, found \"{}\"", name);
 }
 
 }  // namespace
-
-std::string_view knob_name(Activation) { return "activation"; }
-std::string_view value_name(Activation value) { return nth(value, {"fp32", "bf16", "fp16"}); }
-std::string_view knob_name(ActivationQuant) { return "activation_quant"; }
-std::string_view value_name(ActivationQuant value) { return nth(value, {"none", "e4m3"}); }
-std::string_view knob_name(ActivationScale) { return "activation_scale"; }
-std::string_view value_name(ActivationScale value) { return nth(value, {"checkpoint", "fp32", "pow2"}); }
-std::string_view knob_name(NormInput) { return "norm_input"; }
-std::string_view value_name(NormInput value) { return nth(value, {"unrounded", "rounded"}); }
-std::string_view knob_name(Rsqrt) { return "rsqrt"; }
-std::string_view value_name(Rsqrt value) {
-  return nth(value, {"correct", "two_step", "x86_12", "x86_14", "cuda", "error"});
-}
-std::string_view knob_name(Mla) { return "mla"; }
-std::string_view value_name(Mla value) { return nth(value, {"absorbed", "expanded"}); }
-std::string_view knob_name(LatentCache) { return "latent_cache"; }
-std::string_view value_name(LatentCache value) { return nth(value, {"fp32", "bf16", "fp8"}); }
-std::string_view knob_name(IndexerWk) { return "indexer_wk"; }
-std::string_view value_name(IndexerWk value) { return nth(value, {"fp32", "bf16", "fp8"}); }
-std::string_view knob_name(Gate) { return "gate"; }
-std::string_view value_name(Gate value) { return nth(value, {"fp32", "bf16"}); }
-std::string_view knob_name(GateWeight) { return "gate_weight"; }
-std::string_view value_name(GateWeight value) { return nth(value, {"stored", "fp8"}); }
-std::string_view knob_name(Hadamard) { return "hadamard"; }
-std::string_view value_name(Hadamard value) { return nth(value, {"none", "q", "both"}); }
-std::string_view knob_name(IndexQuant) { return "index_quant"; }
-std::string_view value_name(IndexQuant value) { return nth(value, {"none", "fp8", "fp4"}); }
-std::string_view knob_name(IndexScale) { return "index_scale"; }
-std::string_view value_name(IndexScale value) { return nth(value, {"pow2", "fp32"}); }
-std::string_view knob_name(IndexerRope) { return "indexer_rope"; }
-std::string_view value_name(IndexerRope value) { return nth(value, {"family", "interleaved", "half_split"}); }
-std::string_view knob_name(IndexNorm) { return "index_norm"; }
-std::string_view value_name(IndexNorm value) { return nth(value, {"fp32", "bf16"}); }
-std::string_view knob_name(KvQuant) { return "kv_quant"; }
-std::string_view value_name(KvQuant value) { return nth(value, {"none", "e4m3"}); }
-std::string_view knob_name(SharedClamp) { return "shared_clamp"; }
-std::string_view value_name(SharedClamp value) { return nth(value, {"off", "on"}); }
-std::string_view knob_name(SoftmaxTile) { return "softmax_tile"; }
-std::string_view value_name(SoftmaxTile value) { return nth(value, {"none", "64", "128"}); }
-std::string_view knob_name(SoftmaxMerge) { return "softmax_merge"; }
-std::string_view value_name(SoftmaxMerge value) { return nth(value, {"running", "independent"}); }
-std::string_view knob_name(SoftmaxDenominator) { return "softmax_denominator"; }
-std::string_view value_name(SoftmaxDenominator value) { return nth(value, {"unrounded", "rounded"}); }
-std::string_view knob_name(SoftmaxP) { return "softmax_p"; }
-std::string_view value_name(SoftmaxP value) { return nth(value, {"fp32", "bf16"}); }
-std::string_view knob_name(QkOperands) { return "qk_operands"; }
-std::string_view value_name(QkOperands value) { return nth(value, {"fp32", "bf16"}); }
-std::string_view knob_name(Ties) { return "ties"; }
-std::string_view value_name(Ties value) { return nth(value, {"lower", "higher"}); }
-std::string_view knob_name(Mma) { return "mma"; }
-std::string_view value_name(Mma value) { return nth(value, {"exact", "hopper"}); }
 
 Numerics Numerics::serving() {
   Numerics n;
@@ -87,34 +217,49 @@ Numerics Numerics::serving() {
 
 std::vector<std::pair<std::string, std::string>> describe(const Numerics& n) {
   std::vector<std::pair<std::string, std::string>> knobs;
-  const auto add = [&](auto knob) { knobs.emplace_back(knob_name(knob), value_name(knob)); };
-  add(n.activation);
-  add(n.activation_quant);
-  add(n.activation_scale);
-  add(n.norm_input);
-  add(n.rsqrt);
-  if (n.rsqrt == Rsqrt::kError) knobs.emplace_back("rsqrt_error", fmt::format("{:g}", n.rsqrt_error));
-  add(n.mla);
-  add(n.latent_cache);
-  add(n.indexer_wk);
-  add(n.gate);
-  add(n.gate_weight);
-  add(n.hadamard);
-  add(n.index_quant);
-  add(n.index_scale);
-  add(n.indexer_rope);
-  add(n.index_norm);
-  knobs.emplace_back("index_norm_eps", fmt::format("{:g}", n.index_norm_eps));
-  add(n.kv_quant);
-  add(n.shared_clamp);
-  add(n.softmax_tile);
-  add(n.softmax_merge);
-  add(n.softmax_denominator);
-  add(n.softmax_p);
-  add(n.qk_operands);
-  add(n.ties);
-  add(n.mma);
+  for_each_knob(n, [&](auto knob) {
+    std::string value(value_name(knob));
+    if constexpr (std::is_same_v<decltype(knob), Rsqrt>)
+      if (knob == Rsqrt::kError) value += fmt::format(":{}", n.rsqrt_error);
+    knobs.emplace_back(knob_name(knob), value);
+    if constexpr (std::is_same_v<decltype(knob), IndexNorm>)
+      knobs.emplace_back("index_norm_eps", fmt::format("{}", n.index_norm_eps));
+  });
   return knobs;
+}
+
+Numerics parse_numerics(std::string_view text) {
+  const size_t comma = text.find(',');
+  Numerics n = preset(text.substr(0, comma));
+  while (text.find(',') != std::string_view::npos) {
+    text.remove_prefix(text.find(',') + 1);
+    const std::string_view setting = text.substr(0, text.find(','));
+    const size_t equals = setting.find('=');
+    if (equals == std::string_view::npos)
+      fail(ErrorKind::kRequest, "numerics: expected knob=value, found \"{}\"", setting);
+    set_knob(n, setting.substr(0, equals), setting.substr(equals + 1));
+  }
+  return n;
+}
+
+std::string summary(const Numerics& numerics) {
+  const auto ours = describe(numerics);
+  std::string best;
+  size_t fewest = ours.size() + 1;
+  for (const std::string_view name : {"serving", "fp32"}) {
+    const auto theirs = describe(preset(name));
+    std::string text(name);
+    size_t differing = 0;
+    for (size_t i = 0; i < ours.size(); ++i) {
+      if (ours[i] == theirs[i]) continue;
+      text += fmt::format(",{}={}", ours[i].first, ours[i].second);
+      ++differing;
+    }
+    if (differing >= fewest) continue;
+    fewest = differing;
+    best = text;
+  }
+  return best;
 }
 
 }  // namespace fulgurite

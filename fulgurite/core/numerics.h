@@ -2,6 +2,7 @@
 // Every numeric choice, one value. The planner prints it, references and kernels read it; docs/numerics.md
 // says what each knob means in each operation. A preset is a value of these knobs, never other code.
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -69,39 +70,60 @@ struct Numerics {
   Ties ties = Ties::kLower;
   Mma mma = Mma::kExact;
 
+  bool operator==(const Numerics&) const = default;
+
   // Stored weights at their exact values, fp32 storage and sums, no quantization: what proves the graph.
   static Numerics fp32() { return {}; }
   // What an engine runs: fp8 operands, bf16 between operations, fp32 sums.
   static Numerics serving();
 };
 
-// The names of docs/numerics.md.
-std::string_view knob_name(Activation), value_name(Activation);
-std::string_view knob_name(ActivationQuant), value_name(ActivationQuant);
-std::string_view knob_name(ActivationScale), value_name(ActivationScale);
-std::string_view knob_name(NormInput), value_name(NormInput);
-std::string_view knob_name(Rsqrt), value_name(Rsqrt);
-std::string_view knob_name(Mla), value_name(Mla);
-std::string_view knob_name(LatentCache), value_name(LatentCache);
-std::string_view knob_name(IndexerWk), value_name(IndexerWk);
-std::string_view knob_name(Gate), value_name(Gate);
-std::string_view knob_name(GateWeight), value_name(GateWeight);
-std::string_view knob_name(Hadamard), value_name(Hadamard);
-std::string_view knob_name(IndexQuant), value_name(IndexQuant);
-std::string_view knob_name(IndexScale), value_name(IndexScale);
-std::string_view knob_name(IndexerRope), value_name(IndexerRope);
-std::string_view knob_name(IndexNorm), value_name(IndexNorm);
-std::string_view knob_name(KvQuant), value_name(KvQuant);
-std::string_view knob_name(SharedClamp), value_name(SharedClamp);
-std::string_view knob_name(SoftmaxTile), value_name(SoftmaxTile);
-std::string_view knob_name(SoftmaxMerge), value_name(SoftmaxMerge);
-std::string_view knob_name(SoftmaxDenominator), value_name(SoftmaxDenominator);
-std::string_view knob_name(SoftmaxP), value_name(SoftmaxP);
-std::string_view knob_name(QkOperands), value_name(QkOperands);
-std::string_view knob_name(Ties), value_name(Ties);
-std::string_view knob_name(Mma), value_name(Mma);
+// The names of docs/numerics.md: a knob's, and those of its values in the order of the enum.
+struct KnobNames {
+  std::string_view knob;
+  std::span<const std::string_view> values;
+};
+KnobNames names_of(Activation);
+KnobNames names_of(ActivationQuant);
+KnobNames names_of(ActivationScale);
+KnobNames names_of(NormInput);
+KnobNames names_of(Rsqrt);
+KnobNames names_of(Mla);
+KnobNames names_of(LatentCache);
+KnobNames names_of(IndexerWk);
+KnobNames names_of(Gate);
+KnobNames names_of(GateWeight);
+KnobNames names_of(Hadamard);
+KnobNames names_of(IndexQuant);
+KnobNames names_of(IndexScale);
+KnobNames names_of(IndexerRope);
+KnobNames names_of(IndexNorm);
+KnobNames names_of(KvQuant);
+KnobNames names_of(SharedClamp);
+KnobNames names_of(SoftmaxTile);
+KnobNames names_of(SoftmaxMerge);
+KnobNames names_of(SoftmaxDenominator);
+KnobNames names_of(SoftmaxP);
+KnobNames names_of(QkOperands);
+KnobNames names_of(Ties);
+KnobNames names_of(Mma);
+
+template <class Knob>
+std::string_view knob_name(Knob value) {
+  return names_of(value).knob;
+}
+template <class Knob>
+std::string_view value_name(Knob value) {
+  return names_of(value).values[static_cast<size_t>(value)];
+}
 
 // Every knob with its value, in the order above.
 std::vector<std::pair<std::string, std::string>> describe(const Numerics& numerics);
+
+// "PRESET[,knob=value...]": "serving", "fp32,mla=expanded", "serving,rsqrt=error:1e-4,index_norm_eps=1e-5".
+// Throws Error{kRequest} naming the preset, knob or value and what may stand there.
+Numerics parse_numerics(std::string_view text);
+// The same in short: the preset it is nearest to, and the knobs that differ from it.
+std::string summary(const Numerics& numerics);
 
 }  // namespace fulgurite

@@ -1,7 +1,8 @@
 #pragma once
 // The inner loops that the operations' CPU implementations share, built once per instruction set from one
 // source. Every build gives the same bits: 16 lanes whatever the register width, separate multiply and add,
-// one order of summation that knows neither the number of tokens nor of threads.
+// one order of summation that knows neither the number of tokens nor of threads. (Where the bits of an
+// instruction set differ, the entry says so.)
 //
 //   dot       16 lanes over ascending chunks of 16 (a short last chunk is padded with zeros), lanes summed as a
 //             tree of 4
@@ -21,6 +22,72 @@ struct Rows {
   const int32_t* index = nullptr;
 };
 
+// Rows of bf16 pairs: pair p of row i is the two elements at base + i * row_stride + p * pair_stride (strides
+// in elements).
+struct PairRows {
+  const uint16_t* base = nullptr;
+  int64_t row_stride = 0;
+  int64_t pair_stride = 2;
+  int64_t count = 0;
+};
+
+// Panels of 16 lanes of bf16 pairs: lane l of pair p of panel j is the pair at
+// base + j * panel_stride + p * pair_stride + l (strides in pairs).
+struct Panels {
+  const uint32_t* base = nullptr;
+  int64_t panel_stride = 0;
+  int64_t pair_stride = 16;
+  int64_t count = 0;
+};
+
+// Rows of e4m3 codes: row i is at base + i * stride. Of each piece that is read, the bytes `ahead` further on
+// are asked for, unless that is 0.
+struct CodeRows {
+  const uint8_t* base = nullptr;
+  int64_t stride = 0;
+  int64_t ahead = 0;
+};
+
+// Where sums of products go: row i, panel j, lane l is base[i * stride + 16 j + l].
+enum class Ending {
+  kStore,       // sums start at +0 and are stored
+  kAccumulate,  // sums start at what is there
+  kPromote,     // sums start at +0; what is there becomes fma(sum, row_factor[i] * lane_factor[16 j + l], it)
+};
+struct Sums {
+  float* base = nullptr;
+  int64_t stride = 0;
+  Ending ending = Ending::kStore;
+  const float* row_factors = nullptr;  // of row i: row_factors[i * row_factor_stride]
+  int64_t row_factor_stride = 1;
+  const float* lane_factors = nullptr;
+};
+
+// A tile of scores of 16 heads side by side: lane l of key j is at scores[j * stride + l]. Pair i of the
+// keys' weights goes to p[i * p_stride + l], an odd last one with a zero.
+struct ScoreTile {
+  const float* scores = nullptr;
+  int64_t stride = 16;
+  int64_t keys = 0;
+  float scale = 1.0f;
+  bool rounded_denominator = false;  // sums the weights as p has them
+  uint32_t* p = nullptr;
+  int64_t p_stride = 16;
+};
+// What goes from tile to tile, 16 lanes each: from -infinity and +0. `rescale` is what the sums before the
+// tile are worth after it.
+struct RunningSoftmax {
+  float* largest = nullptr;
+  float* denominator = nullptr;
+  float* rescale = nullptr;
+};
+
+// A row of codes: those of group g, [128 g, 128 g + 128), times the fp32 at scales + 4 g.
+struct ScaledCodes {
+  const uint8_t* codes = nullptr;
+  const uint8_t* scales = nullptr;
+};
+
 struct Kernels {
   // out[i] = fp32(code * scale); S.1111.111 is NaN.
   void (*decode_e4m3)(const uint8_t* codes, int64_t count, float scale, float* out);
@@ -32,6 +99,101 @@ struct Kernels {
   // y row a [width] = sum over j of p[a * p_stride + j * p_step] * (row j of w), for `outputs` rows a.
   void (*combine_rows)(const float* p, int64_t p_stride, int64_t p_step, int64_t outputs, const Rows& w,
                        int64_t width, float* y, int64_t y_stride);
+
+  // To bf16, nearest even; NaN stays NaN (quiet).
+  void (*narrow_bf16)(const float* values, int64_t count, uint16_t* out);
+  // core's quantize_e4m3, bit for bit: codes of one group, and its scale.
+  float (*quantize_e4m3)(const float* x, int64_t count, bool pow2, uint8_t* codes);
+  // out[i] = bf16(code * scale), one rounding; scale 1: exact.
+  void (*widen_e4m3)(const uint8_t* codes, int64_t count, float scale, uint16_t* out);
+  // out[i] = the pair (first[i], second[i]).
+  void (*interleave)(const uint16_t* first, const uint16_t* second, int64_t count, uint32_t* out);
+
+  // One panel from up to 16 rows (`lanes`; the others become zeros) of `width` elements, an odd last pair
+  // padded with zero: [pairs][16]. Row l is at base + l * stride.
+  void (*pack_e4m3)(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel);
+  // The same of bf16(code * scale[l]), one rounding.
+  void (*pack_scaled)(const uint8_t* base, int64_t stride, int64_t lanes, int64_t width, const float* scale,
+                      uint32_t* panel);
+  void (*pack_bf16)(const uint16_t* base, int64_t stride, int64_t lanes, int64_t width, uint32_t* panel);
+
+  // Sums of products of bf16 pairs, pairs ascending; of a pair the second element first:
+  // sum = fma(a, b, sum). Every build gives the same bits, except that
+  //   kAvx512Bf16 (VDPBF16PS) takes denormal operands and results, and denormal sums on the way, as zeros;
+  //   kAmx (TDPBF16PS) does so too, and where a.pair_stride is 2 it sums first and second elements of 16
+  //   consecutive pairs apart, each from +0, adds the two, and adds that to the sum. With another
+  //   pair_stride it is kAvx512Bf16. Neither order knows the number of rows or panels.
+  void (*products)(const PairRows& a, int64_t pairs, const Panels& b, const Sums& c);
+
+  // sums[l] = fma(weights[h], max(0, products[h * stride + l]), sums[l]), h ascending from sums = +0; l <
+  // lanes. max(0, NaN) is NaN.
+  void (*head_sums)(const float* products, int64_t stride, const float* weights, int64_t heads, int64_t lanes,
+                    float* sums);
+
+  // What the arithmetic could do at most: `rounds` rounds of it in registers alone, for a benchmark's clock.
+  // The sums are added to out[16], zeros at first; returns the operations done, a multiply-add being two.
+  // fp32: separate multiply and add; pairs: the multiply-add of products.
+  int64_t (*peak_fp32)(int64_t rounds, float* out);
+  int64_t (*peak_pairs)(int64_t rounds, float* out);
+
+  // out[i] = a[i] + b[i]; out may be a or b.
+  void (*add)(const float* a, const float* b, int64_t count, float* out);
+  // The sum of squares in double: 16 lanes over ascending chunks of 16, then the lanes ascending.
+  double (*sum_squares)(const float* x, int64_t count);
+  // out[i] = weight[i] * (x[i] * factor), two roundings; out may be x.
+  void (*scale)(const float* x, float factor, const float* weight, int64_t count, float* out);
+
+  // values[i] = fp32(bf16(values[i])).
+  void (*round_bf16)(float* values, int64_t count);
+  // RoPE of `pairs` pairs of x in place, as ops/rotary/rotary.h has it: two products and one add.
+  void (*rotate)(const float* cosine, const float* sine, int64_t pairs, bool interleaved, float* x);
+  // The Hadamard transform of x in place: count a power of two, Sylvester order, butterflies of stride 1, 2,
+  // 4, ..., each add rounded; then every value times scale.
+  void (*hadamard)(float* x, int64_t count, float scale);
+
+  // Codes of scores: larger scores have larger ones, -0 has that of +0, NaN has 0. Those of at least `least`
+  // are written to codes, in order, with their positions first + i; returns how many. There must be room for
+  // `count`.
+  int64_t (*admit)(const float* scores, int64_t count, int32_t first, uint32_t least, uint32_t* codes,
+                   int32_t* positions);
+  // How many values are at least `least`.
+  int64_t (*count_at_least)(const uint32_t* values, int64_t count, uint32_t least);
+
+  // A tile of the running softmax of ops/sparse_attention: bf16 weights, exp as cpu/softmax.h has it, sums
+  // over ascending keys.
+  void (*softmax_tile)(const ScoreTile& tile, const RunningSoftmax& state);
+  // values[i] = values[i] * factor.
+  void (*multiply)(float* values, float factor, int64_t count);
+  // out[i] = bf16(values[i] / divisor), the quotient rounded to fp32 first.
+  void (*divide_to_bf16)(const float* values, float divisor, int64_t count, uint16_t* out);
+
+  // out[i] = silu(gate[i]) * up[i], silu(g) = g / (1 + exp(-g)) within 6 * 2^-24 of it; out may be gate or
+  // up.
+  void (*silu_mul)(const float* gate, const float* up, int64_t count, float* out);
+  // out[i] = fma(factor, values[i], out[i]).
+  void (*add_scaled)(const float* values, float factor, int64_t count, float* out);
+
+  // products with panels that need not be in memory, made for up to eight rows of a. Lanes are `lanes` rows
+  // of `width` <= 128 codes: the panels of pack_e4m3 or, with a scale for each lane, of pack_scaled. Sums of
+  // whole panels are written.
+  void (*products_e4m3)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t width,
+                        const float* scale, const Sums& c);
+  // Lanes are `lanes` columns of `rows` <= 128 rows; pair p of a lane is bf16(code * scale) of rows 2p and
+  // 2p + 1, an odd last one with a zero. What is written to lanes beyond `lanes` is of no account.
+  void (*products_columns)(const PairRows& a, const CodeRows& b, int64_t lanes, int64_t rows, float scale,
+                           const Sums& c);
+
+  // widen_e4m3 of two rows, and the two interleaved.
+  void (*widen_two)(const ScaledCodes& first, const ScaledCodes& second, int64_t width, uint16_t* first_out,
+                    uint16_t* second_out, uint32_t* pairs);
+  // largest[l] = max(largest[l], what softmax_tile finds to be the largest of lane l), NaN beside.
+  void (*largest_scores)(const ScoreTile& tile, float* largest);
+  // products (kStore, kAccumulate; the bits of kAvx512Bf16 in kAmx too), where before each `part` pairs the
+  // sums of row i are multiplied by factors[i], by factors[factor_stride + i], ...
+  void (*rescaled_products)(const PairRows& a, int64_t pairs, int64_t part, const float* factors,
+                            int64_t factor_stride, const Panels& b, const Sums& c);
+  // values[i] = fma(values[i], factors[i], addends[i]).
+  void (*multiply_add)(const float* factors, const float* addends, int64_t count, float* values);
 };
 
 // The loops of an instruction set that this machine has.

@@ -1,12 +1,19 @@
-// The loops of kernels.h, compiled by kernels_portable.cpp, kernels_avx2.cpp and kernels_avx512.cpp with
-// different -m flags. kRegisterBytes is the machine's vector, kTileRows x kTileColumns the register tile;
-// they change no result. Everything here has internal linkage: code built for AVX-512 must never be merged
-// with code that an older machine runs. No #pragma once: it is a body.
+// The loops of kernels.h, compiled by each kernels_*.cpp with different -m flags. kRegisterBytes is the
+// machine's vector, kTileRows x kTileColumns the register tile; they change no result. Everything here has
+// internal linkage: code built for AVX-512 must never be merged with code that an older machine runs. No
+// #pragma once: it is a body.
+
+// GCC 12 sees uninitialized values in its own intrinsics (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "fulgurite/cpu/kernels.h"
+#include "fulgurite/cpu/peak_body.h"
 
 namespace {
 
@@ -173,6 +180,222 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
     combine_strip<1>(p + a * p_stride, p_stride, p_step, w, width, y + a * y_stride, y_stride);
 }
 
-constexpr fulgurite::cpu::Kernels kTable{decode_e4m3, decode_bf16, dot_rows, combine_rows};
+}  // namespace
+
+#include "fulgurite/cpu/words_body.h"
+
+// These use it.
+#include "fulgurite/cpu/operands_body.h"
+#include "fulgurite/cpu/products_body.h"
+#include "fulgurite/cpu/products_codes_body.h"
+#include "fulgurite/cpu/softmax_body.h"
+
+#include "fulgurite/cpu/gated_body.h"  // after the exponential
+
+namespace {
+
+void add(const float* a, const float* b, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, load(a + i) + load(b + i));
+  for (; i < count; ++i) out[i] = a[i] + b[i];
+}
+
+double sum_squares(const float* x, int64_t count) {
+  typedef float HalfFloats __attribute__((vector_size(kRegisterBytes / 2)));
+  typedef double Doubles __attribute__((vector_size(kRegisterBytes)));
+  constexpr int64_t kDoubles = kWidth / 2;
+  Doubles sums[kLanes / kDoubles] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t k = 0; k < kLanes / kDoubles; ++k) {
+      HalfFloats narrow;
+      std::memcpy(&narrow, x + i + k * kDoubles, sizeof narrow);
+      const Doubles wide = __builtin_convertvector(narrow, Doubles);
+      sums[k] = sums[k] + wide * wide;
+    }
+  }
+  double lanes[kLanes];
+  std::memcpy(lanes, sums, sizeof lanes);
+  for (int64_t l = 0; i + l < count; ++l)
+    lanes[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
+  double sum = 0.0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+void scale(const float* x, float factor, const float* weight, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, load(weight + i) * (load(x + i) * factor));
+  for (; i < count; ++i) out[i] = weight[i] * (x[i] * factor);
+}
+
+// --- the indexer ---
+
+void round_bf16(float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = same_bits<float>(static_cast<uint32_t>(nearest_bf16(values[i])) << 16);
+}
+
+template <bool interleaved>
+inline void rotate_pairs(const float* __restrict cosine, const float* __restrict sine, int64_t pairs,
+                         float* __restrict x) {
+  const int64_t step = interleaved ? 2 : 1;
+  float* __restrict const y = x + (interleaved ? 1 : pairs);
+  for (int64_t i = 0; i < pairs; ++i) {
+    const float a = x[i * step], b = y[i * step];
+    x[i * step] = a * cosine[i] - b * sine[i];
+    y[i * step] = a * sine[i] + b * cosine[i];
+  }
+}
+
+void rotate(const float* cosine, const float* sine, int64_t pairs, bool interleaved, float* x) {
+  if (interleaved)
+    rotate_pairs<true>(cosine, sine, pairs, x);
+  else
+    rotate_pairs<false>(cosine, sine, pairs, x);
+}
+
+template <int64_t stride, int... l>
+inline Floats partners(Floats x, std::integer_sequence<int, l...>) {
+  return __builtin_shufflevector(x, x, (l ^ static_cast<int>(stride))...);
+}
+
+// The butterflies of one stride within a register: each lane plus or minus its partner.
+template <int64_t stride>
+inline Floats butterfly(Floats x) {
+  Words sign;
+  for (int64_t l = 0; l < kWidth; ++l) sign[l] = (l & stride) != 0 ? 0x80000000u : 0u;
+  const Floats partner = partners<stride>(x, std::make_integer_sequence<int, kWidth>());
+  return partner + same_bits<Floats>(same_bits<Words>(x) ^ sign);
+}
+
+inline Floats butterflies(Floats x) {
+  x = butterfly<2>(butterfly<1>(x));
+  if constexpr (kWidth > 4) x = butterfly<4>(x);
+  if constexpr (kWidth > 8) x = butterfly<8>(x);
+  return x;
+}
+
+// The same butterflies of a vector that fits the registers of a wide machine.
+template <int64_t kCount>
+inline void hadamard_in_registers(float* x, float scale) {
+  constexpr int kRegisters = kCount / kWidth;
+  Floats v[kRegisters];
+#pragma GCC unroll 32
+  for (int i = 0; i < kRegisters; ++i) v[i] = butterflies(load(x + i * kWidth));
+#pragma GCC unroll 8
+  for (int stride = 1; stride < kRegisters; stride *= 2) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRegisters; ++i) {
+      if ((i & stride) != 0) continue;
+      const Floats left = v[i], right = v[i + stride];
+      v[i] = left + right;
+      v[i + stride] = left - right;
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kRegisters; ++i) store(x + i * kWidth, v[i] * scale);
+}
+
+void hadamard(float* x, int64_t count, float scale) {
+  if (count == 128) return hadamard_in_registers<128>(x, scale);
+  int64_t stride = 1;
+  if (count >= kWidth) {
+    for (int64_t i = 0; i < count; i += kWidth) store(x + i, butterflies(load(x + i)));
+    stride = kWidth;
+  }
+  for (; stride < count; stride *= 2) {
+    const int64_t step = stride < kWidth ? 1 : kWidth;
+    for (float* block = x; block < x + count; block += 2 * stride) {
+      for (float* a = block; a < block + stride; a += step) {
+        float* const b = a + stride;
+        if (step == 1) {
+          const float left = *a, right = *b;
+          *a = left + right;
+          *b = left - right;
+        } else {
+          const Floats left = load(a), right = load(b);
+          store(a, left + right);
+          store(b, left - right);
+        }
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) x[i] = x[i] * scale;
+}
+
+// Branch-free: negative numbers turn around, and what is above infinity is NaN.
+inline uint32_t ascending_code(float score) {
+  const uint32_t bits = same_bits<uint32_t>(score), magnitude = bits & 0x7FFFFFFFu;
+  const uint32_t number = magnitude == 0 ? 0u : bits;
+  const uint32_t code = number ^ (0x80000000u | (0u - (number >> 31)));
+  return magnitude > 0x7F800000u ? 0u : code;
+}
+
+constexpr int64_t kScores = 16;  // looked at together: few are admitted once enough are known
+
+inline void admit_some(const float* scores, int64_t count, int32_t first, uint32_t least, uint32_t* codes,
+                       int32_t* positions, int64_t& admitted) {
+  uint32_t code[kScores], any = 0;
+  for (int64_t i = 0; i < count; ++i) code[i] = ascending_code(scores[i]);
+  for (int64_t i = 0; i < count; ++i) any |= code[i] >= least ? 1u : 0u;
+  if (any == 0) return;
+  for (int64_t i = 0; i < count; ++i) {
+    codes[admitted] = code[i];
+    positions[admitted] = first + static_cast<int32_t>(i);
+    admitted += code[i] >= least ? 1 : 0;
+  }
+}
+
+int64_t admit(const float* scores, int64_t count, int32_t first, uint32_t least, uint32_t* codes,
+              int32_t* positions) {
+  int64_t i = 0, admitted = 0;
+  for (; i + kScores <= count; i += kScores)
+    admit_some(scores + i, kScores, first + static_cast<int32_t>(i), least, codes, positions, admitted);
+  if (i < count)
+    admit_some(scores + i, count - i, first + static_cast<int32_t>(i), least, codes, positions, admitted);
+  return admitted;
+}
+
+int64_t count_at_least(const uint32_t* values, int64_t count, uint32_t least) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found += values[i] >= least ? 1u : 0u;
+  return found;
+}
+
+constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
+                                         decode_bf16,
+                                         dot_rows,
+                                         combine_rows,
+                                         narrow_bf16,
+                                         quantize_e4m3,
+                                         widen_e4m3,
+                                         interleave,
+                                         pack_e4m3,
+                                         pack_scaled,
+                                         pack_bf16,
+                                         products,
+                                         head_sums,
+                                         peak_fp32,
+                                         peak_pairs,
+                                         add,
+                                         sum_squares,
+                                         scale,
+                                         round_bf16,
+                                         rotate,
+                                         hadamard,
+                                         admit,
+                                         count_at_least,
+                                         softmax_tile,
+                                         multiply,
+                                         divide_to_bf16,
+                                         silu_mul,
+                                         add_scaled,
+                                         products_e4m3<pack_e4m3, pack_scaled, products>,
+                                         products_columns<widen_e4m3, products>,
+                                         widen_two,
+                                         largest_scores,
+                                         rescaled_products,
+                                         multiply_add};
 
 }  // namespace

@@ -103,5 +103,50 @@ TEST(kernels, combine_adds_rows_in_order_in_every_build) {
   }
 }
 
+TEST(kernels, the_gate_stays_within_its_bound_and_gives_the_same_bits_in_every_build) {
+  std::vector<float> gate, up;
+  for (int i = -4200; i < 4201; ++i) gate.push_back(static_cast<float>(i) * 0.03f);
+  for (size_t i = 0; i < gate.size(); ++i) up.push_back(i % 2 == 0 ? 1.0f : -2.0f);
+  const auto count = static_cast<int64_t>(gate.size());
+  std::vector<float> first;
+  for (const Isa isa : test::machine_isas()) {
+    std::vector<float> out(gate);
+    kernels(isa).silu_mul(out.data(), up.data(), count, out.data());
+    if (first.empty()) first = out;
+    EXPECT_TRUE(test::identical(out, first)) << name(isa);
+  }
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double exact =
+        gate[i] / (1.0 + std::exp(-static_cast<double>(gate[i]))) * static_cast<double>(up[i]);
+    EXPECT_NEAR(first[i], exact, 6 * 0x1p-24 * std::abs(exact) + 0x1p-140) << gate[i];
+  }
+}
+
+TEST(kernels, the_gate_keeps_a_NaN_and_the_ends) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const Isa isa : test::machine_isas()) {
+    float gate[] = {NAN, kInfinity, -kInfinity, -1e30f, 1e30f, -0.0f};
+    const float up[] = {1, 1, 1, 1, 1, 1};
+    kernels(isa).silu_mul(gate, up, 6, gate);
+    EXPECT_TRUE(std::isnan(gate[0]) && std::isnan(gate[2])) << name(isa);
+    EXPECT_EQ(gate[1], kInfinity) << name(isa);
+    EXPECT_EQ(gate[3], 0.0f) << name(isa);
+    EXPECT_EQ(gate[4], 1e30f) << name(isa);
+    EXPECT_TRUE(gate[5] == 0.0f && std::signbit(gate[5])) << name(isa);
+  }
+}
+
+TEST(kernels, add_scaled_is_a_fused_multiply_add_in_every_build) {
+  for (const int64_t count : {1, 15, 16, 33}) {
+    const auto values = normals(7, count), start = normals(8, count);
+    for (const Isa isa : test::machine_isas()) {
+      std::vector<float> out = start;
+      kernels(isa).add_scaled(values.data(), 0.3f, count, out.data());
+      for (size_t i = 0; i < out.size(); ++i)
+        EXPECT_EQ(out[i], std::fma(0.3f, values[i], start[i])) << name(isa) << " count " << count;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fulgurite::cpu

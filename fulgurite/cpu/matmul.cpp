@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/rows.h"
 
 namespace fulgurite::cpu {
 namespace {
@@ -16,6 +17,13 @@ void decode_blocks(const Kernels& kernels, const BlockScaled& weight, int64_t ro
 }
 
 }  // namespace
+
+Rows fp32_rows(const Kernels& kernels, const ConstTensor<2>& x, float* widened) {
+  const int64_t rows = x.extent[0], columns = x.extent[1];
+  if (x.dtype == DType::kF32) return {x.as<float>().data, x.stride[0], rows};
+  for (int64_t t = 0; t < rows; ++t) as_floats(kernels, x[t], 0, columns, widened + t * columns);
+  return {widened, columns, rows};
+}
 
 int64_t matmul_scratch(int64_t in) { return kWeightTile * ((in + 15) / 16 * 16); }
 

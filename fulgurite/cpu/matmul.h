@@ -2,11 +2,15 @@
 // y = x W^T with the weight decoded a few rows at a time: the loop that linear, the projections, router and
 // experts share.
 
+#include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/cpu/kernels.h"
 
 namespace fulgurite::cpu {
+
+// Rows of f32 or bf16 as fp32: where they stand, or widened into `widened`, [rows][columns].
+Rows fp32_rows(const Kernels& kernels, const ConstTensor<2>& x, float* widened);
 
 // Scratch floats that `matmul` and `weight_rows` need for one thread.
 int64_t matmul_scratch(int64_t in);

@@ -8,6 +8,13 @@
 
 namespace fulgurite::cpu {
 
+// The lane where `operations` are worth waking its threads for (some microseconds), else its first thread
+// alone.
+inline Lane worth_splitting(const Lane& lane, int64_t operations) {
+  constexpr int64_t kFewest = 20'000;  // a thread
+  return operations / lane.threads < kFewest ? Lane{1, nullptr, lane.workspace} : lane;
+}
+
 template <class Body>
 void parallel_for(const Lane& lane, int64_t count, const Body& body) {
   struct Task {

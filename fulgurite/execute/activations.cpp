@@ -46,6 +46,8 @@ Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens)
   a.attended = cube(at.attended, c.heads, c.kv_lora);
   a.head_outputs = cube(at.head_outputs, c.heads, c.value);
   a.index_q = cube(at.index_q, c.index_heads, c.index_dim);
+  a.index_operand =
+      tensor_at<3>(base(at.index_operand), at.index_dtype, {tokens, c.index_heads, c.index_dim});
   a.index_k = matrix(at.index_k, c.index_dim);
   a.index_gate = view_at<float, 2>(base(at.index_gate), {tokens, c.index_heads});
   a.index_weights = view_at<float, 2>(base(at.index_weights), {tokens, c.index_heads});

@@ -17,7 +17,7 @@ struct Activations {
   Tensor<3> q;
   Tensor<2> kv;
   Tensor<3> absorbed, attended, head_outputs;
-  Tensor<3> index_q;
+  Tensor<3> index_q, index_operand;
   Tensor<2> index_k;
   View<float, 2> index_gate, index_weights;
   View<int32_t, 2> selected;

@@ -1,5 +1,7 @@
 #include "fulgurite/execute/attention_layer.h"
 
+#include "fulgurite/core/element.h"
+
 namespace fulgurite::execute {
 namespace {
 
@@ -7,11 +9,12 @@ namespace {
 void show_latent(const LayerContext& c) {
   if (c.tap == nullptr) return;
   const int64_t latent = c.plan.attention.latent.problem.latent, rope = c.plan.attention.latent.problem.rope;
-  const View<const float, 3> cache = c.latent_cache.as<float>();
-  const View<float, 2> kv = c.at.kv.as<float>();  // its values are in the cache: free to be overwritten
+  const Tensor<2> kv = c.at.kv;  // its values are in the cache: free to be overwritten
   for (int64_t t = 0; t < c.at.tokens; ++t) {
     const TokenPlace place = c.at.places(t);
-    for (int64_t i = 0; i < latent + rope; ++i) kv(t, i) = cache(place.sequence, place.position, i);
+    const std::byte* const row = c.latent_cache.rows[place.sequence][place.position].data;
+    for (int64_t i = 0; i < latent; ++i) store(kv, c.latent_cache.row.latent_value(row, i), t, i);
+    for (int64_t i = 0; i < rope; ++i) store(kv, c.latent_cache.row.rope_value(row, i), t, latent + i);
   }
   c.show(TapPoint::kKvLatent, kv.slice(1, 0, latent));
   c.show(TapPoint::kKRope, kv.slice(1, latent, rope));
@@ -45,14 +48,14 @@ void select_rows(const LayerContext& c) {
                    at.tokens, c.lane);
   p.prepare.run(
       {at.index_q, at.index_k, at.index_gate, c.weights.index_k_norm_weight, c.weights.index_k_norm_bias,
-       at.places, c.rope, at.index_weights, c.index_cache, at.rotated_q, at.rotated_k},
+       at.places, c.rope, at.index_weights, c.index_cache, at.index_operand, at.rotated_q, at.rotated_k},
       at.tokens, c.lane);
   if (at.rotated_q) {
     c.show(TapPoint::kIndexQ, at.rotated_q);
     c.show(TapPoint::kIndexK, at.rotated_k);
   }
   c.show(TapPoint::kIndexWeights, at.index_weights);
-  p.select.run({at.index_q, at.index_weights, c.index_cache, at.places, at.selected, at.index_scores},
+  p.select.run({at.index_operand, at.index_weights, c.index_cache, at.places, at.selected, at.index_scores},
                at.tokens, c.lane);
   if (at.index_scores) c.show(TapPoint::kIndexScores, at.index_scores);
   c.show(TapPoint::kTopk, at.selected);

@@ -12,8 +12,8 @@ struct LayerContext {
   const plan::LayerPlan& plan;
   const plan::PreparedLayer& weights;
   rotary::Table rope;
-  Tensor<3> latent_cache;  // [sequences, context, kv_lora + rope]
-  Tensor<3> index_cache;   // [sequences, context, index_dim]
+  LatentRows latent_cache;  // this layer's
+  IndexKeys index_cache;
   const Activations& at;
   const Lane& lane;
   Tap* tap = nullptr;

@@ -9,11 +9,28 @@
 namespace fulgurite::execute {
 namespace {
 
-// One layer of a cache that is fp32 [layers, sequences, context, width].
-Tensor<3> cache_layer(const HostBuffer& cache, const plan::Plan& plan, int64_t layer, int64_t width) {
-  const std::array<int64_t, 3> extent{plan.options.sequences, plan.options.context, width};
-  auto* const base = reinterpret_cast<float*>(cache.bytes().data());
-  return View<float, 3>(base + layer * extent[0] * extent[1] * extent[2], extent);
+// One layer of a cache [layers, sequences, context, row_bytes].
+View<std::byte, 3> cache_layer(const plan::Plan& plan, int64_t layer, std::byte* cache, int64_t row_bytes) {
+  const std::array<int64_t, 3> extent{plan.options.sequences, plan.options.context, row_bytes};
+  return {cache + layer * extent[0] * extent[1] * extent[2], extent};
+}
+
+LatentRows latent_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& cache) {
+  return {plan.latent_row, cache_layer(plan, layer, cache.bytes().data(), plan.latent_row.bytes())};
+}
+
+IndexKeys index_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& cache) {
+  const int64_t dim = plan.config.index_dim;
+  IndexKeys keys;
+  keys.keys.dtype = plan.activations.index_dtype;
+  keys.keys.data = cache_layer(plan, layer, cache.bytes().data(), dim * keys.keys.element_bytes()).data;
+  keys.keys.extent = {plan.options.sequences, plan.options.context, dim};
+  keys.keys.stride = {plan.options.context * dim, dim, 1};
+  if (keys.keys.dtype != DType::kF8_E4M3) return keys;
+  std::byte* const scales = cache.bytes().data() + plan.bytes.index_keys;
+  keys.scales = {reinterpret_cast<float*>(cache_layer(plan, layer, scales, sizeof(float)).data),
+                 {plan.options.sequences, plan.options.context}};
+  return keys;
 }
 
 plan::Plan fitting(plan::Plan plan) {
@@ -96,9 +113,8 @@ void Session::run_layers(const Activations& at, Tap* tap) {
     const plan::PreparedLayer& weights = weights_.layers[static_cast<size_t>(layer)];
     add_and_norm(plan.attention.norm, weights.attention_norm, layer - 1, at, lane_, tap);
     if (layer > 0 && tap != nullptr) show(*tap, TapPoint::kHidden, layer - 1, at.stream);
-    run_layer({layer, plan, weights, weights_.rope,
-               cache_layer(latent_cache_, plan_, layer, config.kv_lora + config.rope),
-               cache_layer(index_cache_, plan_, layer, config.index_dim), at, lane_, tap});
+    run_layer({layer, plan, weights, weights_.rope, latent_layer(plan_, layer, latent_cache_),
+               index_layer(plan_, layer, index_cache_), at, lane_, tap});
   }
   add_and_norm(plan_.final_norm, weights_.final_norm, config.layers - 1, at, lane_, tap);
   if (tap != nullptr) show(*tap, TapPoint::kHidden, config.layers - 1, at.stream);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/token_place.h"
 #include "fulgurite/plan/bytes.h"
 
@@ -38,6 +39,7 @@ class Arena {
 ActivationLayout make_activation_layout(const model::Config& c, const Options& options) {
   ActivationLayout at;
   at.dtype = dtype_of(options.numerics.activation);
+  at.index_dtype = index_operand(options.numerics);
   at.logit_rows = options.logits == LogitRows::kAll ? options.chunk_tokens
                                                     : std::min(options.sequences, options.chunk_tokens);
   at.selected_width = std::min(c.index_topk, options.context);
@@ -56,6 +58,7 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.attended = arena.take(product({tokens, c.heads, c.kv_lora, element}));
   at.head_outputs = arena.take(product({tokens, c.heads, c.value, element}));
   at.index_q = arena.take(product({tokens, c.index_heads, c.index_dim, element}));
+  at.index_operand = arena.take(product({tokens, c.index_heads, c.index_dim, bits(at.index_dtype) / 8}));
   at.index_k = arena.take(product({tokens, c.index_dim, element}));
   at.index_gate = arena.take(product({tokens, c.index_heads, 4}));
   at.index_weights = arena.take(product({tokens, c.index_heads, 4}));

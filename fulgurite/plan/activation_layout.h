@@ -11,21 +11,24 @@
 namespace fulgurite::plan {
 
 struct ActivationLayout {
-  DType dtype = DType::kF32;   // of activations
-  int64_t places = 0;          // TokenPlace [tokens]
-  int64_t ids = 0;             // i32 [tokens]
-  int64_t stream = 0;          // [tokens, hidden]: the residual stream
-  int64_t normed = 0;          // [tokens, hidden]: what a block reads
-  int64_t block = 0;           // [tokens, hidden]: what a block adds
-  int64_t q_raw = 0;           // [tokens, q_lora]
-  int64_t q_latent = 0;        // [tokens, q_lora]
-  int64_t q = 0;               // [tokens, heads, nope + rope]
-  int64_t kv = 0;              // [tokens, kv_lora + rope]
-  int64_t absorbed = 0;        // [tokens, heads, kv_lora]
-  int64_t attended = 0;        // [tokens, heads, kv_lora]
-  int64_t head_outputs = 0;    // [tokens, heads, value]
-  int64_t index_q = 0;         // [tokens, index_heads, index_dim]
-  int64_t index_k = 0;         // [tokens, index_dim]
+  DType dtype = DType::kF32;        // of activations
+  DType index_dtype = DType::kF32;  // of index_operand and the index cache
+  int64_t places = 0;               // TokenPlace [tokens]
+  int64_t ids = 0;                  // i32 [tokens]
+  int64_t stream = 0;               // [tokens, hidden]: the residual stream
+  int64_t normed = 0;               // [tokens, hidden]: what a block reads
+  int64_t block = 0;                // [tokens, hidden]: what a block adds
+  int64_t q_raw = 0;                // [tokens, q_lora]
+  int64_t q_latent = 0;             // [tokens, q_lora]
+  int64_t q = 0;                    // [tokens, heads, nope + rope]
+  int64_t kv = 0;                   // [tokens, kv_lora + rope]
+  int64_t absorbed = 0;             // [tokens, heads, kv_lora]
+  int64_t attended = 0;             // [tokens, heads, kv_lora]
+  int64_t head_outputs = 0;         // [tokens, heads, value]
+  int64_t index_q = 0;              // [tokens, index_heads, index_dim]
+  int64_t index_operand =
+      0;                // index_operand(numerics) [tokens, index_heads, index_dim]: what index_select reads
+  int64_t index_k = 0;  // [tokens, index_dim]
   int64_t index_gate = 0;      // f32 [tokens, index_heads]
   int64_t index_weights = 0;   // f32 [tokens, index_heads]
   int64_t selected = 0;        // i32 [tokens, selected_width]

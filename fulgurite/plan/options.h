@@ -12,7 +12,7 @@ enum class Tracing { kOff, kOn };                 // keep room for index scores,
 enum class Candidates { kAll, kReferencesOnly };  // which rows of the catalog may be chosen
 
 struct Options {
-  Numerics numerics;
+  Numerics numerics = Numerics::serving();
   int64_t context = 0;         // cache rows a sequence; 0: the model's max_position_embeddings
   int64_t sequences = 1;       // independent sequences that one session holds
   int64_t chunk_tokens = 256;  // tokens of all sequences that one forward may bring

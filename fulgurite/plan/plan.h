@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/device.h"
 #include "fulgurite/model/bind.h"
 #include "fulgurite/ops/rotary/rotary_table.h"
@@ -82,7 +83,8 @@ struct Bytes {
   int64_t viewed = 0;    // weights, where the checkpoint maps them
   int64_t prepared = 0;  // weights and tables in a layout of their own
   int64_t latent_cache = 0;
-  int64_t index_cache = 0;
+  int64_t index_cache = 0;  // index_keys, then the scales of codes
+  int64_t index_keys = 0;   // of index_cache; where the scales begin
   int64_t activations = 0;
   int64_t workspace = 0;  // the largest of any row; rows run one after another
   int64_t owned() const { return prepared + latent_cache + index_cache + activations + workspace; }
@@ -91,6 +93,8 @@ struct Bytes {
 struct Plan {
   Device device;
   Options options;  // context filled in
+  Numerics
+      numerics;  // options.numerics with activation_scale = checkpoint resolved: what operations are given
   model::Config config;
   EmbeddingStep embedding;
   std::vector<LayerPlan> layers;
@@ -98,6 +102,7 @@ struct Plan {
   LinearStep head;
   rotary::Frequencies frequencies;
   ActivationLayout activations;
+  LatentRow latent_row;  // of the latent cache
   std::vector<Row> rows;
   Bytes bytes;
 };

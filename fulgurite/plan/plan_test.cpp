@@ -49,38 +49,51 @@ TEST(plan, the_same_question_has_the_same_answer) {
 TEST(plan, numerics_that_nobody_implements_fail_with_every_reason) {
   const test::TinyModel tiny;
   Options options;
-  options.numerics = Numerics::serving();
+  options.numerics.activation = Activation::kFp16;
   const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
   EXPECT_EQ(message,
-            "embedding: no implementation takes it (cpu: activation = bf16, takes fp32; reference: "
-            "activation = bf16, takes fp32)");
+            "embedding: no implementation takes it (cpu: activation = fp16, takes fp32 or bf16; reference: "
+            "activation = fp16, takes fp32 or bf16)");
 }
 
-// Each knob of `serving`, alone on top of fp32, must be refused by an operation that reads it, and never
-// ignored.
-TEST(plan, no_knob_of_serving_is_silently_ignored) {
+TEST(plan, serving_runs_on_kernels_of_its_own_and_prints_what_they_read) {
   const test::TinyModel tiny;
-  const auto refused = [&](auto Numerics::*knob, auto value) {
-    Options options;
-    options.numerics.*knob = value;
-    const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
-    EXPECT_NE(message.find(fmt::format("{} = {}", knob_name(value), value_name(value))), std::string::npos)
-        << message;
-  };
-  refused(&Numerics::activation, Activation::kBf16);
-  refused(&Numerics::activation_quant, ActivationQuant::kE4m3);
-  refused(&Numerics::latent_cache, LatentCache::kFp8);
-  refused(&Numerics::indexer_wk, IndexerWk::kBf16);
-  refused(&Numerics::index_quant, IndexQuant::kFp8);
-  refused(&Numerics::softmax_tile, SoftmaxTile::k64);
-  refused(&Numerics::softmax_p, SoftmaxP::kBf16);
-  refused(&Numerics::qk_operands, QkOperands::kBf16);
-  refused(&Numerics::mma, Mma::kHopper);
-  refused(&Numerics::gate_weight, GateWeight::kFp8);
-  refused(&Numerics::index_norm, IndexNorm::kBf16);
-  refused(&Numerics::softmax_tile, SoftmaxTile::k128);
-  for (const Rsqrt rsqrt : {Rsqrt::kX86_12, Rsqrt::kX86_14, Rsqrt::kCuda, Rsqrt::kError})
-    refused(&Numerics::rsqrt, rsqrt);
+  const Plan plan = make(tiny.model, test::device(2), {});
+  EXPECT_EQ(summary(plan.options.numerics), "serving");
+  EXPECT_EQ(plan.numerics.activation_scale, ActivationScale::kPow2) << "scale_fmt ue8m0";
+  EXPECT_EQ(row_of(plan, 1, "linear q_a").implementation, "cpu_fp8");
+  EXPECT_EQ(row_of(plan, model::kNoLayer, "linear head").implementation, "cpu_bf16");
+  EXPECT_EQ(row_of(plan, 1, "indexer_projection").implementation, "cpu_bf16");
+  EXPECT_EQ(row_of(plan, 1, "index_select").implementation, "cpu_pairs");
+  EXPECT_EQ(row_of(plan, 1, "sparse_attention").implementation, "cpu_pairs");
+  EXPECT_EQ(row_of(plan, 1, "experts").implementation, "cpu_fp8");
+  EXPECT_EQ(row_of(plan, 1, "latent_prepare").format, "cache fp8 [512 + 64], 656 bytes a row");
+  for (const Row& row : plan.rows) EXPECT_NE(row.implementation, "reference") << row.operation;
+}
+
+TEST(plan, the_scale_of_activations_is_a_fact_of_the_checkpoint_unless_it_is_asked_for) {
+  test::TinyModel tiny;
+  tiny.model.config.quantization->activation_scale = ScaleRounding::kNone;
+  Options options;
+  EXPECT_EQ(make(tiny.model, test::device(1), options).numerics.activation_scale, ActivationScale::kFp32);
+  options.numerics.activation_scale = ActivationScale::kPow2;
+  EXPECT_EQ(make(tiny.model, test::device(1), options).numerics.activation_scale, ActivationScale::kPow2);
+}
+
+// What nothing implements, alone on top of either preset, is refused by name. (test/knobs_test.cpp shows that
+// what is planned changes results.)
+TEST(plan, no_knob_is_silently_ignored) {
+  const test::TinyModel tiny;
+  for (const char* const preset : {"serving", "fp32"}) {
+    for (const char* const setting : {"mma=hopper", "activation=fp16", "rsqrt=cuda"}) {
+      Options options;
+      options.numerics = parse_numerics(fmt::format("{},{}", preset, setting));
+      const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
+      std::string expected(setting);
+      expected.replace(expected.find('='), 1, " = ");
+      EXPECT_NE(message.find(expected), std::string::npos) << preset << ": " << message;
+    }
+  }
 }
 
 TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {
@@ -90,7 +103,8 @@ TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {
   const Plan plan = make(tiny.model, test::device(1), options);
   EXPECT_EQ(row_of(plan, 1, "router").implementation, "reference");
   EXPECT_EQ(row_of(plan, 1, "router").refused,
-            std::vector<std::string>{"cpu: only references are asked for"});
+            (std::vector<std::string>{"cpu_bf16: only references are asked for",
+                                      "cpu: only references are asked for"}));
 }
 
 TEST(plan, mla_expanded_is_another_operation) {
@@ -105,12 +119,17 @@ TEST(plan, mla_expanded_is_another_operation) {
 TEST(plan, cache_bytes_are_rows_times_width) {
   const test::TinyModel tiny;
   Options options;
+  options.numerics = Numerics::fp32();
   options.context = 100;
   options.sequences = 3;
   const Plan plan = make(tiny.model, test::device(1), options);
   EXPECT_EQ(plan.bytes.latent_cache, 4 * 3 * 100 * 576 * 4);
   EXPECT_EQ(plan.bytes.index_cache, 4 * 3 * 100 * 128 * 4);
   EXPECT_EQ(plan.bytes.viewed, tiny.checkpoint.total_bytes());
+  options.numerics = Numerics::serving();
+  const Plan serving = make(tiny.model, test::device(1), options);
+  EXPECT_EQ(serving.bytes.latent_cache, 4 * 3 * 100 * 656);
+  EXPECT_EQ(serving.bytes.index_cache, 4 * 3 * 100 * 128 + 4 * 3 * 100 * 4);
 }
 
 TEST(plan, the_context_defaults_to_the_models_and_never_exceeds_it) {

@@ -7,6 +7,7 @@
 #include "fulgurite/core/error.h"
 #include "fulgurite/plan/bytes.h"
 #include "fulgurite/plan/plan.h"
+#include "fulgurite/plan/prepare.h"
 
 namespace fulgurite::plan {
 namespace {
@@ -22,7 +23,7 @@ std::string place(int64_t layer, const std::string& operation) {
 class Planner {
  public:
   Planner(const model::Model& model, Plan& plan)
-      : model_(model), c_(model.config), plan_(plan), setting_{plan.device.target, plan.options.numerics} {}
+      : model_(model), c_(model.config), plan_(plan), setting_{plan.device.target, plan.numerics} {}
 
   void make() {
     plan_.embedding =
@@ -68,8 +69,11 @@ class Planner {
 
   LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
                            linear::Output output = linear::Output::kActivation) {
-    return choose(layer, "linear " + name, shaped(weight), catalog().linear,
-                  linear::Problem{setting_, weight.in, weight.out, format_of(weight), output});
+    const linear::Problem problem{setting_, weight.in, weight.out, format_of(weight), output, batch()};
+    const bool rounds = !linear::quantizes(problem) && problem.weight.form != MatrixForm::kBF16 &&
+                        linear::reading_of(problem) == WeightReading::kBf16;
+    return choose(layer, "linear " + name, shaped(weight) + (rounds ? ", read as bf16" : ""),
+                  catalog().linear, problem);
   }
 
   LayerPlan make_layer(int64_t layer) {
@@ -93,7 +97,9 @@ class Planner {
                rotary::Problem{setting_, rotary::Layout::kInterleaved, c_.heads, c_.rope, context()});
     plan.kv_a = choose_linear(layer, "kv_a", w.kv_a);
     plan.latent = choose(
-        layer, "latent_prepare", fmt::format("cache f32 [{}]", c_.kv_lora + c_.rope),
+        layer, "latent_prepare",
+        fmt::format("cache {} [{} + {}], {} bytes a row", value_name(plan_.latent_row.form), c_.kv_lora,
+                    c_.rope, plan_.latent_row.bytes()),
         catalog().latent_prepare,
         latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
     plan.indexer = make_indexer(layer, w.indexer);
@@ -109,18 +115,32 @@ class Planner {
     IndexerPlan plan;
     plan.q = choose_linear(layer, "index_q", w.q);
     plan.projection = choose(layer, "indexer_projection",
-                             fmt::format("k {}, gate {}", describe(format_of(w.k)), shaped(w.gate)),
+                             fmt::format("k {}, gate {}", describe(format_of(w.k)), gate_text(w.gate)),
                              catalog().indexer_projection,
                              indexer_projection::Problem{setting_, c_.hidden, c_.index_dim, c_.index_heads,
-                                                         format_of(w.k), format_of(w.gate)});
-    plan.prepare = choose(layer, "indexer_prepare", fmt::format("half-split; cache f32 [{}]", c_.index_dim),
-                          catalog().indexer_prepare,
-                          indexer_prepare::Problem{setting_, c_.index_heads, c_.index_dim, c_.rope,
-                                                   rotary::Layout::kHalfSplit, sequences(), context()});
-    plan.select = choose(
-        layer, "index_select", fmt::format("top {} of {}", selected(), context()), catalog().index_select,
-        index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(), sequences(), context()});
+                                                         format_of(w.k), gate_format(w.gate), batch()});
+    const indexer_prepare::Problem prepare{
+        setting_, c_.index_heads, c_.index_dim, c_.rope, rotary::Layout::kHalfSplit, sequences(), context()};
+    const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
+    plan.prepare = choose(layer, "indexer_prepare",
+                          fmt::format("{}; cache {} [{}]", half_split ? "half-split" : "interleaved",
+                                      name(plan_.activations.index_dtype), c_.index_dim),
+                          catalog().indexer_prepare, prepare);
+    plan.select = choose(layer, "index_select", fmt::format("top {} of {}", selected(), context()),
+                         catalog().index_select,
+                         index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(),
+                                               sequences(), context(), batch()});
     return plan;
+  }
+
+  // gate_weight = fp8: prepare() quantizes a weight that is not stored in codes in blocks of 128x128.
+  MatrixFormat gate_format(const StoredMatrix& gate) const {
+    if (!quantizes_gate(gate, setting_.numerics)) return format_of(gate);
+    return {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
+  }
+  std::string gate_text(const StoredMatrix& gate) const {
+    if (!quantizes_gate(gate, setting_.numerics)) return shaped(gate);
+    return shaped(gate) + " quantized to " + describe(gate_format(gate));
   }
 
   HeadProjectionStep choose_head_projection(int64_t layer, const std::string& name, const StoredMatrix& kv_b,
@@ -128,7 +148,7 @@ class Planner {
                                             int64_t rows) {
     return choose(layer, "head_projection " + name, shaped(kv_b), catalog().head_projection,
                   head_projection::Problem{setting_, direction, c_.heads, c_.nope + c_.value, first_row, rows,
-                                           c_.kv_lora, format_of(kv_b)});
+                                           c_.kv_lora, format_of(kv_b), batch()});
   }
 
   AbsorbedPlan make_absorbed(int64_t layer, const StoredMatrix& kv_b) {
@@ -139,7 +159,7 @@ class Planner {
         choose(layer, "sparse_attention", fmt::format("{} heads, {} + {}", c_.heads, c_.kv_lora, c_.rope),
                catalog().sparse_attention,
                sparse_attention::Problem{setting_, c_.heads, c_.kv_lora, c_.rope, selected(),
-                                         c_.softmax_scale(), sequences(), context()});
+                                         c_.softmax_scale(), sequences(), context(), batch()});
     plan.value =
         choose_head_projection(layer, "value", kv_b, head_projection::Direction::kToRows, c_.nope, c_.value);
     return plan;
@@ -194,6 +214,7 @@ class Planner {
     return choose(layer, "experts", what, catalog().experts, problem);
   }
 
+  int64_t batch() const { return plan_.options.chunk_tokens; }
   int64_t sequences() const { return plan_.options.sequences; }
   int64_t context() const { return plan_.options.context; }
   int64_t selected() const { return plan_.activations.selected_width; }
@@ -222,9 +243,21 @@ rotary::Frequencies frequencies_of(const model::Config& config) {
   return frequencies;
 }
 
-// fp32 copies of vectors (exact) and the rotary tables: what plan::prepare allocates.
+// activation_scale = checkpoint is a fact of config.json: scale_fmt "ue8m0" or plain fp32.
+Numerics resolved(Numerics numerics, const model::Config& config) {
+  if (numerics.activation_scale != ActivationScale::kCheckpoint) return numerics;
+  const bool pow2 = config.quantization && config.quantization->activation_scale == ScaleRounding::kPow2;
+  numerics.activation_scale = pow2 ? ActivationScale::kPow2 : ActivationScale::kFp32;
+  return numerics;
+}
+
+// fp32 copies of vectors (exact), the rotary tables and what gate_weight quantizes: what plan::prepare
+// allocates.
 int64_t prepared_bytes(const model::Model& model, const Options& options) {
   int64_t elements = product({options.context, model.config.rope});
+  for (const model::StoredLayer& layer : model.weights.layers)
+    if (quantizes_gate(layer.indexer.gate, options.numerics))
+      elements += quantized_floats(model.config.index_heads, model.config.hidden);
   for (const model::TensorName& tensor : model.names)
     if (tensor.required && tensor.form == model::Form::kVector) elements += (tensor.columns + 15) / 16 * 16;
   return product({elements, sizeof(float)}) + 2 * 64;
@@ -239,14 +272,20 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.config = model.config;
   if (plan.options.context == 0) plan.options.context = model.config.max_positions;
   check_request(model.config, plan.options);
+  plan.numerics = resolved(plan.options.numerics, model.config);
+  plan.latent_row = {plan.numerics.latent_cache, model.config.kv_lora, model.config.rope};
   plan.frequencies = frequencies_of(model.config);
   plan.activations = make_activation_layout(model.config, plan.options);
   Planner(model, plan).make();
   const int64_t cache_rows = product({model.config.layers, plan.options.sequences, plan.options.context});
   plan.bytes.viewed = model.bound_bytes;
   plan.bytes.prepared = prepared_bytes(model, plan.options);
-  plan.bytes.latent_cache = product({cache_rows, model.config.kv_lora + model.config.rope, sizeof(float)});
-  plan.bytes.index_cache = product({cache_rows, model.config.index_dim, sizeof(float)});
+  plan.bytes.latent_cache = product({cache_rows, plan.latent_row.bytes()});
+  const DType index_dtype = plan.activations.index_dtype;
+  plan.bytes.index_keys =
+      (product({cache_rows, model.config.index_dim, bits(index_dtype) / 8}) + 63) / 64 * 64;
+  const bool codes = index_dtype == DType::kF8_E4M3;
+  plan.bytes.index_cache = plan.bytes.index_keys + (codes ? product({cache_rows, sizeof(float)}) : 0);
   plan.bytes.activations = plan.activations.total;
   return plan;
 }

@@ -1,5 +1,9 @@
 #include "fulgurite/plan/prepare.h"
 
+#include <algorithm>
+
+#include "fulgurite/core/quantize.h"
+
 namespace fulgurite::plan {
 namespace {
 
@@ -45,7 +49,40 @@ class Floats {
   int64_t left_;
 };
 
-PreparedLayer prepare_layer(const model::StoredLayer& w, Floats& floats) {
+constexpr BlockShape kBlock{128, 128};
+int64_t blocks_of(int64_t n) { return (n + 127) / 128; }
+
+// One block of `matrix`: codes into `data`, its scale returned.
+float quantize_block(const PreparedMatrix& matrix, ScaleRounding rounding, int64_t row, int64_t column,
+                     View<e4m3, 2> data) {
+  const int64_t rows = std::min(kBlock.rows, matrix.out - row),
+                columns = std::min(kBlock.columns, matrix.in - column);
+  std::vector<float> values(static_cast<size_t>(rows * columns));
+  std::vector<e4m3> codes(values.size());
+  for (int64_t i = 0; i < rows * columns; ++i)
+    values[static_cast<size_t>(i)] =
+        static_cast<float>(exact_element(matrix, row + i / columns, column + i % columns));
+  const float scale = quantize_e4m3(values, rounding, codes.data());
+  for (int64_t i = 0; i < rows * columns; ++i)
+    data(row + i / columns, column + i % columns) = codes[static_cast<size_t>(i)];
+  return scale;
+}
+
+PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, Floats& floats) {
+  const PreparedMatrix matrix = as_stored(stored);
+  const auto rounding =
+      numerics.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
+  const std::array<int64_t, 2> blocks{blocks_of(matrix.out), blocks_of(matrix.in)};
+  const View<float, 2> scales(floats.take(blocks[0] * blocks[1]), blocks);
+  const View<e4m3, 2> data(reinterpret_cast<e4m3*>(floats.take((matrix.out * matrix.in + 3) / 4)),
+                           {matrix.out, matrix.in});
+  for (int64_t r = 0; r < blocks[0]; ++r)
+    for (int64_t c = 0; c < blocks[1]; ++c)
+      scales(r, c) = quantize_block(matrix, rounding, r * kBlock.rows, c * kBlock.columns, data);
+  return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
+}
+
+PreparedLayer prepare_layer(const model::StoredLayer& w, const Numerics& numerics, Floats& floats) {
   PreparedLayer layer;
   layer.attention_norm = floats.exact(w.attention_norm);
   layer.q_a = as_stored(w.q_a);
@@ -59,7 +96,8 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, Floats& floats) {
   layer.index_k = as_stored(w.indexer.k);
   layer.index_k_norm_weight = floats.exact(w.indexer.k_norm_weight);
   layer.index_k_norm_bias = floats.exact(w.indexer.k_norm_bias);
-  layer.index_gate = as_stored(w.indexer.gate);
+  const StoredMatrix& gate = w.indexer.gate;
+  layer.index_gate = quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : as_stored(gate);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
   layer.shared = as_stored(w.shared);
   if (w.experts.empty()) return layer;
@@ -71,13 +109,22 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, Floats& floats) {
 
 }  // namespace
 
+bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics) {
+  return numerics.gate_weight == GateWeight::kFp8 && !has_scales(format_of(gate));
+}
+
+int64_t quantized_floats(int64_t out, int64_t in) {
+  const auto padded = [](int64_t floats) { return (floats + 15) / 16 * 16; };
+  return padded(blocks_of(out) * blocks_of(in)) + padded((out * in + 3) / 4);
+}
+
 PreparedWeights prepare(const model::Model& model, const Plan& plan) {
   PreparedWeights weights;
   weights.memory = HostBuffer(plan.bytes.prepared);
   Floats floats(weights.memory);
   weights.embedding = as_stored(model.weights.embedding);
   for (const model::StoredLayer& layer : model.weights.layers)
-    weights.layers.push_back(prepare_layer(layer, floats));
+    weights.layers.push_back(prepare_layer(layer, plan.numerics, floats));
   weights.final_norm = floats.exact(model.weights.final_norm);
   weights.head = as_stored(model.weights.head);
   const std::array<int64_t, 2> shape{plan.options.context, plan.config.rope / 2};

@@ -7,7 +7,7 @@
 //   table   [vocabulary, hidden]  f32 or bf16  as stored
 //   out     [tokens, hidden]      activation
 //
-// Rounding   none in fp32.
+// Rounding   to the activation's type.
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor, and the id that is outside the vocabulary.
 // Tolerance  0.

@@ -1,20 +1,19 @@
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/embedding/embedding.h"
 
 namespace fulgurite::embedding {
 namespace {
 
 Support supports(const Problem& problem) {
-  if (problem.table.form == MatrixForm::kE4M3Blocks)
-    return Refusal{"table = " + describe(problem.table) + ", takes f32 or bf16"};
-  return takes(problem.setting.numerics.activation, {Activation::kFp32});
+  if (has_scales(problem.table)) return Refusal{"table = " + describe(problem.table) + ", takes f32 or bf16"};
+  return takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16});
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<float, 2> out = args.out.as<float>();
-  for (int64_t t = 0; t < out.extent[0]; ++t)
+  for (int64_t t = 0; t < args.out.extent[0]; ++t)
     for (int64_t i = 0; i < problem.hidden; ++i)
-      out(t, i) = static_cast<float>(exact_element(*args.table, args.ids(t), i));
+      store(args.out, static_cast<float>(exact_element(*args.table, args.ids(t), i)), t, i);
 }
 
 }  // namespace

@@ -5,12 +5,22 @@
 
 namespace fulgurite::expanded_attention {
 
+LatentRow row_of(const Problem& problem) {
+  return {problem.setting.numerics.latent_cache, problem.latent, problem.rope};
+}
+
+WeightReading reading_of(const Numerics& numerics) {
+  return numerics.activation == Activation::kFp32 ? WeightReading::kExact : WeightReading::kBf16;
+}
+
 void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(problem.topk > 0, "expanded_attention: topk {}", problem.topk);
+  FULGURITE_ASSERT(args.cache.row == row_of(problem),
+                   "expanded_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
   const Check check("expanded_attention");
   check.tensor("q", args.q, {tokens, problem.heads, problem.nope + problem.rope})
-      .tensor("cache", args.cache, {problem.sequences, problem.context, problem.latent + problem.rope})
+      .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, {tokens, problem.heads, problem.value});

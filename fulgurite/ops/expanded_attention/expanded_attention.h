@@ -10,19 +10,22 @@
 //
 //   q         [tokens, heads, nope + rope]          activation   rotated; token and head strides free
 //   weight    [heads * (nope + value), latent]      f32, bf16 or e4m3 blocks: kv_b
-//   cache     [sequences, context, latent + rope]   f32 (latent_cache = fp32)
+//   cache     [sequences, context] of LatentRow     as latent_cache says
 //   selected  [tokens, topk]                        i32          as sparse_attention
 //   places    [tokens]                              position < context
 //   out       [tokens, heads, value]                activation   every element written
 //
-// Rounding   k and v one sum each (reference: double, ascending, rounded once), then as sparse_attention.
+// Rounding   k and v one sum each (reference: double, ascending, rounded to fp32 once); weights at their
+//            exact values where the activation is fp32, else bf16(w), code * scale too, as in
+//            head_projection; round() is to the activation's type; then as sparse_attention.
 // NaN, empty, errors   as sparse_attention.
-// Tolerance  u = 2^-24, k' = sum |row||K|, v' = sum |row||V|, e = latent / 16 + 8,
-//            d = (e + (nope + rope) / 16 + 12) u * scale * max_j (sum |q| k' + sum |q||row|):
-//            (exp(2d) - 1 + (e + topk + topk / 16 + 28) u) * sum_j p v'_j, as in sparse_attention.
+// Tolerance  u = 2^-24: k within (latent / 16 + 8) u * sum |row||K|, and v likewise, then a step of the
+//            activation's type where the two sides round apart; scores within what that makes of them; then
+//            as sparse_attention. expanded_attention_audit.cpp has it.
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward (the prefill branch).
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/core/token_place.h"
@@ -46,7 +49,7 @@ struct Problem {
 struct Args {
   ConstTensor<3> q;
   const PreparedMatrix* weight = nullptr;
-  ConstTensor<3> cache;
+  ConstLatentRows cache;
   View<const int32_t, 2> selected;
   View<const TokenPlace, 1> places;
   Tensor<3> out;
@@ -54,6 +57,8 @@ struct Args {
 
 using Implementation = fulgurite::Implementation<Problem, Args>;
 
+LatentRow row_of(const Problem& problem);            // of the cache
+WeightReading reading_of(const Numerics& numerics);  // of kv_b
 void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;

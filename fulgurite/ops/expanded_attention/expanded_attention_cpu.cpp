@@ -1,9 +1,11 @@
 // For measuring what absorption costs in accuracy, not for speed: each head of each token expands the keys
-// and values that it reads.
+// and values that it reads, in fp32, and rounds where the contract does.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
-#include "fulgurite/cpu/matmul.h"
+#include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
 #include "fulgurite/cpu/softmax.h"
 #include "fulgurite/cpu/workspace.h"
@@ -13,26 +15,50 @@
 namespace fulgurite::expanded_attention {
 namespace {
 
+constexpr int64_t kRows = 64;    // of the cache that are decoded at once
+constexpr int64_t kWeights = 8;  // rows of kv_b likewise
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// bf16 operands are what a bf16 activation gives anyway: rows of such a cache have no more bits.
+Support takes_weight(const MatrixFormat& weight) {
+  if (!is_fp4(weight)) return std::nullopt;
+  return Refusal{"weight in " + describe(weight) + ", takes f32, bf16 or e4m3 blocks"};
+}
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32}), takes(numerics.mla, {Mla::kExpanded}),
-       takes(numerics.latent_cache, {LatentCache::kFp32}), takes(numerics.softmax_tile, {SoftmaxTile::kNone}),
-       takes(numerics.softmax_p, {SoftmaxP::kFp32}), takes(numerics.qk_operands, {QkOperands::kFp32}),
-       takes(numerics.mma, {Mma::kExact})});
+  const bool narrow = numerics.activation == Activation::kBf16;
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(numerics.mla, {Mla::kExpanded}),
+                        narrow ? takes(numerics.latent_cache, {LatentCache::kBf16, LatentCache::kFp8})
+                               : takes(numerics.qk_operands, {QkOperands::kFp32}),
+                        takes(numerics.softmax_merge, {SoftmaxMerge::kRunning}),
+                        takes(numerics.mma, {Mma::kExact}), takes_weight(problem.weight)});
 }
 
 struct Scratch {
-  float* keys;    // [topk, nope + rope]
-  float* values;  // [topk, value]
-  float* p;       // [topk]
-  float* decoded;
+  float* keys;     // [topk, nope + rope]
+  float* values;   // [topk, value]
+  float* p;        // [topk]
+  float* query;    // [nope + rope]
+  float* sums;     // [value]
+  float* tile;     // [value]
+  float* rows;     // [kRows, latent + rope]
+  float* weights;  // [kWeights, latent]
+  uint16_t* half;  // [latent]
 };
 
 Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
-  return {cutter.take<float>(problem.topk * (problem.nope + problem.rope)),
-          cutter.take<float>(problem.topk * problem.value), cutter.take<float>(problem.topk),
-          cutter.take<float>(cpu::matmul_scratch(problem.latent))};
+  const int64_t key_width = problem.nope + problem.rope;
+  return {cutter.take<float>(problem.topk * key_width),
+          cutter.take<float>(problem.topk * problem.value),
+          cutter.take<float>(problem.topk),
+          cutter.take<float>(key_width),
+          cutter.take<float>(problem.value),
+          cutter.take<float>(problem.value),
+          cutter.take<float>(kRows * (problem.latent + problem.rope)),
+          cutter.take<float>(kWeights * problem.latent),
+          cutter.take<uint16_t>(problem.latent)};
 }
 
 int64_t bytes_per_thread(const Problem& problem) {
@@ -43,56 +69,137 @@ int64_t bytes_per_thread(const Problem& problem) {
 
 int64_t workspace_bytes(const Problem& problem, int threads) { return threads * bytes_per_thread(problem); }
 
-// out row j [count] = the cache's row j with weight rows [first, first + count).
-struct Expansion {
-  cpu::Rows rows;
-  int64_t first, count;
-  float* out;
-  int64_t out_stride;
-};
+// One head of one token.
+struct Head {
+  const Problem& problem;
+  const Args& args;
+  const cpu::Kernels& kernels;
+  const Scratch& scratch;
+  int64_t t, h, count;
 
-void expand(const cpu::Kernels& kernels, const PreparedMatrix& weight, const Expansion& expansion,
-            float* decoded) {
-  for (int64_t d = 0; d < expansion.count; d += cpu::kWeightTile) {
-    const int64_t count = std::min(cpu::kWeightTile, expansion.count - d);
-    const cpu::Rows w = cpu::weight_rows(kernels, weight, expansion.first + d, count, decoded);
-    kernels.dot_rows(expansion.rows, w, weight.in, expansion.out + d, expansion.out_stride);
+  bool narrow() const { return args.q.dtype == DType::kBF16; }
+  int64_t key_width() const { return problem.nope + problem.rope; }
+  void round(float* values, int64_t n) const {
+    if (narrow()) kernels.round_bf16(values, n);
   }
-}
 
-void attend(const Problem& problem, const Args& args, int64_t t, int64_t h, const Scratch& scratch) {
-  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
-  const View<const int32_t, 1> selected = args.selected[t];
-  const View<const float, 2> cache = args.cache.as<float>()[args.places(t).sequence];
-  const int64_t count = sparse_attention::selected_rows(selected);
-  const cpu::Rows rows{cache.data, cache.stride[0], count, selected.data};
+  void decode_row(int64_t j, float* to) const {
+    const LatentRow& form = args.cache.row;
+    const std::byte* const row = args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    for (int64_t c = 0; c < problem.latent; ++c) to[c] = form.latent_value(row, c);
+    for (int64_t r = 0; r < problem.rope; ++r) to[problem.latent + r] = form.rope_value(row, r);
+  }
 
-  const int64_t key_width = problem.nope + problem.rope;
-  const int64_t first = h * (problem.nope + problem.value);
-  expand(kernels, *args.weight, {rows, first, problem.nope, scratch.keys, key_width}, scratch.decoded);
-  expand(kernels, *args.weight, {rows, first + problem.nope, problem.value, scratch.values, problem.value},
-         scratch.decoded);
-  for (int64_t j = 0; j < count; ++j)
-    std::copy_n(cache[selected(j)].data + problem.latent, problem.rope,
-                scratch.keys + j * key_width + problem.nope);
+  // Row r of kv_b as the numerics read it.
+  void decode_weight(int64_t r, float* to) const {
+    const int64_t latent = problem.latent;
+    if (const auto* blocks = std::get_if<BlockScaled>(&args.weight->as)) {
+      for (int64_t c = 0; c < latent; c += blocks->block.columns) {
+        const int64_t part = std::min(blocks->block.columns, latent - c);
+        const float scale = blocks->scale_at(r, c);
+        const auto* const codes = reinterpret_cast<const uint8_t*>(blocks->data[r].data) + c;
+        if (!narrow()) kernels.decode_e4m3(codes, part, scale, to + c);
+        if (narrow()) kernels.widen_e4m3(codes, part, scale, scratch.half + c);
+      }
+      if (narrow()) kernels.decode_bf16(scratch.half, latent, to);
+    } else if (const auto* f32 = std::get_if<View<const float, 2>>(&args.weight->as)) {
+      std::copy_n((*f32)[r].data, latent, to);
+      round(to, latent);
+    } else {
+      const auto& half = std::get<View<const bf16, 2>>(args.weight->as);
+      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(half[r].data), latent, to);
+    }
+  }
 
-  const cpu::Rows query{args.q.as<float>()[t][h].data, 0, 1};
-  kernels.dot_rows(query, {scratch.keys, key_width, count}, key_width, scratch.p, 0);
-  for (int64_t j = 0; j < count; ++j) scratch.p[j] *= problem.scale;
-  const float sum = cpu::softmax(scratch.p, count);
-  const View<float, 1> out = args.out.as<float>()[t][h];
-  kernels.combine_rows(scratch.p, 0, 1, 1, {scratch.values, problem.value, count}, problem.value, out.data,
-                       0);
-  for (int64_t d = 0; d < problem.value; ++d) out(d) /= sum;
-}
+  // out row j [stride] = rows of the cache with rows [first, first + n) of the head's part of kv_b.
+  void expand(int64_t rows, int64_t first, int64_t n, float* out, int64_t stride) const {
+    const int64_t base = h * (problem.nope + problem.value) + first;
+    for (int64_t d = 0; d < n; d += kWeights) {
+      const int64_t some = std::min(kWeights, n - d);
+      for (int64_t i = 0; i < some; ++i) decode_weight(base + d + i, scratch.weights + i * problem.latent);
+      kernels.dot_rows({scratch.rows, problem.latent + problem.rope, rows},
+                       {scratch.weights, problem.latent, some}, problem.latent, out + d, stride);
+    }
+    for (int64_t j = 0; j < rows; ++j) round(out + j * stride, n);
+  }
+
+  void expand_all() const {
+    const int64_t width = problem.latent + problem.rope;
+    for (int64_t first = 0; first < count; first += kRows) {
+      const int64_t rows = std::min(kRows, count - first);
+      float* const keys = scratch.keys + first * key_width();
+      for (int64_t j = 0; j < rows; ++j) decode_row(first + j, scratch.rows + j * width);
+      expand(rows, 0, problem.nope, keys, key_width());
+      expand(rows, problem.nope, problem.value, scratch.values + first * problem.value, problem.value);
+      for (int64_t j = 0; j < rows; ++j)
+        std::copy_n(scratch.rows + j * width + problem.latent, problem.rope,
+                    keys + j * key_width() + problem.nope);
+    }
+  }
+
+  void score_all() const {
+    const float* query = scratch.query;
+    if (narrow())
+      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(args.q[t][h].data), key_width(), scratch.query);
+    else
+      query = args.q[t][h].as<float>().data;
+    kernels.dot_rows({query, 0, 1}, {scratch.keys, key_width(), count}, key_width(), scratch.p, 0);
+    for (int64_t j = 0; j < count; ++j) scratch.p[j] *= problem.scale;
+  }
+
+  // Scores [first, first + n) to p, relative to `largest`; returns what they add to the denominator.
+  float weigh(int64_t first, int64_t n, float largest) const {
+    const Numerics& numerics = problem.setting.numerics;
+    float sum = 0.0f;
+    for (float* p = scratch.p + first; p < scratch.p + first + n; ++p) {
+      const float e = *p == -kInfinity ? 0.0f : cpu::exp_not_positive(*p - largest);
+      *p = numerics.softmax_p == SoftmaxP::kBf16 ? round_to_bf16(e) : e;
+      sum += numerics.softmax_denominator == SoftmaxDenominator::kRounded ? *p : e;
+    }
+    return sum;
+  }
+
+  void attend() const {
+    expand_all();
+    score_all();
+    const SoftmaxTile knob = problem.setting.numerics.softmax_tile;
+    const int64_t keys = knob == SoftmaxTile::kNone ? count : knob == SoftmaxTile::k64 ? 64 : 128;
+    float largest = -kInfinity, denominator = 0.0f;
+    std::fill_n(scratch.sums, problem.value, 0.0f);
+    for (int64_t first = 0; first < count; first += keys) {
+      const int64_t n = std::min(keys, count - first);
+      const float before = largest;
+      for (int64_t j = first; j < first + n; ++j) largest = scratch.p[j] > largest ? scratch.p[j] : largest;
+      const float rescale = before == -kInfinity ? 0.0f : cpu::exp_not_positive(before - largest);
+      denominator = std::fma(denominator, rescale, weigh(first, n, largest));
+      kernels.combine_rows(scratch.p + first, 0, 1, 1,
+                           {scratch.values + first * problem.value, problem.value, n}, problem.value,
+                           scratch.tile, 0);
+      for (int64_t d = 0; d < problem.value; ++d)
+        scratch.sums[d] = scratch.sums[d] * rescale + scratch.tile[d];
+    }
+    write(denominator);
+  }
+
+  void write(float denominator) const {
+    if (narrow())
+      return kernels.divide_to_bf16(scratch.sums, denominator, problem.value,
+                                    reinterpret_cast<uint16_t*>(args.out[t][h].data));
+    float* const out = args.out[t][h].as<float>().data;
+    for (int64_t d = 0; d < problem.value; ++d) out[d] = scratch.sums[d] / denominator;
+  }
+};
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   cpu::parallel_for(lane, args.q.extent[0] * problem.heads, [&](int64_t begin, int64_t end, int thread) {
     cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
     const Scratch scratch = cut_scratch(problem, cutter);
-    for (int64_t i = begin; i < end; ++i)
-      attend(problem, args, i / problem.heads, i % problem.heads, scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = i / problem.heads, count = sparse_attention::selected_rows(args.selected[t]);
+      Head{problem, args, cpu::kernels(problem.setting.target.isa), scratch, t, i % problem.heads, count}
+          .attend();
+    }
   });
 }
 

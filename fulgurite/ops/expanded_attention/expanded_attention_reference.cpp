@@ -1,5 +1,6 @@
 #include <vector>
 
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
@@ -8,67 +9,87 @@ namespace {
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32}), takes(numerics.mla, {Mla::kExpanded}),
-       takes(numerics.latent_cache, {LatentCache::kFp32}), takes(numerics.softmax_tile, {SoftmaxTile::kNone}),
-       takes(numerics.softmax_p, {SoftmaxP::kFp32}), takes(numerics.qk_operands, {QkOperands::kFp32}),
-       takes(numerics.mma, {Mma::kExact})});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(numerics.mla, {Mla::kExpanded}), takes(numerics.mma, {Mma::kExact})});
 }
 
-// One element of k or v: the cache row's latent part with one row of kv_b.
-float expand(const PreparedMatrix& weight, int64_t weight_row, View<const float, 1> row) {
-  double sum = 0.0;
-  for (int64_t c = 0; c < weight.in; ++c)
-    sum += static_cast<double>(row(c)) * exact_element(weight, weight_row, c);
-  return static_cast<float>(sum);
+// The selected rows of a token as attention reads them, [count][latent + rope].
+std::vector<float> selected_values(const Problem& problem, const Args& args, int64_t t) {
+  std::vector<float> values;
+  for (int64_t j = 0; j < sparse_attention::selected_rows(args.selected[t]); ++j) {
+    const std::byte* const row = args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    for (int64_t c = 0; c < problem.latent; ++c) values.push_back(args.cache.row.latent_value(row, c));
+    for (int64_t r = 0; r < problem.rope; ++r) values.push_back(args.cache.row.rope_value(row, r));
+  }
+  return values;
+}
+
+// A head's rows of kv_b as the numerics read them, [nope + value][latent].
+std::vector<double> head_weights(const Problem& problem, const Args& args, int64_t h) {
+  const WeightReading reading = reading_of(problem.setting.numerics);
+  const int64_t rows = problem.nope + problem.value;
+  std::vector<double> weights;
+  for (int64_t r = h * rows; r < (h + 1) * rows; ++r)
+    for (int64_t c = 0; c < problem.latent; ++c) weights.push_back(element(*args.weight, reading, r, c));
+  return weights;
 }
 
 // One head of one token.
 struct Head {
   const Problem& problem;
-  const PreparedMatrix& weight;
-  int64_t first_weight_row;
-  View<const float, 1> q;
-  View<const float, 2> cache;
-  View<const int32_t, 1> selected;
-  View<float, 1> out;
-};
+  std::vector<float> q;
+  std::vector<double> weights;
+  std::vector<float> rows;
+  DType activation;
 
-float score(const Head& head, View<const float, 1> row) {
-  const int64_t nope = head.problem.nope;
-  double sum = 0.0;
-  for (int64_t d = 0; d < nope; ++d)
-    sum += static_cast<double>(head.q(d)) *
-           static_cast<double>(expand(head.weight, head.first_weight_row + d, row));
-  for (int64_t r = 0; r < head.problem.rope; ++r)
-    sum += static_cast<double>(head.q(nope + r)) * static_cast<double>(row(head.problem.latent + r));
-  return static_cast<float>(sum) * head.problem.scale;
-}
+  int64_t count() const { return static_cast<int64_t>(rows.size()) / (problem.latent + problem.rope); }
+  const float* row(int64_t j) const { return rows.data() + j * (problem.latent + problem.rope); }
 
-void attend(const Head& head) {
-  const int64_t count = sparse_attention::selected_rows(head.selected);
-  std::vector<float> p(static_cast<size_t>(count));
-  for (int64_t j = 0; j < count; ++j) p[static_cast<size_t>(j)] = score(head, head.cache[head.selected(j)]);
-  const float sum = sparse_attention::reference_softmax(p);
-  for (int64_t d = 0; d < head.problem.value; ++d) {
-    const int64_t weight_row = head.first_weight_row + head.problem.nope + d;
-    double weighted = 0.0;
-    for (int64_t j = 0; j < count; ++j)
-      weighted += static_cast<double>(p[static_cast<size_t>(j)]) *
-                  static_cast<double>(expand(head.weight, weight_row, head.cache[head.selected(j)]));
-    head.out(d) = static_cast<float>(weighted) / sum;
+  // One element of k or v: the row's latent part with one row of the head's part of kv_b.
+  float expand(int64_t weight_row, int64_t j) const {
+    const double* const w = weights.data() + weight_row * problem.latent;
+    double sum = 0.0;
+    for (int64_t c = 0; c < problem.latent; ++c) sum += static_cast<double>(row(j)[c]) * w[c];
+    return round_to(activation, static_cast<float>(sum));
   }
-}
+
+  float score(int64_t j) const {
+    const bool narrow = problem.setting.numerics.qk_operands == QkOperands::kBf16;
+    const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
+    double sum = 0.0;
+    for (int64_t d = 0; d < problem.nope; ++d)
+      sum += operand(q[static_cast<size_t>(d)]) * operand(expand(d, j));
+    for (int64_t r = 0; r < problem.rope; ++r)
+      sum += operand(q[static_cast<size_t>(problem.nope + r)]) * operand(row(j)[problem.latent + r]);
+    return static_cast<float>(sum) * problem.scale;
+  }
+
+  std::vector<float> attend() const {
+    std::vector<float> scores, values, out(static_cast<size_t>(problem.value));
+    for (int64_t j = 0; j < count(); ++j) {
+      scores.push_back(score(j));
+      for (int64_t d = 0; d < problem.value; ++d) values.push_back(expand(problem.nope + d, j));
+    }
+    const auto value = [&](int64_t j, int64_t d) {
+      return values[static_cast<size_t>(j * problem.value + d)];
+    };
+    sparse_attention::reference_attend(problem.setting.numerics, scores, value, out);
+    return out;
+  }
+};
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 3> q = args.q.as<float>();
-  const View<const float, 3> cache = args.cache.as<float>();
-  const View<float, 3> out = args.out.as<float>();
-  for (int64_t t = 0; t < q.extent[0]; ++t)
-    for (int64_t h = 0; h < problem.heads; ++h)
-      attend({problem, *args.weight, h * (problem.nope + problem.value), q[t][h],
-              cache[args.places(t).sequence], args.selected[t], out[t][h]});
+  for (int64_t h = 0; h < problem.heads; ++h) {
+    const std::vector<double> weights = head_weights(problem, args, h);
+    for (int64_t t = 0; t < args.q.extent[0]; ++t) {
+      std::vector<float> q;
+      for (int64_t d = 0; d < problem.nope + problem.rope; ++d) q.push_back(load(args.q, t, h, d));
+      const Head head{problem, q, weights, selected_values(problem, args, t), args.q.dtype};
+      const std::vector<float> out = head.attend();
+      for (int64_t d = 0; d < problem.value; ++d) store(args.out, out[static_cast<size_t>(d)], t, h, d);
+    }
+  }
 }
 
 }  // namespace

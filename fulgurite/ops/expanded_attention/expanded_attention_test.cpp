@@ -5,268 +5,288 @@
 #include <cmath>
 #include <limits>
 
+#include "fulgurite/ops/expanded_attention/expanded_attention_audit.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention_cases.h"
+#include "fulgurite/ops/sparse_attention/sparse_attention.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cases.h"
 #include "test/op_test.h"
 
 namespace fulgurite::expanded_attention {
 namespace {
 
-using inputs::Buffer;
+using inputs::TensorBuffer;
 using inputs::Values;
 using sparse_attention::Selection;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr MatrixFormat kBlocks{MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
+constexpr MatrixFormat kF32{MatrixForm::kF32, {}, ScaleFormat::kF32};
 const Implementation* const kBoth[] = {&kReference, &kCpu};
 
+template <class... Knob>
+Setting expanded(Setting setting, Knob... change) {
+  setting.numerics.mla = Mla::kExpanded;
+  (change(setting.numerics), ...);
+  return setting;
+}
+const Setting kFp32Setting = expanded(test::fp32_setting());
+const Setting kServing = expanded(test::serving_setting());
+
+// Other numerics that the CPU takes, each knob once.
+std::vector<Setting> settings() {
+  return {kFp32Setting, kServing,
+          expanded(test::serving_setting(),
+                   [](Numerics& n) {
+                     n.softmax_tile = SoftmaxTile::k128;
+                     n.softmax_denominator = SoftmaxDenominator::kRounded;
+                     n.latent_cache = LatentCache::kBf16;
+                     n.qk_operands = QkOperands::kFp32;
+                   }),
+          expanded(test::fp32_setting(), [](Numerics& n) {
+            n.softmax_tile = SoftmaxTile::k64;
+            n.softmax_p = SoftmaxP::kBf16;
+            n.latent_cache = LatentCache::kFp8;
+          })};
+}
+
 struct Inputs {
-  Buffer<3> q;
+  Problem problem;
+  TensorBuffer<3> q;
   inputs::Weight weight;
-  Buffer<3> cache;
+  LatentRow row;
+  std::vector<std::byte> bytes;
+  View<std::byte, 3> rows;
   Selection selection;
+
+  TensorBuffer<3> unwritten() const {
+    return inputs::unwritten<3>(q.view.dtype, {q.view.extent[0], problem.heads, problem.value});
+  }
+  Args args(const Tensor<3>& out) const {
+    return {q.view, &weight.matrix, {row, rows}, selection.selected(), selection.places(), out};
+  }
+  void write(int64_t sequence, int64_t position, const std::vector<float>& values) const {
+    sparse_attention::write_row(row, values.data(), rows[sequence][position].data);
+  }
 };
 
-Inputs make_inputs(uint64_t seed, const Case& shape, const MatrixFormat& format, Values values) {
+Inputs make_inputs(uint64_t seed, const Case& shape, const MatrixFormat& format, Values values,
+                   const Setting& setting) {
   Random random(seed);
-  return {inputs::make(random, values, shape.tokens, shape.heads, shape.nope + shape.rope),
-          inputs::make_weight(random, shape.heads * (shape.nope + shape.value), shape.latent, format),
-          inputs::make(random, values, shape.sequences, shape.context, shape.latent + shape.rope),
-          sparse_attention::make_selection(random, shape.tokens, shape.topk, shape.sequences, shape.context)};
-}
-
-Problem problem_of(const Case& shape, const MatrixFormat& format, Isa isa = cpu::best_isa()) {
+  const DType dtype = setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
   const double width = static_cast<double>((shape.nope + shape.rope) * shape.latent);
-  Problem problem{test::fp32_setting(isa),
-                  shape.heads,
-                  shape.nope,
-                  shape.rope,
-                  shape.value,
-                  shape.latent,
-                  shape.topk,
-                  0.0f,
-                  format,
-                  shape.sequences,
-                  shape.context};
-  problem.scale = static_cast<float>(1.0 / std::sqrt(width));
-  problem.setting.numerics.mla = Mla::kExpanded;
-  return problem;
+  Inputs in;
+  in.problem = {setting,     shape.heads,     shape.nope,   shape.rope,
+                shape.value, shape.latent,    shape.topk,   static_cast<float>(1.0 / std::sqrt(width)),
+                format,      shape.sequences, shape.context};
+  in.q = inputs::make_tensor(random, values, dtype, {shape.tokens, shape.heads, shape.nope + shape.rope});
+  in.weight = inputs::make_weight(random, shape.heads * (shape.nope + shape.value), shape.latent, format);
+  in.row = row_of(in.problem);
+  in.bytes.resize(static_cast<size_t>(shape.sequences * shape.context * in.row.bytes()));
+  in.rows = {in.bytes.data(), {shape.sequences, shape.context, in.row.bytes()}};
+  for (int64_t s = 0; s < shape.sequences; ++s)
+    for (int64_t i = 0; i < shape.context; ++i)
+      in.write(s, i, inputs::make(random, values, shape.latent + shape.rope).elements);
+  in.selection =
+      sparse_attention::make_selection(random, shape.tokens, shape.topk, shape.sequences, shape.context);
+  return in;
 }
 
-Buffer<3> result(const Implementation& implementation, const Problem& problem, const Inputs& in,
-                 int threads = 1) {
-  Random unused(0);
-  Buffer<3> out = inputs::make(unused, Values::kConstant, in.q.view.extent[0], problem.heads, problem.value);
-  test::run(implementation, problem,
-            Args{in.q.view, &in.weight.matrix, in.cache.view, in.selection.selected(), in.selection.places(),
-                 out.view},
-            threads);
-  return out;
+std::vector<float> result(const Implementation& row, const Inputs& in, int threads = 1) {
+  const TensorBuffer<3> out = in.unwritten();
+  test::run(row, in.problem, in.args(out.view), threads);
+  return out.values();
 }
 
-struct Sum {
-  double value = 0.0;
-  double magnitude = 0.0;
-  void add(double product, double product_magnitude) {
-    value += product;
-    magnitude += product_magnitude;
-  }
-};
-
-// One head of one token in double, in the absorbed order: (q K) row instead of q (K row).
-struct Exact {
-  const Problem& problem;
-  const Inputs& in;
-  int64_t t, h;
-
-  View<const float, 2> rows() const {
-    return in.cache.view[in.selection.token_places[static_cast<size_t>(t)].sequence];
-  }
-  int64_t row(int64_t j) const { return in.selection.selected()(t, j); }
-  double weight(int64_t d, int64_t c) const {
-    return exact_element(in.weight.matrix, h * (problem.nope + problem.value) + d, c);
-  }
-  std::vector<Sum> scores() const {
-    std::vector<Sum> query(static_cast<size_t>(problem.latent + problem.rope));
-    for (int64_t d = 0; d < problem.nope; ++d)
-      for (int64_t c = 0; c < problem.latent; ++c) {
-        const double product = in.q.view(t, h, d) * weight(d, c);
-        query[static_cast<size_t>(c)].add(product, std::abs(product));
-      }
-    for (int64_t r = 0; r < problem.rope; ++r) {
-      const double q = in.q.view(t, h, problem.nope + r);
-      query[static_cast<size_t>(problem.latent + r)].add(q, std::abs(q));
-    }
-    std::vector<Sum> scores;
-    for (int64_t j = 0; j < problem.topk && row(j) >= 0; ++j) {
-      Sum sum;
-      for (int64_t c = 0; c < problem.latent + problem.rope; ++c) {
-        const Sum& q = query[static_cast<size_t>(c)];
-        const double x = rows()(row(j), c);
-        sum.add(q.value * x * problem.scale, q.magnitude * std::abs(x) * problem.scale);
-      }
-      scores.push_back(sum);
-    }
-    return scores;
-  }
-  // sum_j p_j v_j[d] and sum_j p_j v'_j[d]
-  Sum output(const std::vector<double>& p, int64_t d) const {
-    Sum sum;
-    for (size_t j = 0; j < p.size(); ++j)
-      for (int64_t c = 0; c < problem.latent; ++c) {
-        const double product = p[j] * weight(problem.nope + d, c) * rows()(row(static_cast<int64_t>(j)), c);
-        sum.add(product, std::abs(product));
-      }
-    return sum;
-  }
-};
-
-std::vector<double> softmax(const std::vector<Sum>& scores) {
-  double top = -std::numeric_limits<double>::infinity(), sum = 0.0;
-  for (const Sum& score : scores) top = std::max(top, score.value);
-  std::vector<double> p;
-  for (const Sum& score : scores) sum += p.emplace_back(std::exp(score.value - top));
-  for (double& x : p) x /= sum;
-  return p;
+void expect_agreement(const Inputs& in) {
+  ASSERT_EQ(test::refusal(kCpu, in.problem), "");
+  const test::ExactBytes workspace(kCpu.workspace_bytes(in.problem, 1));
+  const TensorBuffer<3> out = in.unwritten();
+  const audit::OpReport report = judge(kCpu, in.problem, in.args(out.view), {1, nullptr, workspace.bytes()});
+  EXPECT_TRUE(report.within()) << describe(report);
 }
 
-struct Expected {
-  std::vector<float> values;
-  std::vector<double> bounds;
-};
-
-// What is exact, and the tolerance of the contract, with the smallest denormal for each product.
-Expected exact(const Problem& problem, const Inputs& in) {
-  Expected expected;
-  const auto topk = static_cast<double>(problem.topk), latent = static_cast<double>(problem.latent);
-  const double expansion = latent / 16 + 8;
-  const double roundings = expansion + static_cast<double>(problem.nope + problem.rope) / 16 + 12;
-  for (int64_t t = 0; t < in.q.view.extent[0]; ++t) {
-    for (int64_t h = 0; h < problem.heads; ++h) {
-      const Exact head{problem, in, t, h};
-      const std::vector<Sum> scores = head.scores();
-      const std::vector<double> p = softmax(scores);
-      double largest = 0.0;
-      for (const Sum& score : scores) largest = std::max(largest, score.magnitude);
-      const double share =
-          std::expm1(2 * roundings * 0x1p-24 * largest) + (expansion + topk + topk / 16 + 28) * 0x1p-24;
-      for (int64_t d = 0; d < problem.value; ++d) {
-        const Sum sum = head.output(p, d);
-        expected.values.push_back(static_cast<float>(sum.value));
-        expected.bounds.push_back(share * sum.magnitude + (topk + latent) * 0x1p-149);
+TEST(expanded_attention, agrees_with_the_reference_at_awkward_sizes_on_hard_values) {
+  for (const Setting& setting : settings()) {
+    for (const Case& shape : kAwkwardCases) {
+      for (const Values values : inputs::kAllValues) {
+        if (shape.latent > 100 && values != Values::kNormal) continue;  // for time's sake
+        SCOPED_TRACE(
+            fmt::format("{}, {}, {}, seed 1", summary(setting.numerics), shape.what, inputs::name(values)));
+        expect_agreement(make_inputs(1, shape, kBlocks, values, setting));
       }
     }
   }
-  return expected;
-}
-
-void expect_agreement(const Case& shape, const MatrixFormat& format, Values values) {
-  SCOPED_TRACE(fmt::format("{}, {}, {}, seed 1", shape.what, describe(format), inputs::name(values)));
-  const Inputs in = make_inputs(1, shape, format, values);
-  const Problem problem = problem_of(shape, format);
-  const Expected expected = exact(problem, in);
-  const Buffer<3> reference = result(kReference, problem, in);
-  EXPECT_TRUE(test::agrees(reference.elements, expected.values, expected.bounds));
-  EXPECT_TRUE(test::agrees(result(kCpu, problem, in).elements, reference.elements, expected.bounds));
-}
-
-TEST(expanded_attention, agrees_with_the_reference_and_the_absorbed_order_on_hard_values) {
-  for (const Case& shape : kAwkwardCases)
-    for (const Values values : inputs::kAllValues) expect_agreement(shape, kBlocks, values);
 }
 
 TEST(expanded_attention, agrees_with_the_reference_for_every_weight_format) {
-  for (const MatrixFormat& format : inputs::all_formats())
-    expect_agreement(kAwkwardCases[2], format, Values::kNormal);
+  for (const Setting& setting : {kFp32Setting, kServing})
+    for (const MatrixFormat& format : inputs::all_formats())
+      expect_agreement(make_inputs(1, kAwkwardCases[2], format, Values::kNormal, setting));
 }
 
 TEST(expanded_attention, agrees_with_the_reference_at_real_sizes) {
-  for (const Case& shape : kRealCases) expect_agreement(shape, kBlocks, Values::kNormal);
+  for (const Setting& setting : {kFp32Setting, kServing})
+    for (const Case& shape : kRealCases)
+      expect_agreement(make_inputs(1, shape, kBlocks, Values::kNormal, setting));
+}
+
+// Where every head's keys and values are the latent itself: kv_b is ones on two diagonals.
+void make_identity(Inputs& in) {
+  auto* const w = reinterpret_cast<float*>(in.weight.data->data());
+  const int64_t latent = in.problem.latent;
+  for (int64_t r = 0; r < in.weight.matrix.out; ++r)
+    for (int64_t c = 0; c < latent; ++c) w[r * latent + c] = r % latent == c ? 1.0f : 0.0f;
+}
+
+TEST(expanded_attention, with_an_identity_for_kv_b_is_the_attention_in_latent_space) {
+  for (const Setting& setting : settings()) {
+    Inputs in = make_inputs(5, {"", 2, 3, 24, 6, 24, 24, 150, 1, 200}, kF32, Values::kNormal, setting);
+    make_identity(in);
+    sparse_attention::Problem problem{setting, 3, 24, 6, 150, in.problem.scale, 1, 200};
+    problem.setting.numerics.mla = Mla::kAbsorbed;
+    if (setting.numerics.activation == Activation::kFp32) problem.setting.numerics.latent_cache = in.row.form;
+    const TensorBuffer<3> out = in.unwritten();
+    test::run(sparse_attention::kReference, problem,
+              sparse_attention::Args{in.q.view.slice(2, 0, 24),
+                                     in.q.view.slice(2, 24, 6),
+                                     {in.row, in.rows},
+                                     in.selection.selected(),
+                                     in.selection.places(),
+                                     out.view});
+    EXPECT_TRUE(test::identical(result(kReference, in), out.values())) << summary(setting.numerics);
+  }
+}
+
+// One selected row: the output is its value, one product; and every rounding on the way is seen.
+TEST(expanded_attention, keys_values_and_weights_are_rounded_as_the_activation_is) {
+  const float fine = 1.0f + 0x1p-7f + 0x1p-12f, coarse = 1.0f + 0x1p-7f;
+  for (const Implementation* const row : kBoth) {
+    const auto value = [&](const Setting& setting, float weight, float latent) {
+      Inputs in = make_inputs(1, kAwkwardCases[1], kF32, Values::kConstant, setting);
+      std::fill_n(reinterpret_cast<float*>(in.weight.data->data()), 2, weight);
+      in.write(0, 0, {latent, 0.0f});
+      return result(*row, in)[0];
+    };
+    const Setting bf16_cache = settings()[2];
+    EXPECT_EQ(value(kFp32Setting, fine, 1.0f), fine);
+    EXPECT_EQ(value(kFp32Setting, fine, fine), fine * fine);
+    EXPECT_EQ(value(bf16_cache, fine, 1.0f), coarse);
+    EXPECT_EQ(value(bf16_cache, 1.0f, fine), coarse);
+    EXPECT_EQ(value(bf16_cache, fine, fine), round_to_bf16(coarse * coarse));
+  }
+}
+
+// Two keys k and 1: q k is seen in the weights, of which k must be a bf16.
+TEST(expanded_attention, a_key_is_rounded_before_its_score) {
+  const float weight = 1.0f + 0x1p-7f, k = weight * weight, narrow = round_to_bf16(k);
+  ASSERT_NE(k, narrow);
+  for (const Setting& setting : {kFp32Setting, settings()[2]}) {
+    Inputs in = make_inputs(1, {"", 1, 1, 1, 0, 1, 1, 2, 1, 2}, kF32, Values::kConstant, setting);
+    in.problem.scale = 64.0f;
+    in.selection.lists = {0, 1};
+    store(in.q.view, 1.0f, 0, 0, 0);
+    auto* const w = reinterpret_cast<float*>(in.weight.data->data());
+    w[0] = weight;  // of k
+    w[1] = 1.0f;    // of v
+    in.write(0, 0, {weight});
+    in.write(0, 1, {1.0f});
+    const bool wide = setting.numerics.activation == Activation::kFp32;
+    const float apart = 64.0f * (wide ? k : narrow) - 64.0f * weight, e = std::exp(-apart);
+    const float p = wide ? e : round_to_bf16(e), denominator = 1 + p;  // of rounded weights in the second
+    const float expected = (weight + p) / denominator;
+    for (const Implementation* const row : kBoth)
+      EXPECT_NEAR(result(*row, in)[0], round_to(in.q.view.dtype, expected), wide ? 0x1p-22 : 0.0)
+          << row->name;
+  }
 }
 
 TEST(expanded_attention, gives_the_same_bits_for_any_batch_threads_and_instruction_set) {
-  const Case shape{"", 4, 3, 19, 13, 21, 77, 40, 2, 99};
-  const Inputs in = make_inputs(2, shape, kBlocks, Values::kNormal);
-  const Buffer<3> whole = result(kCpu, problem_of(shape, kBlocks), in);
-  for (const Isa isa : test::machine_isas()) {
-    SCOPED_TRACE(name(isa));
-    const Problem problem = problem_of(shape, kBlocks, isa);
-    for (const int threads : {1, 2, 3})
-      EXPECT_TRUE(test::identical(result(kCpu, problem, in, threads).elements, whole.elements));
-    for (int64_t t = 0; t < shape.tokens; ++t) {
-      Inputs one = in;
-      one.q.view = in.q.view.slice(0, t, 1);
-      one.selection.token_places = {in.selection.token_places[static_cast<size_t>(t)]};
-      const auto list = in.selection.lists.begin() + t * shape.topk;
-      one.selection.lists.assign(list, list + shape.topk);
-      EXPECT_TRUE(test::identical(result(kCpu, problem, one, 2).elements,
-                                  {whole.view[t].data, static_cast<size_t>(shape.heads * shape.value)}));
+  const Case shape{"", 4, 3, 19, 13, 21, 77, 90, 2, 99};
+  for (const Setting& setting : settings()) {
+    const Inputs in = make_inputs(2, shape, kBlocks, Values::kNormal, setting);
+    const std::vector<float> whole = result(kCpu, in);
+    const auto elements = static_cast<int64_t>(whole.size()) / 4;
+    for (const Isa isa : test::machine_isas()) {
+      SCOPED_TRACE(name(isa));
+      Inputs other = in;
+      other.problem.setting.target.isa = isa;
+      for (const int threads : {1, 3}) EXPECT_TRUE(test::identical(result(kCpu, other, threads), whole));
+      for (int64_t t = 0; t < shape.tokens; ++t) {
+        Inputs one = other;
+        one.q.view = in.q.view.slice(0, t, 1);
+        one.selection.token_places = {in.selection.token_places[static_cast<size_t>(t)]};
+        const auto list = in.selection.lists.begin() + t * shape.topk;
+        one.selection.lists.assign(list, list + shape.topk);
+        EXPECT_TRUE(test::identical(
+            result(kCpu, one, 2),
+            std::span(whole).subspan(static_cast<size_t>(t * elements), static_cast<size_t>(elements))));
+      }
     }
   }
 }
 
 TEST(expanded_attention, a_NaN_stays_in_its_head_or_in_the_tokens_that_selected_it) {
-  const Case shape{"", 3, 2, 9, 4, 11, 20, 3, 1, 40};
-  Inputs in = make_inputs(3, shape, kBlocks, Values::kNormal);
-  in.selection.token_places = {{0, 39}, {0, 39}, {0, 39}};
-  in.selection.lists = {1, 2, 3, 4, 5, 9, 0, 5, 8};
-  in.q.view(0, 1, 12) = kNaN;
-  in.cache.view(0, 4, 3) = kNaN;
-  in.cache.view(0, 6, 3) = kNaN;
-  for (const Implementation* const row : kBoth) {
-    const Buffer<3> out = result(*row, problem_of(shape, kBlocks), in);
-    for (int64_t t = 0; t < 3; ++t)
-      for (int64_t h = 0; h < 2; ++h)
-        for (int64_t d = 0; d < 11; ++d)
-          EXPECT_EQ(std::isnan(out.view(t, h, d)), (t == 0 && h == 1) || t == 1);
+  for (const Setting& setting : settings()) {
+    Inputs in = make_inputs(3, {"", 3, 2, 9, 4, 11, 20, 3, 1, 40}, kBlocks, Values::kNormal, setting);
+    in.selection.token_places = {{0, 39}, {0, 39}, {0, 39}};
+    in.selection.lists = {1, 2, 3, 4, 5, 9, 0, 5, 8};
+    store(in.q.view, kNaN, 0, 1, 12);
+    std::vector<float> bad(24, 1.0f);
+    bad[3] = kNaN;
+    for (const int64_t s : {4, 6}) in.write(0, s, bad);
+    for (const Implementation* const row : kBoth) {
+      const std::vector<float> out = result(*row, in);
+      for (int64_t i = 0; i < 3 * 2 * 11; ++i)
+        EXPECT_EQ(std::isnan(out[static_cast<size_t>(i)]), (i / 22 == 0 && i / 11 % 2 == 1) || i / 22 == 1);
+    }
   }
 }
 
 TEST(expanded_attention, names_the_tensor_that_breaks_the_contract) {
-  const Case shape{"", 2, 3, 4, 2, 5, 7, 3, 2, 9};
-  const Problem problem = problem_of(shape, kBlocks);
-  Inputs in = make_inputs(4, shape, kBlocks, Values::kNormal);
+  Inputs in = make_inputs(4, {"", 2, 3, 4, 2, 5, 7, 3, 2, 9}, kBlocks, Values::kNormal, kServing);
   in.selection.token_places = {{0, 8}, {1, 3}};
   in.selection.lists = {0, 2, 8, 3, -1, -1};
-  Random random(4);
-  const Buffer<3> out = inputs::make(random, Values::kNormal, 2, 3, 5);
+  const TensorBuffer<3> out = in.unwritten();
   const auto message = [&](auto change) {
-    Args args{in.q.view, &in.weight.matrix, in.cache.view, in.selection.selected(), in.selection.places(),
-              out.view};
+    Args args = in.args(out.view);
     change(args);
-    return test::message_of([&] { check(problem, args); });
+    return test::message_of([&] { check(in.problem, args); });
   };
   EXPECT_EQ(message([](Args&) {}), "");
-  EXPECT_EQ(message([&](Args& args) { args.q = in.q.view.slice(2, 0, 5); }),
+  EXPECT_EQ(message([](Args& args) { args.q = args.q.slice(2, 0, 5); }),
             "expanded_attention: q: expected shape [2, 3, 6], found [2, 3, 5]");
-  EXPECT_EQ(message([&](Args& args) { args.cache = in.cache.view.slice(2, 0, 8); }),
-            "expanded_attention: cache: expected shape [2, 9, 9], found [2, 9, 8]");
+  EXPECT_EQ(message([](Args& args) { args.cache.rows = args.cache.rows.slice(1, 0, 8); }),
+            "expanded_attention: cache: expected shape [2, 9, 16], found [2, 8, 16]");
   EXPECT_EQ(message([](Args& args) { args.selected = args.selected.slice(1, 0, 2); }),
             "expanded_attention: selected: expected shape [2, 3], found [2, 2]");
   EXPECT_EQ(message([](Args& args) { args.places = args.places.slice(0, 0, 1); }),
             "expanded_attention: places: expected shape [2], found [1]");
-  EXPECT_EQ(message([&](Args& args) { args.out = out.view.slice(2, 0, 4); }),
+  EXPECT_EQ(message([](Args& args) { args.out = args.out.slice(2, 0, 4); }),
             "expanded_attention: out: expected shape [2, 3, 5], found [2, 3, 4]");
   in.selection.lists[3] = 4;
   EXPECT_EQ(message([](Args&) {}), "expanded_attention: selected: expected a value in [0, 3], found 4");
 }
 
 TEST(expanded_attention, refuses_numerics_that_it_does_not_do) {
-  const Numerics serving = Numerics::serving();
+  const auto reason = [](const Implementation& row, Setting setting, auto Numerics::*knob, auto value) {
+    Problem problem = make_inputs(1, kAwkwardCases[1], kBlocks, Values::kNormal, setting).problem;
+    problem.setting.numerics.*knob = value;
+    return test::refusal(row, problem);
+  };
   for (const Implementation* const row : kBoth) {
-    const auto reason = [&](auto Numerics::*knob, auto value) {
-      Problem problem = problem_of(kAwkwardCases[0], kBlocks);
-      problem.setting.numerics.*knob = value;
-      return test::refusal(*row, problem);
-    };
-    EXPECT_EQ(reason(&Numerics::activation, serving.activation), "activation = bf16, takes fp32");
-    EXPECT_EQ(reason(&Numerics::mla, Mla::kAbsorbed), "mla = absorbed, takes expanded");
-    EXPECT_EQ(reason(&Numerics::latent_cache, serving.latent_cache), "latent_cache = fp8, takes fp32");
-    EXPECT_EQ(reason(&Numerics::softmax_tile, serving.softmax_tile), "softmax_tile = 64, takes none");
-    EXPECT_EQ(reason(&Numerics::softmax_p, serving.softmax_p), "softmax_p = bf16, takes fp32");
-    EXPECT_EQ(reason(&Numerics::qk_operands, serving.qk_operands), "qk_operands = bf16, takes fp32");
-    EXPECT_EQ(reason(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
+    for (const Setting& setting : {kFp32Setting, kServing}) {
+      const auto why = [&](auto Numerics::*knob, auto value) { return reason(*row, setting, knob, value); };
+      EXPECT_EQ(why(&Numerics::activation, Activation::kFp16), "activation = fp16, takes fp32 or bf16");
+      EXPECT_EQ(why(&Numerics::mla, Mla::kAbsorbed), "mla = absorbed, takes expanded");
+      EXPECT_EQ(why(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
+    }
   }
+  EXPECT_EQ(reason(kCpu, kServing, &Numerics::latent_cache, LatentCache::kFp32),
+            "latent_cache = fp32, takes bf16 or fp8");
+  EXPECT_EQ(reason(kCpu, kFp32Setting, &Numerics::qk_operands, QkOperands::kBf16),
+            "qk_operands = bf16, takes fp32");
+  EXPECT_EQ(reason(kCpu, kServing, &Numerics::softmax_merge, SoftmaxMerge::kIndependent),
+            "softmax_merge = independent, takes running");
 }
 
 }  // namespace

@@ -26,7 +26,28 @@ void check_weights(const Problem& problem, const Args& args) {
                    "experts: the shared expert is not the one that was planned");
 }
 
+linear::Problem linear_problem(const Problem& problem, Part part, int64_t in, int64_t out) {
+  const MatrixFormat& format = part == Part::kRouted ? problem.weight : problem.shared_weight;
+  return {problem.setting, in, out, format, linear::Output::kActivation, problem.largest_batch};
+}
+
+int64_t width_of(const Problem& problem, Part part) {
+  return part == Part::kRouted ? problem.width : problem.shared_width;
+}
+
 }  // namespace
+
+linear::Problem gate_problem(const Problem& problem, Part part) {
+  return linear_problem(problem, part, problem.hidden, width_of(problem, part));
+}
+
+linear::Problem down_problem(const Problem& problem, Part part) {
+  return linear_problem(problem, part, width_of(problem, part), problem.hidden);
+}
+
+DType activation_type(const Problem& problem) {
+  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+}
 
 void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.x.extent[0];
@@ -38,6 +59,10 @@ void check(const Problem& problem, const Args& args) {
       .tensor("expert_ids", args.expert_ids, {routed_tokens, per_token})
       .tensor("expert_weights", args.expert_weights, {routed_tokens, per_token})
       .tensor("out", args.out, {tokens, problem.hidden});
+  const DType type = activation_type(problem);
+  FULGURITE_ASSERT(args.x.dtype == type && args.out.dtype == type,
+                   "experts: x is {} and out {}, planned was {}", name(args.x.dtype), name(args.out.dtype),
+                   name(type));
   for (int64_t t = 0; t < routed_tokens; ++t) {
     int64_t previous = -1;
     for (int64_t j = 0; j < per_token; ++j) {

@@ -2,7 +2,7 @@
 // The gated MLPs of a layer: a token's routed experts, then the shared one. A dense layer is the shared one
 // alone.
 //
-//   mlp(x)  = down( round(silu(gate(x)) * up(x)) ),   silu(g) = g / (1 + exp(-g))
+//   mlp(x)  = round(down( round(silu(round(gate(x))) * round(up(x))) )),   silu(g) = g / (1 + exp(-g))
 //   out[t]  = round( sum over the token's experts, ascending id, of expert_weights[t,e] * mlp_e(x[t]),
 //                    + mlp_shared(x[t]) )
 //
@@ -13,16 +13,16 @@
 //   shared          the same with shared_width; null where shared_width is 0
 //   out             [tokens, hidden]             activation   every element written; no overlap with x
 //
-// Rounding   the three products as linear; silu and the product in fp32, exp the double function rounded to
-//            fp32; the sum over experts is fp32, y = fma(weight_e, mlp_e, y), ascending from +0; then +
-//            shared, one fp32 add. The CPU's sum over experts rounds the product too.
+// Rounding   the three products as linear (activation_quant = e4m3: the fp8 linear); silu and the product in
+//            fp32, exp the double function rounded to fp32; the sum over experts is fp32, y = fma(weight_e,
+//            mlp_e, y), ascending from +0; then + shared, one fp32 add. round() is to the activation's type.
 // NaN        stays in its token.
 // Empty      zero tokens write nothing; an expert that nobody chose is not read.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  u = 2^-24, n(w) = (w / 16 + 8) u, g' = sum |x||gate|, u' = sum |x||up|, h = silu(g) u:
-//            dh = 1.1 n(hidden) (g' |u| + |silu(g)| u' + n(hidden) g' u') + 8 u |h|; of an expert's output,
-//            dy = sum |down| (dh + n(width) (|h| + dh)); of out, sum over experts of |weight| dy, + dy of the
-//            shared, + 2 (experts_per_token + 1) u * (sum |weight| |mlp_e| + |mlp_shared|).
+// Tolerance  judge() in experts_audit.h: an interval that holds every implementation's value, carried through
+//            the products (errors as linear's), silu (6 u), the roundings and the quantizer, which a small
+//            error may tip, and the sum over experts (u = 2^-24 of it a step). What may overflow fp32 is not
+//            judged.
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLP, Expert, MoE.
 
 #include <span>
@@ -30,6 +30,7 @@
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/ops/linear/linear.h"
 
 namespace fulgurite::experts {
 
@@ -64,7 +65,15 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
 
+// The three products as what they are: linears of one expert, gate and up alike.
+enum class Part { kRouted, kShared };
+linear::Problem gate_problem(const Problem& problem, Part part);
+linear::Problem down_problem(const Problem& problem, Part part);
+DType activation_type(const Problem& problem);
+
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;  // fp32 operands, activation fp32
+extern const Implementation
+    kCpuFp8;  // the fp8 linear; a part in another format (bf16 activations): bf16 operands
 
 }  // namespace fulgurite::experts

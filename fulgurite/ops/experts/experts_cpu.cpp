@@ -4,7 +4,6 @@
 // once.
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -19,15 +18,17 @@ namespace {
 constexpr int64_t kLargestChunk = 256;  // rows of one expert at a time: bounds the workspace of large batches
 
 Support supports(const Problem& problem) {
-  const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}),
-                        takes(numerics.activation_quant, {ActivationQuant::kNone}),
-                        takes(numerics.mma, {Mma::kExact})});
+  const Numerics& n = problem.setting.numerics;
+  Support quantization;
+  if ((problem.experts > 0 && linear::quantizes(gate_problem(problem, Part::kRouted))) ||
+      (problem.shared_width > 0 && linear::quantizes(gate_problem(problem, Part::kShared))))
+    quantization = takes(n.activation_quant, {ActivationQuant::kNone});
+  return first_refusal({takes(n.activation, {Activation::kFp32}), quantization, takes(n.mma, {Mma::kExact})});
 }
 
 struct Scratch {
   float* hidden;    // [chunk, width]: silu(gate) * up
-  float* tiles;     // of each thread, [chunk, kWeightTile]
+  float* tiles;     // of each thread, two of [chunk, kWeightTile]
   float* decoded;   // of each thread, matmul_scratch
   int32_t* ends;    // [experts]: of each expert's entries
   int32_t* tokens;  // [entries]: by expert, then token
@@ -44,7 +45,7 @@ Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
   const int64_t chunk = chunk_rows(problem);
   const int64_t entries = problem.largest_batch * std::max<int64_t>(problem.experts_per_token, 1);
   return {cutter.take<float>(chunk * std::max(problem.width, problem.shared_width)),
-          cutter.take<float>(threads * chunk * cpu::kWeightTile),
+          cutter.take<float>(2 * threads * chunk * cpu::kWeightTile),
           cutter.take<float>(threads * decoded_floats(problem)),
           cutter.take<int32_t>(problem.experts),
           cutter.take<int32_t>(entries),
@@ -90,7 +91,8 @@ struct Columns {
   int thread;
   int64_t first, count;
 
-  float* tile() const { return run.scratch.tiles + thread * chunk_rows(run.problem) * cpu::kWeightTile; }
+  float* tile() const { return run.scratch.tiles + 2 * thread * chunk_rows(run.problem) * cpu::kWeightTile; }
+  float* gate() const { return tile() + chunk_rows(run.problem) * cpu::kWeightTile; }
   void multiply(const cpu::Rows& x, const PreparedMatrix& weight, float* y, int64_t y_stride) const {
     float* const decoded = run.scratch.decoded + thread * decoded_floats(run.problem);
     cpu::matmul(run.kernels, Lane{}, {x, &weight, first, count, y, y_stride}, decoded);
@@ -107,33 +109,27 @@ void for_each_tile(const Run& run, int64_t columns, const Body& body) {
   });
 }
 
-float silu(float g) { return g / (1.0f + static_cast<float>(std::exp(-static_cast<double>(g)))); }
-
 // scratch.hidden = silu(gate(x)) * up(x)
 void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x) {
   const int64_t width = mlp.gate.out;
   for_each_tile(run, width, [&](const Columns& columns) {
-    float* const gate = run.scratch.hidden + columns.first;
-    const float* const up = columns.tile();
-    columns.multiply(x, mlp.gate, gate, width);
+    columns.multiply(x, mlp.gate, columns.gate(), cpu::kWeightTile);
     columns.multiply(x, mlp.up, columns.tile(), cpu::kWeightTile);
     for (int64_t r = 0; r < x.count; ++r)
-      for (int64_t i = 0; i < columns.count; ++i)
-        gate[r * width + i] = silu(gate[r * width + i]) * up[r * cpu::kWeightTile + i];
+      run.kernels.silu_mul(columns.gate() + r * cpu::kWeightTile, columns.tile() + r * cpu::kWeightTile,
+                           columns.count, run.scratch.hidden + r * width + columns.first);
   });
 }
 
-// out[tokens[r]] += weights[r] * down(row r of scratch.hidden); the tokens are distinct.
+// out[tokens[r]] = fma(weights[r], down(row r of scratch.hidden), it); the tokens are distinct.
 void add_output(const Run& run, const Mlp& mlp, std::span<const int32_t> tokens, const float* weights) {
   const View<float, 2> out = run.args.out.as<float>();
   const cpu::Rows hidden{run.scratch.hidden, mlp.down.in, static_cast<int64_t>(tokens.size())};
   for_each_tile(run, mlp.down.out, [&](const Columns& columns) {
     columns.multiply(hidden, mlp.down, columns.tile(), cpu::kWeightTile);
-    for (size_t r = 0; r < tokens.size(); ++r) {
-      float* const y = out[tokens[r]].data + columns.first;
-      const float* const one = columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile;
-      for (int64_t i = 0; i < columns.count; ++i) y[i] += weights[r] * one[i];
-    }
+    for (size_t r = 0; r < tokens.size(); ++r)
+      run.kernels.add_scaled(columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile, weights[r],
+                             columns.count, out[tokens[r]].data + columns.first);
   });
 }
 

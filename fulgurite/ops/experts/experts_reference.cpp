@@ -1,55 +1,68 @@
 #include <cmath>
 #include <vector>
 
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/experts/experts.h"
 
 namespace fulgurite::experts {
 namespace {
 
-using Floats = std::vector<float>;
-
 Support supports(const Problem& problem) {
-  const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}),
-                        takes(numerics.activation_quant, {ActivationQuant::kNone}),
-                        takes(numerics.mma, {Mma::kExact})});
+  const Numerics& n = problem.setting.numerics;
+  Support routed, shared;
+  if (problem.experts > 0) routed = linear::kReference.supports(gate_problem(problem, Part::kRouted));
+  if (problem.shared_width > 0) shared = linear::kReference.supports(gate_problem(problem, Part::kShared));
+  return first_refusal({takes(n.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(n.mma, {Mma::kExact}), routed, shared});
 }
 
-Floats product(const PreparedMatrix& weight, View<const float, 1> x) {
-  Floats y;
-  for (int64_t n = 0; n < weight.out; ++n) {
-    double sum = 0.0;
-    for (int64_t i = 0; i < weight.in; ++i) sum += static_cast<double>(x(i)) * exact_element(weight, n, i);
-    y.push_back(static_cast<float>(sum));
+// A row of activations.
+struct Row {
+  std::vector<float> memory;  // enough for either type
+  Tensor<2> view;             // [1, width]
+
+  Row(const Problem& problem, int64_t width) : memory(static_cast<size_t>(width)) {
+    view = View<float, 2>(memory.data(), {1, width});
+    view.dtype = activation_type(problem);
   }
+};
+
+Row product(const Problem& problem, const linear::Problem& linear, const ConstTensor<2>& x,
+            const PreparedMatrix& weight) {
+  Row y(problem, linear.out);
+  linear::kReference.run(linear, {x, &weight, y.view}, {});
   return y;
 }
 
 float silu(float g) { return g / (1.0f + static_cast<float>(std::exp(-static_cast<double>(g)))); }
 
-Floats apply(const Mlp& mlp, View<const float, 1> x) {
-  const Floats gate = product(mlp.gate, x);
-  const Floats up = product(mlp.up, x);
-  Floats hidden;
-  for (size_t n = 0; n < gate.size(); ++n) hidden.push_back(silu(gate[n]) * up[n]);
-  return product(mlp.down, {hidden.data(), {static_cast<int64_t>(hidden.size())}});
+Row apply(const Problem& problem, Part part, const Mlp& mlp, const ConstTensor<2>& x) {
+  const linear::Problem into = gate_problem(problem, part), back = down_problem(problem, part);
+  const Row gate = product(problem, into, x, mlp.gate);
+  const Row up = product(problem, into, x, mlp.up);
+  const Row hidden(problem, into.out);
+  for (int64_t i = 0; i < into.out; ++i)
+    store(hidden.view, silu(load(gate.view, 0, i)) * load(up.view, 0, i), 0, i);
+  return product(problem, back, hidden.view, mlp.down);
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 2> x = args.x.as<float>();
-  const View<float, 2> out = args.out.as<float>();
-  for (int64_t t = 0; t < x.extent[0]; ++t) {
-    Floats y(static_cast<size_t>(problem.hidden), 0.0f);
+  for (int64_t t = 0; t < args.x.extent[0]; ++t) {
+    const ConstTensor<2> x = args.x.slice(0, t, 1);
+    std::vector<float> y(static_cast<size_t>(problem.hidden), 0.0f);
+    const auto value = [&](int64_t i) -> float& { return y[static_cast<size_t>(i)]; };
     for (int64_t j = 0; j < args.expert_ids.extent[1]; ++j) {
-      const Floats one = apply(args.experts[static_cast<size_t>(args.expert_ids(t, j))], x[t]);
-      for (size_t i = 0; i < y.size(); ++i) y[i] = std::fma(args.expert_weights(t, j), one[i], y[i]);
+      const Mlp& expert = args.experts[static_cast<size_t>(args.expert_ids(t, j))];
+      const Row one = apply(problem, Part::kRouted, expert, x);
+      for (int64_t i = 0; i < problem.hidden; ++i)
+        value(i) = std::fma(args.expert_weights(t, j), load(one.view, 0, i), value(i));
     }
     if (args.shared != nullptr) {
-      const Floats one = apply(*args.shared, x[t]);
-      for (size_t i = 0; i < y.size(); ++i) y[i] += one[i];
+      const Row one = apply(problem, Part::kShared, *args.shared, x);
+      for (int64_t i = 0; i < problem.hidden; ++i) value(i) += load(one.view, 0, i);
     }
-    for (int64_t i = 0; i < problem.hidden; ++i) out(t, i) = y[static_cast<size_t>(i)];
+    for (int64_t i = 0; i < problem.hidden; ++i) store(args.out, value(i), t, i);
   }
 }
 

@@ -4,6 +4,11 @@
 
 namespace fulgurite::head_projection {
 
+WeightReading reading_of(const Problem& problem) {
+  return problem.setting.numerics.activation == Activation::kFp32 ? WeightReading::kExact
+                                                                  : WeightReading::kBf16;
+}
+
 void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(problem.first_row + problem.rows <= problem.rows_per_head,
                    "head_projection: rows [{}, {}) of {} per head", problem.first_row,
@@ -16,6 +21,10 @@ void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(args.weight != nullptr && args.weight->out == problem.heads * problem.rows_per_head &&
                        args.weight->in == problem.latent && format_of(*args.weight) == problem.weight,
                    "head_projection: the weight is not the one that was planned");
+  const DType type = problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+  FULGURITE_ASSERT(args.x.dtype == type && args.y.dtype == type,
+                   "head_projection: x is {}, y {}, planned was {}", name(args.x.dtype), name(args.y.dtype),
+                   name(type));
 }
 
 }  // namespace fulgurite::head_projection

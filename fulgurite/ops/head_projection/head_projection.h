@@ -10,11 +10,13 @@
 //   weight  [heads * rows_per_head, latent]  f32, bf16 or e4m3 blocks: the whole of kv_b
 //   y       [tokens, heads, latent or rows]  activation   every element written; no overlap with x
 //
-// Rounding   as linear: weights at their exact values, one sum (reference: double, ascending).
+// Rounding   one sum (reference: double, ascending, rounded to fp32 once); weights at their exact values
+//            where the activation is fp32, else bf16(w), code * scale too; y rounded to the activation's type.
 // NaN        a NaN or infinity in x stays in its token and head. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  from_rows (rows + 8), one lane a column; to_rows (latent / 16 + 8), as linear; times
-//            2^-24 * sum |x||W|, + terms * 2^-149.
+// Tolerance  judge() in head_projection_audit.h. fp32: from_rows (rows + 8), one lane a column; to_rows
+//            (latent / 16 + 8), as linear; times 2^-24 * sum |x||W|, + terms * 2^-149. bf16 operands: as
+//            linear's. Before y's rounding, which adds one step of its type where the two sides round apart.
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward (absorbed); arXiv:2405.04434, 2.1.
 
 #include "fulgurite/core/any_view.h"
@@ -34,6 +36,7 @@ struct Problem {
   int64_t rows = 0;
   int64_t latent = 0;
   MatrixFormat weight;
+  int64_t largest_batch = 0;  // tokens that one call may bring
 };
 
 struct Args {
@@ -46,7 +49,10 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
 
+WeightReading reading_of(const Problem& problem);
+
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;      // fp32 operands, activation fp32
+extern const Implementation kCpuBf16;  // bf16 operands
 
 }  // namespace fulgurite::head_projection

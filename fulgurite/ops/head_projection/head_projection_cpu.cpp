@@ -1,6 +1,6 @@
-// Both directions split a head's matrix so that every element of y belongs to one part: to_rows into eight
-// rows, as linear does, from_rows into columns of all rows. A part is decoded to fp32 once and met by all
-// tokens; parts of all heads are shared among the threads.
+// fp32 operands. Both directions split a head's matrix so that every element of y belongs to one part:
+// to_rows into eight rows, as linear does, from_rows into columns of all rows. A part is decoded to fp32 once
+// and met by all tokens; parts of all heads are shared among the threads.
 
 #include <algorithm>
 
@@ -14,7 +14,10 @@ namespace {
 // 128 rows of W_UK by 64 columns are 32 KiB.
 constexpr int64_t kColumns = 64;
 
-Support supports(const Problem& problem) { return kReference.supports(problem); }
+Support supports(const Problem& problem) {
+  return first_refusal(
+      {takes(problem.setting.numerics.activation, {Activation::kFp32}), kReference.supports(problem)});
+}
 
 // The columns of a part of from_rows: never of two scale blocks.
 int64_t part_columns(const Problem& problem) {

@@ -34,9 +34,11 @@ void check(const Problem& problem, const Args& args) {
   const Check check("index_select");
   check.tensor("q", args.q, {tokens, problem.heads, problem.head_dim})
       .tensor("weights", args.weights, {tokens, problem.heads})
-      .tensor("key_cache", args.key_cache, {problem.sequences, problem.context, problem.head_dim})
+      .tensor("key_cache", args.key_cache.keys, {problem.sequences, problem.context, problem.head_dim})
       .tensor("places", args.places, {tokens})
       .tensor("selected", args.selected, {tokens, problem.topk});
+  if (index_operand(problem.setting.numerics) == DType::kF8_E4M3)
+    check.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.scores) check.tensor("scores", args.scores, {tokens, problem.context});
   for (int64_t t = 0; t < tokens; ++t) {
     check.range("places, a sequence", args.places(t).sequence, 0, problem.sequences - 1)

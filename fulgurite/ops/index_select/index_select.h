@@ -1,30 +1,36 @@
 #pragma once
 // The lightning indexer's choice: the cache positions with the largest index logits, exactly.
 //
-//   L[t,s] = sum over heads ascending of weights[t,h] * max(0, sum_d q[t,h,d] * key_cache[seq(t), s, d]),
-//            s <= position(t)
+//   L[t,s] = k_scale[s] * sum over heads ascending of
+//                weights[t,h] * max(0, sum_d q[t,h,d] * key_cache[seq(t), s, d]),   s <= position(t);
+//            k_scale only where the keys are codes
 //   selected[t] = the min(topk, position(t) + 1) positions of the largest L[t,:], in ascending order of
 //                 position, then -1
 //
-//   q          [tokens, heads, head_dim]        activation (index_quant = none); token and head strides free
+//   q          [tokens, heads, head_dim]        index_operand(numerics); token and head strides free
 //   weights    [tokens, heads]                  f32
-//   key_cache  [sequences, context, head_dim]   f32; rows 0..position(t) must have been written
+//   key_cache  [sequences, context, head_dim]   index_operand(numerics), e4m3 with a scale a row; rows
+//                                               0..position(t) must have been written
 //   places     [tokens]                         position < context
 //   selected   [tokens, topk]                   i32   every element written
 //   scores     [tokens, context]                f32, optional: L, and -infinity where s is not visible
 //
 // Rounding   the dot product is one sum (reference: double, ascending, rounded once); the head sum is fp32,
-//            acc = fma(weight, relu, acc), ascending from +0. The CPU's head sum rounds the product too.
+//            acc = fma(weight, relu, acc), ascending from +0; one product with k_scale.
 // Ties       equal scores go to the lower position (knob ties = higher: to the higher). -0 equals +0. A NaN
 //            ranks below -infinity, NaNs among themselves by position. max(0, NaN) is NaN.
 // Memory     a tile of logits and the candidates, never [tokens, context].
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  of a score: (head_dim / 16 + 8 + 2 * heads) * 2^-24 * sum_h |w| sum_d |q||k|; of the
-//            choice, given scores: 0.
+// Tolerance  of a score: (n + 2 * heads + 2) * 2^-24 * k_scale * sum_h |w| sum_d |q||k|,
+//            n = head_dim / 16 + 8 for fp32 operands, head_dim + 2 for others, and a denormal step for each
+//            product; where bf16 denormals may be taken as zeros, for each head and d |w| (2^-126 + the lost
+//            |q||k|). Nothing is said of a score whose sum may overflow on its way.
+//            Of the choice, given scores: 0.
 // Source     arXiv:2512.02556, 2.1; DeepSeek-V3.2-Exp inference/model.py, Indexer.forward.
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/token_place.h"
 
@@ -37,12 +43,13 @@ struct Problem {
   int64_t topk = 0;
   int64_t sequences = 0;
   int64_t context = 0;
+  int64_t largest_batch = 0;  // tokens that one call may bring
 };
 
 struct Args {
   ConstTensor<3> q;
   View<const float, 2> weights;
-  ConstTensor<3> key_cache;
+  ConstIndexKeys key_cache;
   View<const TokenPlace, 1> places;
   View<int32_t, 2> selected;
   View<float, 2> scores;
@@ -58,6 +65,7 @@ uint64_t rank_key(float score, int32_t position, Ties ties);
 int32_t position_of(uint64_t key, Ties ties);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;       // fp32 operands
+extern const Implementation kCpuPairs;  // bf16 and e4m3 operands, as pairs of bf16
 
 }  // namespace fulgurite::index_select

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/index_select/index_select.h"
 
 namespace fulgurite::index_select {
@@ -11,24 +12,47 @@ namespace {
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}),
-                        takes(numerics.index_quant, {IndexQuant::kNone}),
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
                         takes(numerics.mma, {Mma::kExact})});
 }
 
 // max(0, x); a NaN stays.
 float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
-float dot(View<const float, 1> a, View<const float, 1> b) {
+using Vector = std::vector<float>;
+
+Vector values_of(const ConstTensor<1>& row) {
+  Vector x;
+  for (int64_t i = 0; i < row.extent[0]; ++i)
+    x.push_back(row.dtype == DType::kF8_E4M3 ? to_float(row.as<e4m3>()(i)) : load(row, i));
+  return x;
+}
+
+float dot(const Vector& a, const Vector& b) {
   double sum = 0.0;
-  for (int64_t d = 0; d < a.extent[0]; ++d) sum += static_cast<double>(a(d)) * static_cast<double>(b(d));
+  for (size_t d = 0; d < a.size(); ++d) sum += static_cast<double>(a[d]) * static_cast<double>(b[d]);
   return static_cast<float>(sum);
 }
 
-float index_logit(View<const float, 2> q, View<const float, 1> weights, View<const float, 1> key) {
+float head_sum(const std::vector<Vector>& heads, View<const float, 1> weights, const Vector& key) {
   float sum = 0.0f;
-  for (int64_t h = 0; h < q.extent[0]; ++h) sum = std::fma(weights(h), relu(dot(q[h], key)), sum);
+  for (size_t h = 0; h < heads.size(); ++h) sum = std::fma(weights(h), relu(dot(heads[h], key)), sum);
   return sum;
+}
+
+// L[t, :] of the visible keys.
+Vector index_logits(const Args& args, int64_t t) {
+  const TokenPlace place = args.places(t);
+  const ConstTensor<2> cache = args.key_cache.keys[place.sequence];
+  std::vector<Vector> heads;
+  for (int64_t h = 0; h < args.q.extent[1]; ++h) heads.push_back(values_of(args.q[t][h]));
+  Vector logits;
+  for (int64_t s = 0; s <= place.position; ++s) {
+    const float sum = head_sum(heads, args.weights[t], values_of(cache[s]));
+    const bool scaled = cache.dtype == DType::kF8_E4M3;
+    logits.push_back(scaled ? args.key_cache.scales(place.sequence, s) * sum : sum);
+  }
+  return logits;
 }
 
 void select(std::vector<uint64_t> keys, Ties ties, View<int32_t, 1> selected) {
@@ -43,21 +67,16 @@ void select(std::vector<uint64_t> keys, Ties ties, View<int32_t, 1> selected) {
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 3> q = args.q.as<float>();
-  const View<const float, 3> cache = args.key_cache.as<float>();
   const Ties ties = problem.setting.numerics.ties;
-  for (int64_t t = 0; t < q.extent[0]; ++t) {
-    const TokenPlace place = args.places(t);
+  for (int64_t t = 0; t < args.q.extent[0]; ++t) {
+    const Vector logits = index_logits(args, t);
     std::vector<uint64_t> keys;
-    for (int32_t s = 0; s < problem.context; ++s) {
-      float score = -std::numeric_limits<float>::infinity();
-      if (s <= place.position) {
-        score = index_logit(q[t], args.weights[t], cache[place.sequence][s]);
-        keys.push_back(rank_key(score, s, ties));
-      }
-      if (args.scores) args.scores(t, s) = score;
-    }
+    for (size_t s = 0; s < logits.size(); ++s)
+      keys.push_back(rank_key(logits[s], static_cast<int32_t>(s), ties));
     select(keys, ties, args.selected[t]);
+    if (!args.scores) continue;
+    for (size_t s = 0; s < static_cast<size_t>(problem.context); ++s)
+      args.scores(t, s) = s < logits.size() ? logits[s] : -std::numeric_limits<float>::infinity();
   }
 }
 

@@ -31,7 +31,10 @@ void check(const Problem& problem, const Args& args) {
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
       .tensor("weights", args.weights, {tokens, problem.heads})
-      .tensor("key_cache", args.key_cache, {problem.sequences, problem.context, dim});
+      .tensor("q_operand", args.q_operand, {tokens, problem.heads, dim})
+      .tensor("key_cache", args.key_cache.keys, {problem.sequences, problem.context, dim});
+  if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
+    clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.rotated_q) clause.tensor("rotated_q", args.rotated_q, {tokens, problem.heads, dim});
   if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
   for (int64_t t = 0; t < tokens; ++t)

@@ -3,27 +3,31 @@
 //
 //   q' = Hadamard( RoPE(q) )                per head; RoPE on the first `rope` dims, layout_in_force
 //   k' = Hadamard( RoPE( LayerNorm(k) ) )   written to key_cache[places[t].sequence, places[t].position]
-//   weights[t,h] = (gate[t,h] * heads^-1/2) * head_dim^-1/2        left to right, fp32
+//   weights[t,h] = (gate[t,h] * heads^-1/2) * head_dim^-1/2              left to right, fp32
+//                = ((gate[t,h] * heads^-1/2) * q_scale[t,h]) * head_dim^-1/2   where index_quant = fp8
 //
 //   LayerNorm: mean = sum/n, d = x - mean, var = sum d^2 / n, y = round((d * r) * w + b),
 //              r = 1/sqrt(fp32(var + eps)) as the knob rsqrt says, eps = index_norm_eps
 //   Hadamard:  Sylvester order, butterflies of stride 1, 2, 4, ... in fp32, then times fp32(n^-1/2); left out
 //              where the knob hadamard leaves it out (both | q alone | none)
 //
-//   q                 [tokens, heads, head_dim]       activation, in: the output of wq_b; in place: q'
+//   q                 [tokens, heads, head_dim]       activation: the output of wq_b
+//   q_operand         [tokens, heads, head_dim]       index_operand(numerics): q'; e4m3: its codes
 //   k                 [tokens, head_dim]              activation
 //   gate              [tokens, heads]                 f32
 //   k_weight, k_bias  [head_dim]                      f32
 //   places            [tokens]                        all different
 //   table             [positions, rope / 2]           f32, two
 //   weights           [tokens, heads]                 f32
-//   key_cache         [sequences, context, head_dim]  f32 (index_quant = none); only the rows of these tokens
-//                                                     are written
+//   key_cache         [sequences, context, head_dim]  index_operand(numerics), e4m3 with a scale a row; only
+//                                                     the rows of these tokens are written
 //   rotated_q         [tokens, heads, head_dim]       f32, optional: after RoPE and before Hadamard
 //   rotated_k         [tokens, head_dim]              the same of k
 //
 // Rounding   sums in double over ascending index, rounded to fp32 once (mean, variance); everything else fp32
-//            as written.
+//            as written; LayerNorm, RoPE and Hadamard each rounded to the activation's type.
+//            index_norm = bf16: k_weight and k_bias rounded to bf16 first. Then index_quant, a vector at a
+//            time: none; fp8: e4m3 with scales as index_scale says; fp4: round_to_fp4 (core/quantize.h).
 // NaN        stays in its token (and head). Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor, and the place that is not in the cache or the table.
 // Tolerance  0: every implementation makes these roundings in this order. (An fp32 mean would be off by a
@@ -31,6 +35,7 @@
 // Source     DeepSeek-V3.2-Exp inference/model.py, Indexer.forward (half-split RoPE since 2025-11-17).
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/token_place.h"
 #include "fulgurite/ops/rotary/rotary.h"
@@ -48,7 +53,7 @@ struct Problem {
 };
 
 struct Args {
-  Tensor<3> q;
+  ConstTensor<3> q;
   ConstTensor<2> k;
   View<const float, 2> gate;
   View<const float, 1> k_weight;
@@ -56,7 +61,8 @@ struct Args {
   View<const TokenPlace, 1> places;
   rotary::Table table;
   View<float, 2> weights;
-  Tensor<3> key_cache;
+  IndexKeys key_cache;
+  Tensor<3> q_operand;  // never q's memory
   View<float, 3> rotated_q;
   View<float, 2> rotated_k;
 };

@@ -1,19 +1,90 @@
-// A unit of work is one query head or one key, so that a single token occupies every thread. A key is made in
-// its place in the cache.
+// A unit of work is one query head or one key: a vector that is read, turned in fp32 in the thread's scratch
+// memory and written in the form of the operand.
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
+#include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
+#include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
 
+constexpr int64_t kSmall = 1 << 14;  // elements that are not worth waking another thread
+
 Support supports(const Problem& problem) { return kReference.supports(problem); }
 
+// What one thread works in.
+struct Scratch {
+  float* x;  // [head_dim]
+  float* weight;
+  float* bias;
+};
+
+Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
+  return {cutter.take<float>(problem.head_dim), cutter.take<float>(problem.head_dim),
+          cutter.take<float>(problem.head_dim)};
+}
+
+int64_t bytes_per_thread(const Problem& problem) {
+  cpu::Cutter cutter(nullptr);
+  cut_scratch(problem, cutter);
+  return cutter.bytes();
+}
+
+int64_t workspace_bytes(const Problem& problem, int threads) { return threads * bytes_per_thread(problem); }
+
 float inverse_root(int64_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
+
+// What every vector of a call reads.
+struct Run {
+  const Problem& problem;
+  const Args& args;
+  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  const Numerics& numerics = problem.setting.numerics;
+  int64_t dim = problem.head_dim;
+  bool bf16_between = numerics.activation == Activation::kBf16;
+  bool interleaved = layout_in_force(problem) == rotary::Layout::kInterleaved;
+  float heads_root = inverse_root(problem.heads);
+  float dim_root = inverse_root(dim);
+
+  void read(const ConstTensor<1>& row, float* x) const {
+    if (bf16_between)
+      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(row.as<bf16>().data), dim, x);
+    else
+      std::copy_n(row.as<float>().data, dim, x);
+  }
+  // Only values that the step before made are no bf16 yet.
+  void round(float* x, int64_t count) const {
+    if (bf16_between) kernels.round_bf16(x, count);
+  }
+  void rotate(int64_t position, float* x) const {
+    kernels.rotate(args.table.cosine[position].data, args.table.sine[position].data, problem.rope / 2,
+                   interleaved, x);
+    round(x, problem.rope);
+  }
+  void hadamard(float* x) const {
+    kernels.hadamard(x, dim, dim_root);
+    round(x, dim);
+  }
+  // Returns the scale of codes, otherwise 1.
+  float write(float* x, const Tensor<1>& row) const {
+    if (numerics.index_quant == IndexQuant::kFp8)
+      return kernels.quantize_e4m3(x, dim, numerics.index_scale == IndexScale::kPow2,
+                                   reinterpret_cast<uint8_t*>(row.as<e4m3>().data));
+    if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4({x, static_cast<size_t>(dim)});
+    if (row.dtype == DType::kBF16)
+      kernels.narrow_bf16(x, dim, reinterpret_cast<uint16_t*>(row.as<bf16>().data));
+    else
+      std::copy_n(x, dim, row.as<float>().data);
+    return 1.0f;
+  }
+};
 
 // The mean of n terms: a double sum, ascending, as the contract has it.
 template <class Term>
@@ -23,68 +94,69 @@ float mean_of(int64_t n, const Term& term) {
   return static_cast<float>(sum / static_cast<double>(n));
 }
 
-void layer_norm(const Problem& problem, const Args& args, const float* x, float* y) {
-  const int64_t n = problem.head_dim;
-  const Numerics& numerics = problem.setting.numerics;
-  const float mean = mean_of(n, [&](int64_t i) { return static_cast<double>(x[i]); });
-  for (int64_t i = 0; i < n; ++i) y[i] = x[i] - mean;
-  const float variance = mean_of(n, [&](int64_t i) { return static_cast<double>(y[i]) * y[i]; });
-  const float r = reciprocal_sqrt(variance + numerics.index_norm_eps, numerics.rsqrt);
-  for (int64_t i = 0; i < n; ++i) y[i] = (y[i] * r) * args.k_weight.data[i] + args.k_bias.data[i];
+void layer_norm(const Run& run, const Scratch& scratch) {
+  float* const x = scratch.x;
+  const float mean = mean_of(run.dim, [&](int64_t i) { return static_cast<double>(x[i]); });
+  for (int64_t i = 0; i < run.dim; ++i) x[i] = x[i] - mean;
+  const float variance = mean_of(run.dim, [&](int64_t i) { return static_cast<double>(x[i]) * x[i]; });
+  const float r = reciprocal_sqrt(variance + run.numerics.index_norm_eps, run.numerics);
+  for (int64_t i = 0; i < run.dim; ++i) x[i] = (x[i] * r) * scratch.weight[i] + scratch.bias[i];
+  run.round(x, run.dim);
 }
 
-void hadamard(int64_t n, float* x) {
-  for (int64_t stride = 1; stride < n; stride *= 2) {
-    for (float* block = x; block < x + n; block += 2 * stride) {
-      for (int64_t i = 0; i < stride; ++i) {
-        const float a = block[i], b = block[i + stride];
-        block[i] = a + b;
-        block[i + stride] = a - b;
-      }
-    }
-  }
-  const float scale = inverse_root(n);
-  for (int64_t i = 0; i < n; ++i) x[i] = x[i] * scale;
+void take_parameters(const Run& run, const Scratch& scratch) {
+  std::copy_n(run.args.k_weight.data, run.dim, scratch.weight);
+  std::copy_n(run.args.k_bias.data, run.dim, scratch.bias);
+  if (run.numerics.index_norm == IndexNorm::kFp32) return;
+  run.kernels.round_bf16(scratch.weight, run.dim);
+  run.kernels.round_bf16(scratch.bias, run.dim);
 }
 
-void rotate(const Problem& problem, const Args& args, int64_t position, float* x) {
-  rotary::rotate(layout_in_force(problem), args.table.cosine[position].data, args.table.sine[position].data,
-                 problem.rope, x);
+void prepare_query(const Run& run, int64_t t, int64_t h, float* x) {
+  const Args& args = run.args;
+  run.read(args.q[t][h], x);
+  run.rotate(args.places(t).position, x);
+  if (args.rotated_q) std::copy_n(x, run.dim, args.rotated_q[t][h].data);
+  if (run.numerics.hadamard != Hadamard::kNone) run.hadamard(x);
+  const float q_scale = run.write(x, args.q_operand[t][h]);
+  args.weights(t, h) = ((args.gate(t, h) * run.heads_root) * q_scale) * run.dim_root;  // times 1 is exact
 }
 
-void prepare_query(const Problem& problem, const Args& args, int64_t t, int64_t h) {
-  float* const q = args.q.as<float>()[t][h].data;
-  rotate(problem, args, args.places(t).position, q);
-  if (args.rotated_q) std::copy_n(q, problem.head_dim, args.rotated_q[t][h].data);
-  if (problem.setting.numerics.hadamard != Hadamard::kNone) hadamard(problem.head_dim, q);
-  args.weights(t, h) = (args.gate(t, h) * inverse_root(problem.heads)) * inverse_root(problem.head_dim);
-}
-
-void prepare_key(const Problem& problem, const Args& args, int64_t t) {
+void prepare_key(const Run& run, int64_t t, const Scratch& scratch) {
+  const Args& args = run.args;
   const TokenPlace place = args.places(t);
-  float* const key = args.key_cache.as<float>()[place.sequence][place.position].data;
-  layer_norm(problem, args, args.k.as<float>()[t].data, key);
-  rotate(problem, args, place.position, key);
-  if (args.rotated_k) std::copy_n(key, problem.head_dim, args.rotated_k[t].data);
-  if (problem.setting.numerics.hadamard == Hadamard::kBoth) hadamard(problem.head_dim, key);
+  run.read(args.k[t], scratch.x);
+  layer_norm(run, scratch);
+  run.rotate(place.position, scratch.x);
+  if (args.rotated_k) std::copy_n(scratch.x, run.dim, args.rotated_k[t].data);
+  if (run.numerics.hadamard == Hadamard::kBoth) run.hadamard(scratch.x);
+  const float scale = run.write(scratch.x, args.key_cache.keys[place.sequence][place.position]);
+  if (run.numerics.index_quant == IndexQuant::kFp8)
+    args.key_cache.scales(place.sequence, place.position) = scale;
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  const int64_t units = problem.heads + 1;
-  cpu::parallel_for(lane, args.q.extent[0] * units, [&](int64_t begin, int64_t end, int) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t t = unit / units, h = unit % units;
-      if (h < problem.heads)
-        prepare_query(problem, args, t, h);
-      else
-        prepare_key(problem, args, t);
-    }
-  });
+  const Run run{problem, args};
+  const int64_t units = problem.heads + 1, count = args.q.extent[0] * units;
+  const Lane here{1, nullptr, lane.workspace};
+  cpu::parallel_for(count * run.dim < kSmall ? here : lane, count,
+                    [&](int64_t begin, int64_t end, int thread) {
+                      cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
+                      const Scratch scratch = cut_scratch(problem, cutter);
+                      take_parameters(run, scratch);
+                      for (int64_t unit = begin; unit < end; ++unit) {
+                        const int64_t t = unit / units, h = unit % units;
+                        if (h < problem.heads)
+                          prepare_query(run, t, h, scratch.x);
+                        else
+                          prepare_key(run, t, scratch);
+                      }
+                    });
 }
 
 }  // namespace
 
-const Implementation kCpu{"cpu", supports, no_workspace<Problem>, run};
+const Implementation kCpu{"cpu", supports, workspace_bytes, run};
 
 }  // namespace fulgurite::indexer_prepare

@@ -1,83 +1,136 @@
 #include <cmath>
+#include <vector>
 
+#include "fulgurite/core/element.h"
+#include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
 
+using Vector = std::vector<float>;
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt),
-                        takes(numerics.index_quant, {IndexQuant::kNone}),
-                        takes(numerics.index_norm, {IndexNorm::kFp32})});
+  Support scale;  // fp4 knows powers of two alone
+  if (numerics.index_quant == IndexQuant::kFp4) scale = takes(numerics.index_scale, {IndexScale::kPow2});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes_rsqrt(problem.setting), scale});
+}
+
+DType activation(const Problem& problem) {
+  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
 }
 
 // fp32(n^-1/2)
 float inverse_root(int64_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
 
-void layer_norm(const Problem& problem, const Args& args, View<const float, 1> x, View<float, 1> y) {
-  const int64_t n = problem.head_dim;
-  double sum = 0.0;
-  for (int64_t i = 0; i < n; ++i) sum += x(i);
-  const float mean = static_cast<float>(sum / static_cast<double>(n));
-
-  double squares = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float d = x(i) - mean;
-    squares += static_cast<double>(d) * d;
-  }
-  const float variance = static_cast<float>(squares / static_cast<double>(n));
-
-  const Numerics& numerics = problem.setting.numerics;
-  const float r = reciprocal_sqrt(variance + numerics.index_norm_eps, numerics.rsqrt);
-  for (int64_t i = 0; i < n; ++i) {
-    const float d = x(i) - mean;
-    y(i) = (d * r) * args.k_weight(i) + args.k_bias(i);
-  }
+Vector values_of(const ConstTensor<1>& row) {
+  Vector x;
+  for (int64_t i = 0; i < row.extent[0]; ++i) x.push_back(load(row, i));
+  return x;
 }
 
-void rotate(const Problem& problem, const Args& args, int64_t t, View<float, 1> x) {
+// The rounding to the activation's type that ends a step.
+void round_all(const Problem& problem, Vector& x) {
+  for (float& value : x) value = round_to(activation(problem), value);
+}
+
+float mean_of(const Vector& x) {
+  double sum = 0.0;
+  for (const float value : x) sum += value;
+  return static_cast<float>(sum / static_cast<double>(x.size()));
+}
+
+float mean_square_of(const Vector& x) {
+  double sum = 0.0;
+  for (const float value : x) sum += static_cast<double>(value) * value;
+  return static_cast<float>(sum / static_cast<double>(x.size()));
+}
+
+// A parameter of the norm.
+float parameter(const Problem& problem, float stored) {
+  return problem.setting.numerics.index_norm == IndexNorm::kBf16 ? round_to_bf16(stored) : stored;
+}
+
+void layer_norm(const Problem& problem, const Args& args, Vector& x) {
+  const Numerics& numerics = problem.setting.numerics;
+  const float mean = mean_of(x);
+  for (float& value : x) value = value - mean;
+  const float r = reciprocal_sqrt(mean_square_of(x) + numerics.index_norm_eps, numerics);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float weight = parameter(problem, args.k_weight(i)), bias = parameter(problem, args.k_bias(i));
+    x[i] = (x[i] * r) * weight + bias;
+  }
+  round_all(problem, x);
+}
+
+void rotate(const Problem& problem, const Args& args, int64_t t, Vector& x) {
   const int64_t p = args.places(t).position;
   rotary::rotate(layout_in_force(problem), args.table.cosine[p].data, args.table.sine[p].data, problem.rope,
-                 x.data);
+                 x.data());
+  round_all(problem, x);
 }
 
-void hadamard(View<float, 1> x) {
-  const int64_t n = x.extent[0];
-  for (int64_t stride = 1; stride < n; stride *= 2) {
-    for (int64_t i = 0; i < n; ++i) {
+void hadamard(const Problem& problem, Vector& x) {
+  for (size_t stride = 1; stride < x.size(); stride *= 2) {
+    for (size_t i = 0; i < x.size(); ++i) {
       if ((i & stride) != 0) continue;
-      const float a = x(i), b = x(i + stride);
-      x(i) = a + b;
-      x(i + stride) = a - b;
+      const float a = x[i], b = x[i + stride];
+      x[i] = a + b;
+      x[i + stride] = a - b;
     }
   }
-  for (int64_t i = 0; i < n; ++i) x(i) = x(i) * inverse_root(n);
+  for (float& value : x) value = value * inverse_root(problem.head_dim);
+  round_all(problem, x);
 }
 
-void copy(View<const float, 1> from, View<float, 1> to) {
-  for (int64_t i = 0; i < from.extent[0]; ++i) to(i) = from(i);
+void copy(const Vector& from, View<float, 1> to) {
+  for (size_t i = 0; i < from.size(); ++i) to(i) = from[i];
+}
+
+// Quantizes x as index_quant says and writes it; returns the scale of codes, otherwise 1.
+float write_operand(const Problem& problem, Vector x, const Tensor<1>& row) {
+  const Numerics& numerics = problem.setting.numerics;
+  if (numerics.index_quant == IndexQuant::kFp8) {
+    const bool pow2 = numerics.index_scale == IndexScale::kPow2;
+    return quantize_e4m3(x, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, row.as<e4m3>().data);
+  }
+  if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);
+  for (size_t i = 0; i < x.size(); ++i) store(row, x[i], i);
+  return 1.0f;
+}
+
+void prepare_query(const Problem& problem, const Args& args, int64_t t, int64_t h) {
+  const Numerics& numerics = problem.setting.numerics;
+  Vector q = values_of(args.q[t][h]);
+  rotate(problem, args, t, q);
+  if (args.rotated_q) copy(q, args.rotated_q[t][h]);
+  if (numerics.hadamard != Hadamard::kNone) hadamard(problem, q);
+  const float q_scale = write_operand(problem, q, args.q_operand[t][h]);
+  float weight = args.gate(t, h) * inverse_root(problem.heads);
+  if (numerics.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
+  args.weights(t, h) = weight * inverse_root(problem.head_dim);
+}
+
+void prepare_key(const Problem& problem, const Args& args, int64_t t) {
+  const Numerics& numerics = problem.setting.numerics;
+  const TokenPlace place = args.places(t);
+  Vector k = values_of(args.k[t]);
+  layer_norm(problem, args, k);
+  rotate(problem, args, t, k);
+  if (args.rotated_k) copy(k, args.rotated_k[t]);
+  if (numerics.hadamard == Hadamard::kBoth) hadamard(problem, k);
+  const float scale = write_operand(problem, k, args.key_cache.keys[place.sequence][place.position]);
+  if (numerics.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const Hadamard knob = problem.setting.numerics.hadamard;
-  const View<float, 3> q = args.q.as<float>();
-  const View<const float, 2> k = args.k.as<float>();
-  for (int64_t t = 0; t < q.extent[0]; ++t) {
-    for (int64_t h = 0; h < problem.heads; ++h) {
-      rotate(problem, args, t, q[t][h]);
-      if (args.rotated_q) copy(q[t][h], args.rotated_q[t][h]);
-      if (knob != Hadamard::kNone) hadamard(q[t][h]);
-      args.weights(t, h) = (args.gate(t, h) * inverse_root(problem.heads)) * inverse_root(problem.head_dim);
-    }
-    const TokenPlace place = args.places(t);
-    const View<float, 1> key = args.key_cache.as<float>()[place.sequence][place.position];
-    layer_norm(problem, args, k[t], key);
-    rotate(problem, args, t, key);
-    if (args.rotated_k) copy(key, args.rotated_k[t]);
-    if (knob == Hadamard::kBoth) hadamard(key);
+  for (int64_t t = 0; t < args.q.extent[0]; ++t) {
+    for (int64_t h = 0; h < problem.heads; ++h) prepare_query(problem, args, t, h);
+    prepare_key(problem, args, t);
   }
 }
 

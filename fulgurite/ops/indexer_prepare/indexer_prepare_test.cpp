@@ -1,183 +1,143 @@
-// Longer than other tests: four outputs, two more on request, and four knobs.
-
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 
-#include <gtest/gtest.h>
-
 #include <bit>
-#include <cmath>
-#include <limits>
 
-#include "fulgurite/ops/indexer_prepare/indexer_prepare_cases.h"
-#include "test/op_test.h"
-#include "test/rotary_inputs.h"
+#include "fulgurite/core/quantize.h"
+#include "fulgurite/ops/indexer_prepare/test_inputs.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
 
-using inputs::Buffer;
-using inputs::Values;
-
-constexpr float kUntouched = 0.5f;  // what inputs::make fills a constant buffer with
-constexpr Hadamard kAllHadamard[] = {Hadamard::kNone, Hadamard::kQ, Hadamard::kBoth};
-
-struct Batch {
-  Buffer<3> q;
-  Buffer<2> k, gate;
-  Buffer<1> k_weight, k_bias;
-  std::vector<TokenPlace> places;
-  inputs::RotaryTable table;
-};
-
-Batch make_batch(const Case& shape, Values values) {
-  Random random(1);
-  return {inputs::make(random, values, shape.tokens, shape.heads, shape.head_dim),
-          inputs::make(random, values, shape.tokens, shape.head_dim),
-          inputs::make(random, values, shape.tokens, shape.heads),
-          inputs::make(random, Values::kNormal, shape.head_dim),
-          inputs::make(random, Values::kNormal, shape.head_dim),
-          inputs::make_places(random, shape.tokens, shape.sequences, shape.context),
-          inputs::make_table(shape.context, shape.rope)};
-}
-
-Problem problem_of(const Case& shape, Hadamard hadamard = Hadamard::kNone, Isa isa = cpu::best_isa()) {
-  Setting setting = test::fp32_setting(isa);
-  setting.numerics.hadamard = hadamard;
-  return {setting,         shape.heads,  shape.head_dim, shape.rope, rotary::Layout::kHalfSplit,
-          shape.sequences, shape.context};
-}
-
-// What the operation writes.
-struct Result {
-  Buffer<3> q, rotated_q, cache;
-  Buffer<2> weights, rotated_k;
-};
-
-bool same_bits(const Result& a, const Result& b) {
-  return test::identical(a.q.elements, b.q.elements) &&
-         test::identical(a.rotated_q.elements, b.rotated_q.elements) &&
-         test::identical(a.cache.elements, b.cache.elements) &&
-         test::identical(a.weights.elements, b.weights.elements) &&
-         test::identical(a.rotated_k.elements, b.rotated_k.elements);
-}
-
-Result make_result(const Problem& problem, const Batch& batch) {
-  Random unused(0);
-  const int64_t tokens = batch.q.view.extent[0], dim = problem.head_dim;
-  const auto rows = [&](int64_t a, int64_t b, int64_t c) {
-    return inputs::make(unused, Values::kConstant, a, b, c);
-  };
-  Result made{rows(tokens, problem.heads, dim), rows(tokens, problem.heads, dim),
-              rows(problem.sequences, problem.context, dim),
-              inputs::make(unused, Values::kConstant, tokens, problem.heads),
-              inputs::make(unused, Values::kConstant, tokens, dim)};
-  std::copy(batch.q.elements.begin(), batch.q.elements.end(), made.q.elements.begin());
-  return made;
-}
-
-Args args_of(const Batch& batch, const Result& made) {
-  return {made.q.view,         batch.k.view,       batch.gate.view,
-          batch.k_weight.view, batch.k_bias.view,  inputs::view_of(batch.places),
-          batch.table.table(), made.weights.view,  made.cache.view,
-          made.rotated_q.view, made.rotated_k.view};
-}
-
-Args slice(const Args& args, const Batch& batch, const Result& made, int64_t first, int64_t count) {
-  Args part = args;
-  part.q = made.q.view.slice(0, first, count);
-  part.k = batch.k.view.slice(0, first, count);
-  part.gate = args.gate.slice(0, first, count);
-  part.places = args.places.slice(0, first, count);
-  part.weights = args.weights.slice(0, first, count);
-  part.rotated_q = args.rotated_q.slice(0, first, count);
-  part.rotated_k = args.rotated_k.slice(0, first, count);
-  return part;
-}
-
-Result result(const Implementation& implementation, const Problem& problem, const Batch& batch,
-              int threads = 1) {
-  Result made = make_result(problem, batch);
-  test::run(implementation, problem, args_of(batch, made), threads);
-  return made;
-}
+// Every value of every knob that concerns the operation.
+const char* const kNumerics[] = {"fp32",
+                                 "fp32,hadamard=q",
+                                 "fp32,hadamard=both,rsqrt=two_step",
+                                 "fp32,index_quant=fp8,hadamard=both",
+                                 "fp32,index_quant=fp4",
+                                 "serving",
+                                 "serving,index_quant=none",
+                                 "serving,index_quant=fp4",
+                                 "serving,index_scale=fp32,hadamard=q",
+                                 "serving,index_norm=bf16,hadamard=none,index_norm_eps=1e-5",
+                                 "serving,indexer_rope=interleaved"};
 
 TEST(indexer_prepare, makes_the_reference_s_roundings_on_hard_values) {
-  for (const Case& shape : kCases) {
-    for (const Values values : inputs::kAllValues) {
-      const Batch batch = make_batch(shape, values);
-      for (const Hadamard hadamard : kAllHadamard) {
-        SCOPED_TRACE(fmt::format("{}, {}, hadamard {}, seed 1", shape.what, inputs::name(values),
-                                 value_name(hadamard)));
-        const Problem problem = problem_of(shape, hadamard);
-        EXPECT_TRUE(same_bits(result(kCpu, problem, batch), result(kReference, problem, batch)));
+  for (const char* const numerics : kNumerics) {
+    for (const Case& shape : kCases) {
+      const Problem problem = problem_of(shape, numerics);
+      for (const Values values : inputs::kAllValues) {
+        SCOPED_TRACE(fmt::format("{}, {}, {}, seed 1", shape.what, inputs::name(values), numerics));
+        const Batch batch = make_batch(shape, values, activation(problem));
+        const audit::OpReport report = judged(kCpu, problem, batch);
+        EXPECT_TRUE(report.within()) << describe(report);
+        EXPECT_TRUE(result(kCpu, problem, batch) == result(kReference, problem, batch));
       }
     }
   }
 }
 
-TEST(indexer_prepare, gives_the_same_bits_for_any_batch_and_threads) {
-  const Case shape{"", 7, 5, 32, 16, 2, 8};
-  const Batch batch = make_batch(shape, Values::kNormal);
-  const Result whole = result(kCpu, problem_of(shape, Hadamard::kBoth), batch);
-  for (const Isa isa : test::machine_isas()) {
-    const Problem problem = problem_of(shape, Hadamard::kBoth, isa);
-    for (const int threads : {2, 3}) EXPECT_TRUE(same_bits(result(kCpu, problem, batch, threads), whole));
-    const Result one_by_one = make_result(problem, batch);
-    for (int64_t t = 0; t < shape.tokens; ++t)
-      test::run(kCpu, problem, slice(args_of(batch, one_by_one), batch, one_by_one, t, 1));
-    EXPECT_TRUE(same_bits(one_by_one, whole));
+TEST(indexer_prepare, huge_values_infinities_and_NaN_agree) {
+  const Case shape{"", 6, 3, 32, 16, 1, 8};
+  for (const char* const numerics : kNumerics) {
+    const Problem problem = problem_of(shape, numerics);
+    const Batch batch = make_batch(shape, Values::kOutliers, activation(problem));
+    const float hard[] = {3e38f, -3e38f, std::numeric_limits<float>::infinity(), kNaN, 1e-39f};
+    for (int64_t t = 0; t < 5; ++t) {
+      store(batch.q.view, hard[t], t, 1, 5);
+      store(batch.k.view, hard[t], t, 7);
+    }
+    const audit::OpReport report = judged(kCpu, problem, batch);
+    EXPECT_TRUE(report.within()) << numerics << "\n" << describe(report);
   }
 }
 
-// Mean 3, variance 5, eps 1: r = 1/sqrt(6). No rotation at position 0.
-TEST(indexer_prepare, the_reference_norms_the_key_with_mean_weight_and_bias) {
+TEST(indexer_prepare, gives_the_same_bits_for_any_batch_threads_and_instruction_set) {
+  const Case shape{"", 70, 5, 64, 16, 2, 40};
+  for (const char* const numerics : {"fp32,hadamard=both", "serving"}) {
+    const Batch batch = make_batch(shape, Values::kNormal, activation(problem_of(shape, numerics)));
+    const Result whole = result(kCpu, problem_of(shape, numerics), batch);
+    for (const Isa isa : test::machine_isas()) {
+      const Problem problem = problem_of(shape, numerics, isa);
+      for (const int threads : {2, 3}) EXPECT_TRUE(result(kCpu, problem, batch, threads) == whole);
+      const Result one_by_one = make_result(problem, shape.tokens);
+      for (int64_t t = 0; t < shape.tokens; ++t)
+        test::run(kCpu, problem, slice(args_of(batch, one_by_one), t, 1));
+      EXPECT_TRUE(one_by_one == whole);
+    }
+  }
+}
+
+// Hadamard of (1, 3, 0, 0) is (4, -2, 4, -2) / 2; amax 2 / 448 rounds up to 2^-7. No rotation at position 0.
+TEST(indexer_prepare, serving_quantizes_a_query_and_puts_its_scale_into_the_weight) {
+  const Case shape{"", 1, 1, 4, 2, 1, 1};
+  const Batch batch = make_batch(shape, Values::kConstant, DType::kBF16);
+  const float q[] = {1.0f, 3.0f, 0.0f, 0.0f};
+  for (int64_t i = 0; i < 4; ++i) store(batch.q.view, q[i], 0, 0, i);
+  batch.gate.view(0, 0) = 3.0f;
+  for (const Implementation* const row : kBoth) {
+    const Result pow2 = result(*row, problem_of(shape, "serving"), batch);
+    const float codes[] = {256.0f, -128.0f, 256.0f, -128.0f};
+    for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(pow2.query(0, 0, i), codes[i]);
+    EXPECT_EQ(pow2.weights.view(0, 0), 3.0f * 0x1p-7f * 0.5f);
+    const Result any = result(*row, problem_of(shape, "serving,index_scale=fp32"), batch);
+    for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(any.query(0, 0, i), codes[i] / 256.0f * 448.0f);
+    EXPECT_EQ(any.weights.view(0, 0), 3.0f * (2.0f * static_cast<float>(1.0 / 448.0)) * 0.5f);
+  }
+}
+
+// Mean 3, variance 5, eps 1: r = 1/sqrt(6).
+TEST(indexer_prepare, the_key_is_normed_with_mean_weight_and_bias) {
   const Case shape{"", 1, 1, 4, 2, 1, 1};
   Batch batch = make_batch(shape, Values::kConstant);
-  batch.k.elements = {0.0f, 2.0f, 4.0f, 6.0f};
-  batch.k_weight.elements = {1.0f, 2.0f, 1.0f, 1.0f};
-  batch.k_bias.elements = {0.0f, 0.0f, 0.25f, 0.0f};
-  batch.k.view.data = batch.k.elements.data();
-  batch.k_weight.view.data = batch.k_weight.elements.data();
-  batch.k_bias.view.data = batch.k_bias.elements.data();
-  Problem problem = problem_of(shape);
-  problem.setting.numerics.index_norm_eps = 1.0f;
+  for (int64_t i = 0; i < 4; ++i) store(batch.k.view, 2.0f * static_cast<float>(i), 0, i);
+  const float weight[] = {1.0f, 2.0f, 1.0f, 1.00390625f}, bias[] = {0.0f, 0.0f, 0.25f, 0.0f};
+  std::copy_n(weight, 4, batch.k_weight.view.data);
+  std::copy_n(bias, 4, batch.k_bias.view.data);
   const float r = static_cast<float>(1.0 / std::sqrt(6.0));
-  EXPECT_EQ(result(kReference, problem, batch).cache.elements,
-            (std::vector<float>{-3.0f * r, -r * 2.0f, r + 0.25f, 3.0f * r}));
+  for (const Implementation* const row : kBoth) {
+    const Result exact = result(*row, problem_of(shape, "fp32,index_norm_eps=1"), batch);
+    const Result rounded = result(*row, problem_of(shape, "fp32,index_norm_eps=1,index_norm=bf16"), batch);
+    const float expected[] = {-3.0f * r, -r * 2.0f, r + 0.25f, 3.0f * r * 1.00390625f};
+    for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(exact.key({0, 0}, i), expected[i]);
+    EXPECT_EQ(rounded.key({0, 0}, 3), 3.0f * r);  // 1 + 2^-8 ties to 1
+  }
 }
 
 TEST(indexer_prepare, the_norm_keeps_a_small_variance_beside_a_large_mean) {
   const Case shape{"", 4, 1, 128, 64, 1, 4};
-  Batch batch = make_batch(shape, Values::kNormal);
-  for (float& element : batch.k.elements) element = 1000.0f + element;
-  for (const Implementation* const row : {&kReference, &kCpu}) {
+  const Batch batch = make_batch(shape, Values::kNormal);
+  for (int64_t t = 0; t < 4; ++t)
+    for (int64_t i = 0; i < 128; ++i) store(batch.k.view, 1000.0f + load(batch.k.view, t, i), t, i);
+  for (const Implementation* const row : kBoth) {
     const Result made = result(*row, problem_of(shape), batch);
     for (int64_t t = 0; t < shape.tokens; ++t) {
       double sum = 0.0, squares = 0.0;
-      for (int64_t i = 0; i < 128; ++i) sum += batch.k.view(t, i);
-      for (int64_t i = 0; i < 128; ++i) squares += std::pow(batch.k.view(t, i) - sum / 128, 2);
+      for (int64_t i = 0; i < 128; ++i) sum += load(batch.k.view, t, i);
+      for (int64_t i = 0; i < 128; ++i) squares += std::pow(load(batch.k.view, t, i) - sum / 128, 2);
       for (int64_t i = 64; i < 128; ++i) {  // the dimensions that are not rotated
-        const double y =
-            (batch.k.view(t, i) - sum / 128) / std::sqrt(squares / 128 + 1e-6) * batch.k_weight.view(i) +
-            batch.k_bias.view(i);
+        const double d = (load(batch.k.view, t, i) - sum / 128) / std::sqrt(squares / 128 + 1e-6);
+        const double y = d * batch.k_weight.view(i) + batch.k_bias.view(i);
         EXPECT_NEAR(made.rotated_k.view(t, i), y, 1e-3);  // half an fp32 step of the mean is 3e-5
       }
     }
   }
 }
 
-TEST(indexer_prepare, turns_the_first_dimensions_in_the_layout_in_force) {
+TEST(indexer_prepare, turns_the_first_dimensions_and_rounds_them_as_an_activation) {
   const Case shape{"", 2, 2, 16, 8, 1, 9};
-  const Batch batch = make_batch(shape, Values::kNormal);
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    const Result made = result(*row, problem_of(shape), batch);
-    for (int64_t t = 0; t < 2; ++t) {
-      for (int64_t h = 0; h < 2; ++h) {
-        std::vector<float> head(&batch.q.view(t, h, 0), &batch.q.view(t, h, 0) + 16);
+  for (const char* const numerics : {"fp32", "serving", "serving,indexer_rope=interleaved"}) {
+    const Problem problem = problem_of(shape, numerics);
+    const Batch batch = make_batch(shape, Values::kNormal, activation(problem));
+    for (const Implementation* const row : kBoth) {
+      const Result made = result(*row, problem, batch);
+      for (int64_t t = 0; t < 2; ++t) {
+        std::vector<float> head;
+        for (int64_t i = 0; i < 16; ++i) head.push_back(load(batch.q.view, t, 1, i));
         const int64_t p = batch.places[static_cast<size_t>(t)].position;
-        rotary::rotate(rotary::Layout::kHalfSplit, &batch.table.cosine.view(p, 0),
-                       &batch.table.sine.view(p, 0), 8, head.data());
-        EXPECT_TRUE(test::identical({&made.rotated_q.view(t, h, 0), 16}, head));
+        rotary::rotate(layout_in_force(problem), &batch.table.cosine.view(p, 0), &batch.table.sine.view(p, 0),
+                       8, head.data());
+        for (float& value : head) value = round_to(activation(problem), value);
+        EXPECT_TRUE(test::identical({&made.rotated_q.view(t, 1, 0), 16}, head));
       }
     }
   }
@@ -186,19 +146,18 @@ TEST(indexer_prepare, turns_the_first_dimensions_in_the_layout_in_force) {
 TEST(indexer_prepare, the_knob_of_the_rotation_overrides_the_family) {
   const Case shape{"", 3, 2, 16, 8, 1, 9};
   const Batch batch = make_batch(shape, Values::kNormal);
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    const auto with = [&](rotary::Layout family, IndexerRope knob) {
-      Problem problem = problem_of(shape);
+  for (const Implementation* const row : kBoth) {
+    const auto with = [&](rotary::Layout family, const char* numerics) {
+      Problem problem = problem_of(shape, numerics);
       problem.layout = family;
-      problem.setting.numerics.indexer_rope = knob;
       return result(*row, problem, batch);
     };
-    const Result half = with(rotary::Layout::kHalfSplit, IndexerRope::kFamily);
-    const Result interleaved = with(rotary::Layout::kInterleaved, IndexerRope::kFamily);
-    EXPECT_NE(half.q.elements, interleaved.q.elements);
-    EXPECT_NE(half.cache.elements, interleaved.cache.elements);
-    EXPECT_TRUE(same_bits(with(rotary::Layout::kInterleaved, IndexerRope::kHalfSplit), half));
-    EXPECT_TRUE(same_bits(with(rotary::Layout::kHalfSplit, IndexerRope::kInterleaved), interleaved));
+    const Result half = with(rotary::Layout::kHalfSplit, "fp32");
+    const Result interleaved = with(rotary::Layout::kInterleaved, "fp32");
+    EXPECT_NE(half.q.values(), interleaved.q.values());
+    EXPECT_NE(half.rotated_k.elements, interleaved.rotated_k.elements);
+    EXPECT_TRUE(with(rotary::Layout::kInterleaved, "fp32,indexer_rope=half_split") == half);
+    EXPECT_TRUE(with(rotary::Layout::kHalfSplit, "fp32,indexer_rope=interleaved") == interleaved);
   }
 }
 
@@ -210,29 +169,48 @@ double sylvester(View<const float, 1> x, int64_t i) {
   return sum / std::sqrt(static_cast<double>(x.extent[0]));
 }
 
-// Seven roundings of the butterflies and one of the product: 8 * 2^-24 * sum |x| / sqrt(128).
-void expect_sylvester(View<const float, 1> x, View<const float, 1> y) {
-  double magnitude = 0.0;
-  for (int64_t j = 0; j < 128; ++j) magnitude += std::abs(x(j)) / std::sqrt(128.0);
-  for (int64_t i = 0; i < 128; ++i) EXPECT_NEAR(y(i), sylvester(x, i), 9 * 0x1p-24 * magnitude) << i;
-}
-
+// Seven roundings of the butterflies and one of the product: 8 * 2^-24 * sum |x| / sqrt(128); then bf16.
 TEST(indexer_prepare, hadamard_is_the_sylvester_matrix_where_the_knob_applies_it) {
   const Case shape{"", 2, 3, 128, 64, 1, 8};
-  const Batch batch = make_batch(shape, Values::kOutliers);
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    for (const Hadamard hadamard : kAllHadamard) {
-      const Result made = result(*row, problem_of(shape, hadamard), batch);
-      EXPECT_EQ(made.q.elements == made.rotated_q.elements, hadamard == Hadamard::kNone);
-      for (int64_t t = 0; t < 2; ++t) {
-        const View<float, 1> key = made.cache.view[0][batch.places[static_cast<size_t>(t)].position];
-        if (hadamard != Hadamard::kNone) expect_sylvester(made.rotated_q.view[t][2], made.q.view[t][2]);
-        if (hadamard == Hadamard::kBoth)
-          expect_sylvester(made.rotated_k.view[t], key);
-        else
-          EXPECT_TRUE(test::identical({key.data, 128}, {made.rotated_k.view[t].data, 128}));
+  for (const Hadamard hadamard : {Hadamard::kNone, Hadamard::kQ, Hadamard::kBoth}) {
+    for (const char* const preset : {"fp32", "serving,index_quant=none"}) {
+      const Problem problem = problem_of(shape, fmt::format("{},hadamard={}", preset, value_name(hadamard)));
+      const Batch batch = make_batch(shape, Values::kOutliers, activation(problem));
+      const double half_step = activation(problem) == DType::kBF16 ? 0x1p-8 : 0.0;
+      for (const Implementation* const row : kBoth) {
+        const Result made = result(*row, problem, batch);
+        const auto expect = [&](View<const float, 1> x, bool applied, auto y) {
+          double magnitude = 0.0;
+          for (int64_t j = 0; j < 128; ++j) magnitude += std::abs(x(j)) / std::sqrt(128.0);
+          for (int64_t i = 0; i < 128; ++i) {
+            const double exact = applied ? sylvester(x, i) : x(i);
+            EXPECT_NEAR(y(i), exact, applied ? 9 * 0x1p-24 * magnitude + half_step * std::abs(exact) : 0.0);
+          }
+        };
+        for (int64_t t = 0; t < 2; ++t) {
+          expect(made.rotated_q.view[t][2], hadamard != Hadamard::kNone,
+                 [&](int64_t i) { return made.query(t, 2, i); });
+          expect(made.rotated_k.view[t], hadamard == Hadamard::kBoth,
+                 [&](int64_t i) { return made.key(batch.places[static_cast<size_t>(t)], i); });
+        }
       }
     }
+  }
+}
+
+TEST(indexer_prepare, fp4_keeps_the_dequantized_values_of_groups_of_32) {
+  const Case shape{"", 2, 2, 64, 32, 1, 4};
+  const Batch batch = make_batch(shape, Values::kOutliers, DType::kBF16);
+  for (const Implementation* const row : kBoth) {
+    const Result exact = result(*row, problem_of(shape, "serving,index_quant=none"), batch);
+    const Result made = result(*row, problem_of(shape, "serving,index_quant=fp4"), batch);
+    for (int64_t t = 0; t < 2; ++t) {
+      std::vector<float> q(64);
+      for (int64_t i = 0; i < 64; ++i) q[static_cast<size_t>(i)] = exact.query(t, 1, i);
+      round_to_fp4(q);
+      for (int64_t i = 0; i < 64; ++i) EXPECT_EQ(made.query(t, 1, i), q[static_cast<size_t>(i)]);
+    }
+    EXPECT_EQ(made.weights.elements, exact.weights.elements);  // no q_scale
   }
 }
 
@@ -241,144 +219,23 @@ TEST(indexer_prepare, head_weights_are_scaled_left_to_right) {
   const Batch batch = make_batch(shape, Values::kNormal);
   const float heads_root = static_cast<float>(1.0 / std::sqrt(3.0));
   const float dim_root = static_cast<float>(1.0 / std::sqrt(8.0));
-  for (const Implementation* const row : {&kReference, &kCpu}) {
+  for (const Implementation* const row : kBoth) {
     const Result made = result(*row, problem_of(shape), batch);
     for (size_t i = 0; i < made.weights.elements.size(); ++i)
       EXPECT_EQ(made.weights.elements[i], (batch.gate.elements[i] * heads_root) * dim_root) << i;
   }
 }
 
-TEST(indexer_prepare, writes_only_the_cache_rows_of_its_tokens) {
-  const Case shape{"", 5, 2, 8, 4, 3, 4};
-  const Batch batch = make_batch(shape, Values::kNormal);
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    Result made = result(*row, problem_of(shape), batch);
-    for (const TokenPlace place : batch.places) {
-      for (int64_t i = 0; i < 8; ++i) {
-        EXPECT_NE(made.cache.view(place.sequence, place.position, i), kUntouched);
-        made.cache.view(place.sequence, place.position, i) = kUntouched;
-      }
-    }
-    EXPECT_EQ(made.cache.elements, std::vector<float>(made.cache.elements.size(), kUntouched));
-  }
-}
-
-TEST(indexer_prepare, works_without_the_rotated_outputs) {
-  const Case shape{"", 3, 2, 8, 4, 1, 4};
-  const Batch batch = make_batch(shape, Values::kNormal);
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    const Result with = result(*row, problem_of(shape, Hadamard::kBoth), batch);
-    const Result without = make_result(problem_of(shape), batch);
-    Args args = args_of(batch, without);
-    args.rotated_q = {};
-    args.rotated_k = {};
-    test::run(*row, problem_of(shape, Hadamard::kBoth), args);
-    EXPECT_TRUE(test::identical(without.q.elements, with.q.elements));
-    EXPECT_TRUE(test::identical(without.cache.elements, with.cache.elements));
-  }
-}
-
-TEST(indexer_prepare, a_NaN_stays_in_its_token_and_head) {
-  const Case shape{"", 3, 2, 8, 4, 1, 4};
-  Batch batch = make_batch(shape, Values::kNormal);
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  batch.q.view(0, 1, 7) = nan;
-  batch.k.view(1, 3) = nan;
-  batch.gate.view(2, 0) = nan;
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    const Result made = result(*row, problem_of(shape, Hadamard::kBoth), batch);
-    for (int64_t t = 0; t < 3; ++t) {
-      const View<float, 1> key = made.cache.view[0][batch.places[static_cast<size_t>(t)].position];
-      for (int64_t i = 0; i < 8; ++i) {
-        EXPECT_EQ(std::isnan(key(i)), t == 1);
-        for (int64_t h = 0; h < 2; ++h) EXPECT_EQ(std::isnan(made.q.view(t, h, i)), t == 0 && h == 1);
-      }
-      for (int64_t h = 0; h < 2; ++h) EXPECT_EQ(std::isnan(made.weights.view(t, h)), t == 2 && h == 0);
-    }
-  }
-}
-
 TEST(indexer_prepare, the_knobs_of_the_key_s_norm_matter) {
   const Case shape{"", 64, 1, 4, 2, 1, 64};
   const Batch batch = make_batch(shape, Values::kNormal);
-  Problem two_step = problem_of(shape), eps = problem_of(shape);
-  two_step.setting.numerics.rsqrt = Rsqrt::kTwoStep;
-  eps.setting.numerics.index_norm_eps = 1e-5f;
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    const Result plain = result(*row, problem_of(shape), batch);
-    EXPECT_NE(result(*row, two_step, batch).cache.elements, plain.cache.elements);
-    EXPECT_NE(result(*row, eps, batch).cache.elements, plain.cache.elements);
-  }
-}
-
-TEST(indexer_prepare, names_the_tensor_of_a_wrong_shape) {
-  const Case shape{"", 2, 3, 8, 4, 2, 5};
-  const Batch batch = make_batch(shape, Values::kNormal);
-  const Problem problem = problem_of(shape);
-  const Result made = make_result(problem, batch);
-  const auto message = [&](const auto& spoil) {
-    Args args = args_of(batch, made);
-    spoil(args);
-    return test::message_of([&] { check(problem, args); });
-  };
-  const auto expected = [](const char* rest) { return std::string("indexer_prepare: ") + rest; };
-  EXPECT_EQ(message([](Args&) {}), "");
-  EXPECT_EQ(message([&](Args& a) { a.q = made.q.view.slice(1, 0, 2); }),
-            expected("q: expected shape [2, 3, 8], found [2, 2, 8]"));
-  EXPECT_EQ(message([&](Args& a) { a.k = batch.k.view.slice(1, 0, 7); }),
-            expected("k: expected shape [2, 8], found [2, 7]"));
-  EXPECT_EQ(message([](Args& a) { a.gate = a.gate.slice(1, 0, 2); }),
-            expected("gate: expected shape [2, 3], found [2, 2]"));
-  EXPECT_EQ(message([](Args& a) { a.k_weight = a.k_weight.slice(0, 0, 7); }),
-            expected("k_weight: expected shape [8], found [7]"));
-  EXPECT_EQ(message([](Args& a) { a.k_bias = a.k_bias.slice(0, 0, 7); }),
-            expected("k_bias: expected shape [8], found [7]"));
-  EXPECT_EQ(message([](Args& a) { a.places = a.places.slice(0, 0, 1); }),
-            expected("places: expected shape [2], found [1]"));
-  EXPECT_EQ(message([](Args& a) { a.table.cosine = a.table.cosine.slice(1, 0, 1); }),
-            expected("cosine: expected shape [5, 2], found [5, 1]"));
-  EXPECT_EQ(message([](Args& a) { a.table.sine = a.table.sine.slice(0, 0, 4); }),
-            expected("sine: expected shape [5, 2], found [4, 2]"));
-  EXPECT_EQ(message([](Args& a) { a.weights = a.weights.slice(0, 0, 1); }),
-            expected("weights: expected shape [2, 3], found [1, 3]"));
-  EXPECT_EQ(message([&](Args& a) { a.key_cache = made.cache.view.slice(1, 0, 4); }),
-            expected("key_cache: expected shape [2, 5, 8], found [2, 4, 8]"));
-  EXPECT_EQ(message([](Args& a) { a.rotated_q = a.rotated_q.slice(0, 0, 1); }),
-            expected("rotated_q: expected shape [2, 3, 8], found [1, 3, 8]"));
-  EXPECT_EQ(message([](Args& a) { a.rotated_k = a.rotated_k.slice(0, 0, 1); }),
-            expected("rotated_k: expected shape [2, 8], found [1, 8]"));
-}
-
-TEST(indexer_prepare, names_a_place_that_is_not_in_the_cache_or_the_table) {
-  const Case shape{"", 2, 3, 8, 4, 2, 5};
-  Batch batch = make_batch(shape, Values::kNormal);
-  const Problem problem = problem_of(shape);
-  const Result made = make_result(problem, batch);
-  const auto message = [&](TokenPlace place, int64_t positions) {
-    batch.places[1] = place;
-    batch.table = inputs::make_table(positions, 4);
-    return test::message_of([&] { check(problem, args_of(batch, made)); });
-  };
-  batch.places[0] = {0, 0};
-  EXPECT_EQ(message({1, 4}, 5), "");
-  EXPECT_EQ(message({2, 4}, 5), "indexer_prepare: sequence: expected a value in [0, 1], found 2");
-  EXPECT_EQ(message({1, 5}, 9), "indexer_prepare: position: expected a value in [0, 4], found 5");
-  EXPECT_EQ(message({1, 4}, 4), "indexer_prepare: position: expected a value in [0, 3], found 4");
-}
-
-TEST(indexer_prepare, refuses_numerics_that_it_does_not_do) {
-  const auto refusal = [](const Implementation& row, const auto& choose) {
-    Problem problem = problem_of({"", 1, 1, 2, 2, 1, 1});
-    choose(problem.setting.numerics);
-    return test::refusal(row, problem);
-  };
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    EXPECT_EQ(refusal(*row, [](Numerics& n) { n.activation = Activation::kBf16; }),
-              "activation = bf16, takes fp32");
-    EXPECT_EQ(refusal(*row, [](Numerics& n) { n.index_quant = IndexQuant::kFp8; }),
-              "index_quant = fp8, takes none");
-    EXPECT_EQ(refusal(*row, [](Numerics& n) { n.index_norm = IndexNorm::kBf16; }),
-              "index_norm = bf16, takes fp32");
+  for (const Implementation* const row : kBoth) {
+    const auto keys = [&](const char* numerics) {
+      return result(*row, problem_of(shape, numerics), batch).keys.values();
+    };
+    for (const char* const other :
+         {"fp32,rsqrt=two_step", "fp32,index_norm_eps=1e-5", "fp32,rsqrt=error:1e-3"})
+      EXPECT_NE(keys(other), keys("fp32")) << other;
   }
 }
 

@@ -5,19 +5,27 @@
 //   gate[t,h] = sum_i x[t,i] * w[h,i]            fp32 to the consumer (gate = bf16: rounded to bf16)
 //
 //   x     [tokens, hidden]    activation   the norm's output, never a dequantized copy; row stride free
-//   wk    [head_dim, hidden]  f32, bf16 or e4m3 blocks
-//   w     [heads, hidden]     f32 or bf16, as stored
+//   wk    [head_dim, hidden]  f32, bf16 or quantized
+//   w     [heads, hidden]     as stored: f32, bf16 or quantized; where gate_weight = fp8 and it is stored
+//                             in no codes, e4m3 blocks (made by plan)
 //   k     [tokens, head_dim]  activation   gate [tokens, heads] f32; two tensors, never one of mixed meaning
 //
-// Rounding   as linear.
+// Rounding   k: indexer_wk = fp32: wk at its exact value; bf16: bf16(wk), code * scale too; fp8: the fp8
+//            linear (wk must be quantized). round() is to the activation's type.
+//            gate: w at its exact value, code * scale too; gate_weight = fp8: the fp8 linear with an f32
+//            output.
+//            (activation_quant is of other operations: here these two knobs say what is quantized.)
+//            Sums as in linear, and the fp8 linear is linear's.
 // NaN        stays in its row. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  (hidden / 16 + 8) * 2^-24 * sum |x||w| + hidden * 2^-149, before the gate's rounding to bf16.
+// Tolerance  judge() in indexer_projection_audit.h: that of linear, of the same operands; gate = bf16 adds a
+//            bf16 step where the two sides round apart.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Indexer; SGLang #23856, #26494; vLLM #38684, #38870.
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/ops/linear/linear.h"
 
 namespace fulgurite::indexer_projection {
 
@@ -28,6 +36,7 @@ struct Problem {
   int64_t heads = 0;
   MatrixFormat wk;
   MatrixFormat gate_weight;
+  int64_t largest_batch = 0;  // tokens that one call may bring
 };
 
 struct Args {
@@ -42,7 +51,16 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
 
+// Each output as a linear: what one is where its knob says fp8, and whose bound it has otherwise. The gate's
+// rounding by the knob gate comes after.
+linear::Problem key_linear(const Problem& problem);
+linear::Problem gate_linear(const Problem& problem);
+// How wk is read where k is not an fp8 linear. (The gate's weight is read at its exact value.)
+WeightReading key_reading(const Problem& problem);
+
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;      // fp32 operands, any activation type; neither output by the fp8 linear
+extern const Implementation kCpuBf16;  // one pass: bf16 operands met by wk and gate together
+extern const Implementation kCpuFp8;   // two linears: one is an fp8 linear, or the gate's weight is not bf16
 
 }  // namespace fulgurite::indexer_projection

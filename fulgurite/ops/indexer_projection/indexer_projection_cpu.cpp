@@ -1,30 +1,77 @@
-// Two products over the same rows of x, which stay in the cache between them.
+// fp32 operands: two products over the same rows of x, widened once, which stay in the cache between them.
+
+#include <algorithm>
 
 #include "fulgurite/cpu/matmul.h"
+#include "fulgurite/cpu/rows.h"
+#include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
 
 namespace fulgurite::indexer_projection {
 namespace {
 
-Support supports(const Problem& problem) { return kReference.supports(problem); }
+constexpr int64_t kChunk = 256;  // tokens: bounds the workspace
+
+Support takes_reading(const Problem& problem) {
+  if (key_reading(problem) == WeightReading::kExact || problem.wk.form == MatrixForm::kBF16)
+    return std::nullopt;
+  return Refusal{"wk in " + describe(problem.wk) + " read as bf16, reads weights at their exact values"};
+}
+
+Support supports(const Problem& problem) {
+  const Numerics& n = problem.setting.numerics;
+  return first_refusal({takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
+                        takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
+                        takes_reading(problem)});
+}
+
+struct Scratch {
+  float* x;        // [chunk, hidden]: rows of bf16, widened
+  float* k;        // [chunk, head_dim]
+  float* decoded;  // of each thread, matmul_scratch(hidden)
+};
+
+int64_t chunk_of(const Problem& problem) { return std::clamp<int64_t>(problem.largest_batch, 1, kChunk); }
+
+Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
+  const int64_t chunk = chunk_of(problem);
+  return {cutter.take<float>(chunk * problem.hidden), cutter.take<float>(chunk * problem.head_dim),
+          cutter.take<float>(threads * cpu::matmul_scratch(problem.hidden))};
+}
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
-  return threads * cpu::matmul_scratch(problem.hidden) * static_cast<int64_t>(sizeof(float));
+  cpu::Cutter cutter(nullptr);
+  cut_scratch(problem, threads, cutter);
+  return cutter.bytes();
+}
+
+// The tokens of one chunk.
+void project(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {
+  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  const cpu::Rows x = cpu::fp32_rows(kernels, args.x, scratch.x);
+  cpu::matmul(kernels, lane, {x, args.wk, 0, problem.head_dim, scratch.k, problem.head_dim}, scratch.decoded);
+  cpu::matmul(kernels, lane, {x, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0]},
+              scratch.decoded);
+  const bool rounds_gate = problem.setting.numerics.gate == Gate::kBf16;
+  for (int64_t t = 0; t < x.count; ++t) {
+    cpu::write_floats(kernels, scratch.k + t * problem.head_dim, 0, problem.head_dim, args.k[t]);
+    for (int64_t h = 0; h < (rounds_gate ? problem.heads : 0); ++h)
+      args.gate(t, h) = round_to_bf16(args.gate(t, h));
+  }
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  const View<const float, 2> x = args.x.as<float>();
-  const View<float, 2> k = args.k.as<float>();
-  const cpu::Rows rows{x.data, x.stride[0], x.extent[0]};
-  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
-  auto* const scratch = reinterpret_cast<float*>(lane.workspace.data());
-  cpu::matmul(kernels, lane, {rows, args.wk, 0, problem.head_dim, k.data, k.stride[0]}, scratch);
-  cpu::matmul(kernels, lane, {rows, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0]},
-              scratch);
-  if (problem.setting.numerics.gate == Gate::kFp32) return;
-  for (int64_t t = 0; t < x.extent[0]; ++t)
-    for (int64_t h = 0; h < problem.heads; ++h) args.gate(t, h) = round_to_bf16(args.gate(t, h));
+  cpu::Cutter cutter(lane.workspace.data());
+  const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
+  const int64_t tokens = args.x.extent[0], chunk = chunk_of(problem);
+  for (int64_t t = 0; t < tokens; t += chunk) {
+    const int64_t count = std::min(chunk, tokens - t);
+    project(problem,
+            {args.x.slice(0, t, count), args.wk, args.gate_weight, args.k.slice(0, t, count),
+             args.gate.slice(0, t, count)},
+            lane, scratch);
+  }
 }
 
 }  // namespace

@@ -1,34 +1,53 @@
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
 
 namespace fulgurite::indexer_projection {
 namespace {
 
-Support supports(const Problem& problem) {
-  const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32}), takes(numerics.indexer_wk, {IndexerWk::kFp32}),
-       takes(numerics.gate, {Gate::kFp32, Gate::kBf16}), takes(numerics.gate_weight, {GateWeight::kStored}),
-       takes(numerics.mma, {Mma::kExact})});
+Support takes_weight(const char* what, bool fp8, const MatrixFormat& weight) {
+  if (fp8 && !has_scales(weight))
+    return Refusal{what + (" in " + describe(weight)) + ", the fp8 linear takes a quantized weight"};
+  return std::nullopt;
 }
 
-float dot(View<const float, 1> x, const PreparedMatrix& weight, int64_t row) {
+Support supports(const Problem& problem) {
+  const Numerics& n = problem.setting.numerics;
+  return first_refusal({linear::kReference.supports(key_linear(problem)),
+                        linear::kReference.supports(gate_linear(problem)),
+                        takes_weight("wk", n.indexer_wk == IndexerWk::kFp8, problem.wk),
+                        takes_weight("gate weight", n.gate_weight == GateWeight::kFp8, problem.gate_weight)});
+}
+
+float dot(const ConstTensor<1>& x, const PreparedMatrix& weight, WeightReading reading, int64_t row) {
   double sum = 0.0;
-  for (int64_t i = 0; i < weight.in; ++i) sum += static_cast<double>(x(i)) * exact_element(weight, row, i);
+  for (int64_t i = 0; i < weight.in; ++i)
+    sum += static_cast<double>(load(x, i)) * element(weight, reading, row, i);
   return static_cast<float>(sum);
+}
+
+void compute_keys(const Problem& problem, const Args& args) {
+  if (problem.setting.numerics.indexer_wk == IndexerWk::kFp8)
+    return linear::kReference.run(key_linear(problem), {args.x, args.wk, args.k}, {});
+  for (int64_t t = 0; t < args.x.extent[0]; ++t)
+    for (int64_t d = 0; d < problem.head_dim; ++d)
+      store(args.k, dot(args.x[t], *args.wk, key_reading(problem), d), t, d);
+}
+
+void compute_gate(const Problem& problem, const Args& args) {
+  if (problem.setting.numerics.gate_weight == GateWeight::kFp8)
+    return linear::kReference.run(gate_linear(problem), {args.x, args.gate_weight, args.gate}, {});
+  for (int64_t t = 0; t < args.x.extent[0]; ++t)
+    for (int64_t h = 0; h < problem.heads; ++h)
+      args.gate(t, h) = dot(args.x[t], *args.gate_weight, WeightReading::kExact, h);
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 2> x = args.x.as<float>();
-  const View<float, 2> k = args.k.as<float>();
-  const bool rounds_gate = problem.setting.numerics.gate == Gate::kBf16;
-  for (int64_t t = 0; t < x.extent[0]; ++t) {
-    for (int64_t d = 0; d < problem.head_dim; ++d) k(t, d) = dot(x[t], *args.wk, d);
-    for (int64_t h = 0; h < problem.heads; ++h) {
-      const float sum = dot(x[t], *args.gate_weight, h);
-      args.gate(t, h) = rounds_gate ? round_to_bf16(sum) : sum;
-    }
-  }
+  compute_keys(problem, args);
+  compute_gate(problem, args);
+  if (problem.setting.numerics.gate == Gate::kFp32) return;
+  for (int64_t t = 0; t < args.x.extent[0]; ++t)
+    for (int64_t h = 0; h < problem.heads; ++h) args.gate(t, h) = round_to_bf16(args.gate(t, h));
 }
 
 }  // namespace

@@ -6,17 +6,23 @@
 
 namespace fulgurite::latent_prepare {
 
+LatentRow row_of(const Problem& problem) {
+  return {problem.setting.numerics.latent_cache, problem.latent, problem.rope};
+}
+
 void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(problem.rope % 2 == 0, "latent_prepare: {} dimensions have no pairs", problem.rope);
-  const int64_t tokens = args.kv.extent[0], width = problem.latent + problem.rope;
+  FULGURITE_ASSERT(args.cache.row == row_of(problem),
+                   "latent_prepare: the cache is not the one that was planned");
+  const int64_t tokens = args.kv.extent[0];
   const int64_t positions = args.table.cosine.extent[0];
   const Check clause("latent_prepare");
-  clause.tensor("kv", args.kv, {tokens, width})
+  clause.tensor("kv", args.kv, {tokens, problem.latent + problem.rope})
       .tensor("weight", args.weight, {problem.latent})
       .tensor("places", args.places, {tokens})
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
-      .tensor("cache", args.cache, {problem.sequences, problem.context, width});
+      .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()});
   for (int64_t t = 0; t < tokens; ++t)
     clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
         .range("position", args.places(t).position, 0, std::min(problem.context, positions) - 1);

@@ -1,29 +1,80 @@
-#include "fulgurite/core/rounding.h"
+#include <cstring>
+#include <vector>
+
+#include "fulgurite/core/element.h"
+#include "fulgurite/core/quantize.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 #include "fulgurite/ops/norm/norm.h"
 
 namespace fulgurite::latent_prepare {
 namespace {
 
+norm::Problem norm_of(const Problem& problem) { return {problem.setting, problem.latent, problem.eps}; }
+
 Support supports(const Problem& problem) {
-  const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt),
-                        takes(numerics.latent_cache, {LatentCache::kFp32})});
+  return first_refusal({norm::kReference.supports(norm_of(problem)),
+                        takes(problem.setting.numerics.latent_cache,
+                              {LatentCache::kFp32, LatentCache::kBf16, LatentCache::kFp8})});
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+// The token's latent, normed and rounded to the activation's type.
+std::vector<float> normed_latent(const Problem& problem, const Args& args, int64_t t) {
+  std::vector<float> bytes(static_cast<size_t>(problem.latent));
+  Tensor<2> out = View<float, 2>(bytes.data(), {1, problem.latent});
+  out.dtype = args.kv.dtype;
+  norm::Args norm_args;
+  norm_args.x = args.kv.slice(0, t, 1).slice(1, 0, problem.latent);
+  norm_args.weight = args.weight;
+  norm_args.out = out;
+  norm::kReference.run(norm_of(problem), norm_args, {});
+  std::vector<float> latent;
+  for (int64_t i = 0; i < problem.latent; ++i) latent.push_back(load(out, int64_t{0}, i));
+  return latent;
+}
+
+// Its last dimensions, rotated and rounded to the activation's type.
+std::vector<float> rotated_part(const Problem& problem, const Args& args, int64_t t) {
+  std::vector<float> part;
+  for (int64_t i = 0; i < problem.rope; ++i) part.push_back(load(args.kv, t, problem.latent + i));
+  const int64_t p = args.places(t).position;
+  rotary::rotate(rotary::Layout::kInterleaved, args.table.cosine[p].data, args.table.sine[p].data,
+                 problem.rope, part.data());
+  for (float& value : part) value = round_to(args.kv.dtype, value);
+  return part;
+}
+
+// fp32 or bf16 values at `at`.
+void write(LatentCache form, const std::vector<float>& values, std::byte* at) {
+  for (const float value : values) {
+    const bf16 narrow = to_bf16(value);
+    if (form == LatentCache::kFp32)
+      std::memcpy(at, &value, sizeof value);
+    else
+      std::memcpy(at, &narrow, sizeof narrow);
+    at += form == LatentCache::kFp32 ? sizeof value : sizeof narrow;
+  }
+}
+
+void write_quantized(const LatentRow& form, const std::vector<float>& latent, std::byte* row) {
+  for (int64_t group = 0; group < form.groups(); ++group) {
+    const int64_t first = group * LatentRow::kGroup, count = std::min(LatentRow::kGroup, form.latent - first);
+    const std::span<const float> values(latent.data() + first, static_cast<size_t>(count));
+    const float scale = quantize_e4m3(values, ScaleRounding::kPow2, reinterpret_cast<e4m3*>(row + first));
+    std::memcpy(row + form.scales_offset() + group * 4, &scale, sizeof scale);
+  }
+}
+
+void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 2> kv = args.kv.as<float>();
-  const norm::Problem norm_problem{problem.setting, problem.latent, problem.eps};
-  for (int64_t t = 0; t < kv.extent[0]; ++t) {
-    const TokenPlace place = args.places(t);
-    const View<float, 2> row = args.cache.as<float>()[place.sequence].slice(0, place.position, 1);
-    const View<const float, 2> latent = kv.slice(0, t, 1).slice(1, 0, problem.latent);
-    norm::kReference.run(norm_problem, {latent, {}, {}, args.weight, {}, row.slice(1, 0, problem.latent)},
-                         lane);
-    for (int64_t i = problem.latent; i < kv.extent[1]; ++i) row(0, i) = kv(t, i);
-    rotary::rotate(rotary::Layout::kInterleaved, args.table.cosine[place.position].data,
-                   args.table.sine[place.position].data, problem.rope, row.data + problem.latent);
+  const LatentRow form = args.cache.row;
+  for (int64_t t = 0; t < args.kv.extent[0]; ++t) {
+    std::byte* const row = args.cache.rows[args.places(t).sequence][args.places(t).position].data;
+    const std::vector<float> latent = normed_latent(problem, args, t);
+    if (form.form == LatentCache::kFp8)
+      write_quantized(form, latent, row);
+    else
+      write(form.form, latent, row);
+    write(form.form, rotated_part(problem, args, t), row + form.rope_offset());
   }
 }
 

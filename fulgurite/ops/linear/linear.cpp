@@ -1,16 +1,30 @@
 #include "fulgurite/ops/linear/linear.h"
 
+#include <algorithm>
+
 #include "fulgurite/core/check.h"
+#include "fulgurite/core/quantize.h"
 
 namespace fulgurite::linear {
+namespace {
 
-Support sums_of_exact_weights(const Problem& problem) {
-  const Numerics& n = problem.setting.numerics;
-  Support quantization;
-  if (problem.weight.form == MatrixForm::kE4M3Blocks)
-    quantization = takes(n.activation_quant, {ActivationQuant::kNone});
-  return first_refusal({takes(n.activation, {Activation::kFp32}), takes(n.mma, {Mma::kExact}), quantization});
+DType activation_type(const Problem& problem) {
+  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
 }
+
+}  // namespace
+
+bool quantizes(const Problem& problem) {
+  return has_scales(problem.weight) && problem.setting.numerics.activation_quant == ActivationQuant::kE4m3;
+}
+
+WeightReading reading_of(const Problem& problem) {
+  const bool exact =
+      problem.setting.numerics.activation == Activation::kFp32 || problem.output == Output::kF32;
+  return exact ? WeightReading::kExact : WeightReading::kBf16;
+}
+
+int64_t group_columns(const MatrixFormat& weight) { return std::min(kActivationGroup, weight.block.columns); }
 
 void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.x.extent[0];
@@ -18,6 +32,10 @@ void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(args.weight != nullptr && args.weight->out == problem.out &&
                        args.weight->in == problem.in && format_of(*args.weight) == problem.weight,
                    "linear: the weight is not the one that was planned");
+  const DType type = activation_type(problem);
+  FULGURITE_ASSERT(args.x.dtype == type, "linear: x is {}, planned was {}", name(args.x.dtype), name(type));
+  FULGURITE_ASSERT(args.y.dtype == (problem.output == Output::kF32 ? DType::kF32 : type), "linear: y is {}",
+                   name(args.y.dtype));
 }
 
 }  // namespace fulgurite::linear

@@ -19,9 +19,8 @@
 //            does nothing.
 // NaN        a NaN in a row makes that row NaN. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  sum: 0. out: 8 * 2^-24 * |out| + (1 + |weight|) * 2^-149, for a double sum in another order: one
-//            fp32 step in the mean moves r by at most 4 * 2^-24 of itself, and each product adds a rounding
-//            on both sides. An fp32 sum of squares adds width / 32 to the 8.
+// Tolerance  sum: 0. out: what the means give that a double sum in another order may have, within
+//            (2 width + 4) * 2^-53: nearly always the one, and then 0, else two neighbours in fp32.
 // Source     DeepSeek-V3.2-Exp inference/model.py, RMSNorm; docs/numerics.md.
 
 #include "fulgurite/core/any_view.h"

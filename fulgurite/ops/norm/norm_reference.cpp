@@ -1,3 +1,4 @@
+#include "fulgurite/core/element.h"
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/ops/norm/norm.h"
 
@@ -6,30 +7,35 @@ namespace {
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes_rsqrt(numerics.rsqrt)});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(numerics.norm_input, {NormInput::kUnrounded, NormInput::kRounded}),
+                        takes_rsqrt(problem.setting)});
 }
 
 float residual(const Args& args, int64_t t, int64_t i) {
   if (args.replaced) return args.replaced(t, i);
-  const float x = args.x.as<float>()(t, i);
-  return args.added ? x + args.added.as<float>()(t, i) : x;
+  return args.added ? load(args.x, t, i) + load(args.added, t, i) : load(args.x, t, i);
+}
+
+// What the norm reads of it.
+float normed(const Problem& problem, const Args& args, float s) {
+  return problem.setting.numerics.norm_input == NormInput::kRounded ? round_to(args.out.dtype, s) : s;
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<float, 2> out = args.out.as<float>();
-  for (int64_t t = 0; t < out.extent[0]; ++t) {
+  for (int64_t t = 0; t < args.out.extent[0]; ++t) {
     double squares = 0.0;
     for (int64_t i = 0; i < problem.width; ++i) {
-      const double s = residual(args, t, i);
+      const double s = normed(problem, args, residual(args, t, i));
       squares += s * s;
     }
     const float mean = static_cast<float>(squares / static_cast<double>(problem.width));
-    const float r = reciprocal_sqrt(mean + problem.eps, problem.setting.numerics.rsqrt);
+    const float r = reciprocal_sqrt(mean + problem.eps, problem.setting.numerics);
     for (int64_t i = 0; i < problem.width; ++i) {
       const float s = residual(args, t, i);
-      if (args.sum) args.sum.as<float>()(t, i) = s;
-      out(t, i) = args.weight(i) * (s * r);
+      if (args.sum) store(args.sum, s, t, i);
+      store(args.out, args.weight(i) * (normed(problem, args, s) * r), t, i);
     }
   }
 }

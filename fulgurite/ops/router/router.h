@@ -14,15 +14,17 @@
 //   expert_ids      [tokens, experts_per_token]  i32
 //   expert_weights  [tokens, experts_per_token]  f32, in the order of the ids
 //
-// Rounding   l is one sum (reference: double, ascending, rounded to fp32 once); s = fp32(1 /
-//            (1 + exp(-l))) in double; the rest fp32 as written.
+// Rounding   l is one sum of x * W, both at their stored values (reference: double, ascending, rounded to
+//            fp32 once); s = fp32(1 / (1 + exp(-l))) in double; the rest fp32 as written.
 // Ties       to the lower group, to the lower expert. NaN ranks below everything.
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  l: d = (hidden / 16 + 8) * 2^-24 * sum |x||W|; s and z: d / 4 + 2^-24 (1 + |bias|); a choice may
-//            differ only where z (groups: the sum of two) at the cut differ by less than twice that; of equal
-//            choices, weights: (max over the chosen of d (1 - s), twice, + (experts_per_token + 4) * 2^-24) *
-//            weight; sigmoid' = s (1 - s). Given l, all is exact.
+// Tolerance  audit in router_audit.h. u = 2^-24, M = sum |x||W|; l: d = (hidden / 16 + 8) u M + hidden *
+//            2^-149; bf16 operands: d = (hidden + 2) u M + 2^-126 sum (1 + |x| + |W|) (denormals may be
+//            flushed). An expert or a group may be chosen otherwise only where z within that error leaves its
+//            rank in doubt. Weights of the chosen: within what s(l - d) and s(l + d) span, +
+//            (experts_per_token + 4) u. Given l, all is exact. A token whose M is beyond half of fp32's range
+//            is not judged.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Gate.forward; arXiv:2412.19437, 2.1.2.
 
 #include "fulgurite/core/any_view.h"
@@ -55,6 +57,7 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;      // fp32 operands, any activation type
+extern const Implementation kCpuBf16;  // bf16 operands (a bf16 activation and weight)
 
 }  // namespace fulgurite::router

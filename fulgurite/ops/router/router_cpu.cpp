@@ -1,25 +1,20 @@
-// The logits of a few dozen tokens at a time, split over the experts; then the choice, split over the tokens.
+// The logits of a few dozen tokens at a time, split over the experts, in fp32 or from bf16 pairs; then the
+// choice, split over the tokens.
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
+#include "fulgurite/cpu/bf16_matmul.h"
 #include "fulgurite/cpu/matmul.h"
-#include "fulgurite/cpu/parallel_for.h"
-#include "fulgurite/cpu/workspace.h"
+#include "fulgurite/cpu/rows.h"
 #include "fulgurite/ops/router/router.h"
 
 namespace fulgurite::router {
 namespace {
 
-constexpr int64_t kChunk = 64;  // tokens
-
-Support supports(const Problem& problem) {
-  const Numerics& numerics = problem.setting.numerics;
-  if (problem.weight.form == MatrixForm::kE4M3Blocks)
-    return Refusal{"weight = " + describe(problem.weight) + ", takes f32 or bf16"};
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes(numerics.mma, {Mma::kExact})});
-}
+constexpr int64_t kChunk = 64;             // tokens
+constexpr int64_t kWorthSplitting = 1024;  // choices, each with an exp
 
 // What the choice of one token works in.
 struct Choice {
@@ -42,21 +37,36 @@ int64_t choice_bytes(const Problem& problem) {
   return cutter.bytes();
 }
 
+enum class Operands { kFp32, kBf16 };  // of the row's products
+
 struct Scratch {
-  float* logits;       // [kChunk, experts]
-  float* decoded;      // of each thread
-  std::byte* choices;  // of each thread
+  float* logits;         // [kChunk, experts]
+  float* widened;        // kFp32: [kChunk, hidden] of bf16 rows
+  float* decoded;        // kFp32: of each thread
+  cpu::OperandMemory x;  // kBf16
+  cpu::SumTiles tiles;   // kBf16
+  std::byte* choices;    // of each thread
 };
 
-Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
-  return {cutter.take<float>(kChunk * problem.experts),
-          cutter.take<float>(threads * cpu::matmul_scratch(problem.hidden)),
-          cutter.take<std::byte>(threads * choice_bytes(problem))};
+Scratch cut_scratch(const Problem& problem, Operands operands, int threads, cpu::Cutter& cutter) {
+  Scratch scratch{};
+  scratch.logits = cutter.take<float>(kChunk * problem.experts);
+  if (operands == Operands::kBf16) {
+    scratch.x = cpu::cut_operand_memory(cutter, kChunk, problem.hidden);
+    scratch.tiles = cpu::cut_sum_tiles(cutter, threads, kChunk);
+  } else {
+    const bool widens = problem.setting.numerics.activation == Activation::kBf16;
+    scratch.widened = cutter.take<float>(widens ? kChunk * problem.hidden : 0);
+    scratch.decoded = cutter.take<float>(threads * cpu::matmul_scratch(problem.hidden));
+  }
+  scratch.choices = cutter.take<std::byte>(threads * choice_bytes(problem));
+  return scratch;
 }
 
+template <Operands operands>
 int64_t workspace_bytes(const Problem& problem, int threads) {
   cpu::Cutter cutter(nullptr);
-  cut_scratch(problem, threads, cutter);
+  cut_scratch(problem, operands, threads, cutter);
   return cutter.bytes();
 }
 
@@ -119,29 +129,67 @@ void write_choice(const Problem& problem, const Args& args, int64_t t, const Cho
   }
 }
 
+void multiply_fp32(const Problem& problem, const Args& args, const Scratch& scratch, const Lane& lane) {
+  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  const cpu::Rows rows = cpu::fp32_rows(kernels, args.x, scratch.widened);
+  cpu::matmul(kernels, cpu::lane_worth(lane, rows.count, problem.experts, problem.hidden),
+              {rows, args.weight, 0, problem.experts, scratch.logits, problem.experts}, scratch.decoded);
+}
+
+void multiply_bf16(const Problem& problem, const Args& args, const Scratch& scratch, const Lane& lane) {
+  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  const int64_t tokens = args.x.extent[0], stride = cpu::tile_lanes(tokens);
+  const cpu::OperandRows x = cpu::copy_rows({args.x, tokens}, scratch.x);
+  cpu::share_tiles(lane, tokens, problem.experts, problem.hidden, [&](cpu::RowRange rows, int thread) {
+    const cpu::SumTile tile = scratch.tiles[thread];
+    cpu::bf16_sums(kernels, x, *args.weight, rows, tile);
+    for (int64_t t = 0; t < tokens; ++t)
+      std::copy_n(tile.sums + t * stride, rows.count, scratch.logits + t * problem.experts + rows.first);
+  });
+}
+
+void choose_all(const Problem& problem, const Args& args, const Scratch& scratch, const Lane& lane) {
+  const int64_t tokens = args.x.extent[0];
+  const Lane split = tokens * problem.experts >= kWorthSplitting ? lane : Lane{};
+  cpu::parallel_for(split, tokens, [&](int64_t begin, int64_t end, int thread) {
+    cpu::Cutter own(scratch.choices + thread * choice_bytes(problem));
+    const Choice choice = cut_choice(problem, own);
+    for (int64_t t = begin; t < end; ++t) {
+      choose(problem, args, scratch.logits + t * problem.experts, choice);
+      write_choice(problem, args, t, choice);
+    }
+  });
+}
+
+template <Operands operands>
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   cpu::Cutter cutter(lane.workspace.data());
-  const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
-  const View<const float, 2> x = args.x.as<float>();
-  for (int64_t first = 0; first < x.extent[0]; first += kChunk) {
-    const int64_t count = std::min(kChunk, x.extent[0] - first);
-    const cpu::Rows rows{x.data + first * x.stride[0], x.stride[0], count};
-    cpu::matmul(cpu::kernels(problem.setting.target.isa), lane,
-                {rows, args.weight, 0, problem.experts, scratch.logits, problem.experts}, scratch.decoded);
-    cpu::parallel_for(lane, count, [&](int64_t begin, int64_t end, int thread) {
-      cpu::Cutter own(scratch.choices + thread * choice_bytes(problem));
-      const Choice choice = cut_choice(problem, own);
-      for (int64_t i = begin; i < end; ++i) {
-        choose(problem, args, scratch.logits + i * problem.experts, choice);
-        write_choice(problem, args, first + i, choice);
-      }
-    });
+  const Scratch scratch = cut_scratch(problem, operands, lane.threads, cutter);
+  for (int64_t first = 0; first < args.x.extent[0]; first += kChunk) {
+    const int64_t count = std::min(kChunk, args.x.extent[0] - first);
+    Args chunk = args;
+    chunk.x = args.x.slice(0, first, count);
+    chunk.expert_ids = args.expert_ids.slice(0, first, count);
+    chunk.expert_weights = args.expert_weights.slice(0, first, count);
+    (operands == Operands::kBf16 ? multiply_bf16 : multiply_fp32)(problem, chunk, scratch, lane);
+    choose_all(problem, chunk, scratch, lane);
   }
+}
+
+Support takes_fp32_operands(const Problem& problem) { return kReference.supports(problem); }
+
+Support takes_bf16_operands(const Problem& problem) {
+  if (problem.weight.form != MatrixForm::kBF16)
+    return Refusal{"weight = " + describe(problem.weight) + ", takes bf16"};
+  return first_refusal({takes(problem.setting.numerics.activation, {Activation::kBf16}),
+                        takes(problem.setting.numerics.mma, {Mma::kExact})});
 }
 
 }  // namespace
 
-const Implementation kCpu{"cpu", supports, workspace_bytes, run};
+const Implementation kCpu{"cpu", takes_fp32_operands, workspace_bytes<Operands::kFp32>, run<Operands::kFp32>};
+const Implementation kCpuBf16{"cpu_bf16", takes_bf16_operands, workspace_bytes<Operands::kBf16>,
+                              run<Operands::kBf16>};
 
 }  // namespace fulgurite::router

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/router/router.h"
 
 namespace fulgurite::router {
@@ -13,16 +14,16 @@ using Ids = std::vector<int32_t>;
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  if (problem.weight.form == MatrixForm::kE4M3Blocks)
+  if (has_scales(problem.weight))
     return Refusal{"weight = " + describe(problem.weight) + ", takes f32 or bf16"};
-  return first_refusal({takes(numerics.activation, {Activation::kFp32}), takes(numerics.mma, {Mma::kExact})});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(numerics.mma, {Mma::kExact})});
 }
 
 float logit(const Args& args, int64_t t, int64_t expert) {
-  const View<const float, 1> x = args.x.as<float>()[t];
   double sum = 0.0;
-  for (int64_t i = 0; i < x.extent[0]; ++i)
-    sum += static_cast<double>(x(i)) * exact_element(*args.weight, expert, i);
+  for (int64_t i = 0; i < args.x.extent[1]; ++i)
+    sum += static_cast<double>(load(args.x, t, i)) * exact_element(*args.weight, expert, i);
   return static_cast<float>(sum);
 }
 

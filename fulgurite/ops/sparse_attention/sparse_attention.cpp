@@ -32,13 +32,19 @@ int64_t selected_rows(View<const int32_t, 1> selected) {
   return count;
 }
 
+LatentRow row_of(const Problem& problem) {
+  return {problem.setting.numerics.latent_cache, problem.latent, problem.rope};
+}
+
 void check(const Problem& problem, const Args& args) {
   FULGURITE_ASSERT(problem.topk > 0, "sparse_attention: topk {}", problem.topk);
+  FULGURITE_ASSERT(args.cache.row == row_of(problem),
+                   "sparse_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
   const Check check("sparse_attention");
   check.tensor("q", args.q, {tokens, problem.heads, problem.latent})
       .tensor("q_rope", args.q_rope, {tokens, problem.heads, problem.rope})
-      .tensor("cache", args.cache, {problem.sequences, problem.context, problem.latent + problem.rope})
+      .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, {tokens, problem.heads, problem.latent});

@@ -7,27 +7,41 @@
 //
 //   q         [tokens, heads, latent]              activation   the absorbed query; token, head strides free
 //   q_rope    [tokens, heads, rope]                activation   rotated; token and head strides free
-//   cache     [sequences, context, latent + rope]  f32 (latent_cache = fp32)
+//   cache     [sequences, context] of LatentRow    as latent_cache says; row_j are its values (latent_value,
+//                                                  rope_value); fp8: scales are powers of two
 //   selected  [tokens, topk]                       i32          ascending positions <= position(t), at least
 //                                                               one, then -1
 //   places    [tokens]                             position < context
 //   out       [tokens, heads, latent]              activation   every element written
 //
 // Rounding   score: one sum over latent, then rope (reference: double, ascending, rounded to fp32 once),
-//            times scale in fp32; softmax_tile = none: p = exp(score - max) in fp32, their sum and the
-//            weighted sum over j ascending (reference: double, rounded once), divided once at the end.
+//            times scale in fp32; qk_operands = bf16: of bf16(q) and bf16(row).
+//            Softmax over tiles of softmax_tile consecutive list entries (none: one tile), from m =
+//            -infinity, l = 0, O = 0. running: m' = max(m, tile max), alpha = exp(m - m') (0 for the first
+//            tile), e_j = exp(s_j - m'), l = fma(l, alpha, sum e_j), O = O * alpha + sum_j p_j row_j.
+//            independent: each tile with its own max, sum and O; tiles are then merged in order, m' = max(m,
+//            max_i): l = fma(l, exp(m - m'), l_i * exp(max_i - m')), O = O * exp(m - m') + O_i * exp(max_i -
+//            m'). p_j = e_j, or bf16(e_j) (softmax_p = bf16); softmax_denominator = rounded sums p_j, else
+//            e_j. exp is the double function rounded to fp32; sums over j in the reference double, ascending,
+//            rounded to fp32 once a tile; out = round(O / l), round() to the activation's type.
+//            -infinity among the scores weighs nothing; where all of a head's are, the head is NaN.
 // NaN        a NaN or +infinity among the scores of a head makes that head of that token NaN; so does a
 //            NaN in q, q_rope or a selected row.
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
-// Tolerance  u = 2^-24, S = scale * max_j sum |q||row|, d = ((latent + rope) / 16 + 12) u S is the error of
-//            score - max: (exp(2d) - 1 + (topk + topk / 16 + 28) u) * sum_j p |row_j[c]|, p summing to one
-//            (score errors move p twice: in itself and in the denominator).
+// Tolerance  u = 2^-24. A score is within (latent + rope + 5) u scale * sum |q||row| of the exact one (fp32
+//            operands: (latent + rope) / 16 + 10), and so are the largest ones; what that makes of p, and of
+//            its rounding to bf16 where the two sides round apart, meets |row_j[c]| and the denominator; sums
+//            round once an entry and a few times a tile, exp is within 1.5 ulp; bf16 pairs take denormals as
+//            zeros; out's rounding adds a step of its type where the two sides round apart. A kernel with
+//            tiles of its own would have to add 2^-8 * sum_j p |row_j[c]|. sparse_attention_audit.cpp has it.
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward; arXiv:2512.02556, 2.1.
 
+#include <functional>
 #include <span>
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/token_place.h"
@@ -43,12 +57,13 @@ struct Problem {
   float scale = 0.0f;
   int64_t sequences = 0;
   int64_t context = 0;
+  int64_t largest_batch = 0;  // tokens that one call may bring
 };
 
 struct Args {
   ConstTensor<3> q;
   ConstTensor<3> q_rope;
-  ConstTensor<3> cache;
+  ConstLatentRows cache;
   View<const int32_t, 2> selected;
   View<const TokenPlace, 1> places;
   Tensor<3> out;
@@ -58,14 +73,19 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
 
+LatentRow row_of(const Problem& problem);  // of the cache
+
 // What expanded_attention shares: the clauses of `selected` and `places`, the number of entries before a
-// list's padding, and the reference's softmax, p[j] = exp(scores[j] - max) in place; returns their sum.
+// list's padding, and the reference's softmax and weighted sum, given the scores of one head:
+// out[c] = sum_j p_j value(j, c) / l, in fp32.
 void check_selected(const Check& check, View<const int32_t, 2> selected, View<const TokenPlace, 1> places,
                     int64_t sequences, int64_t context);
 int64_t selected_rows(View<const int32_t, 1> selected);
-float reference_softmax(std::span<float> scores);
+void reference_attend(const Numerics& numerics, std::span<const float> scores,
+                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;
+extern const Implementation kCpu;       // fp32 operands, one tile, activation fp32
+extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
 
 }  // namespace fulgurite::sparse_attention

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
+#include "fulgurite/core/cache_layout.h"
+#include "fulgurite/core/quantize.h"
 #include "fulgurite/core/random.h"
 #include "fulgurite/core/token_place.h"
 #include "fulgurite/core/view.h"
@@ -19,10 +22,15 @@ struct Case {
 };
 
 inline constexpr std::array kAwkwardCases{
-    Case{"no tokens", 0, 4, 32, 8, 8, 1, 20},       Case{"one of each", 1, 1, 1, 1, 1, 1, 1},
-    Case{"primes", 3, 7, 67, 13, 11, 2, 101},       Case{"one over a head group", 2, 5, 32, 16, 33, 1, 50},
-    Case{"no rope", 2, 3, 48, 0, 9, 1, 30},         Case{"topk beyond the context", 4, 4, 17, 2, 64, 2, 10},
+    Case{"no tokens", 0, 4, 32, 8, 8, 1, 20},
+    Case{"one of each", 1, 1, 1, 1, 1, 1, 1},
+    Case{"primes", 3, 7, 67, 13, 11, 2, 101},
+    Case{"one over a head group", 2, 5, 32, 16, 33, 1, 50},
+    Case{"no rope", 2, 3, 48, 0, 9, 1, 30},
+    Case{"topk beyond the context", 4, 4, 17, 2, 64, 2, 10},
     Case{"tiny model", 3, 8, 512, 64, 128, 2, 400},
+    Case{"one over a tile", 2, 17, 33, 7, 65, 1, 80},
+    Case{"one over a long tile", 1, 16, 16, 2, 129, 1, 129},
 };
 
 inline constexpr std::array kRealCases{
@@ -61,6 +69,27 @@ inline Selection make_selection(Random& random, int64_t tokens, int64_t topk, in
     selection.lists.insert(selection.lists.end(), rows.begin(), rows.end());
   }
   return selection;
+}
+
+// Writes `latent` values and then `rope` as a row of the cache, as latent_prepare does.
+inline void write_row(const LatentRow& form, const float* values, std::byte* row) {
+  const auto plain = [&](const float* from, int64_t count, std::byte* to) {
+    for (int64_t i = 0; i < count; ++i) {
+      const bf16 half = to_bf16(from[i]);
+      const void* const element =
+          form.form == LatentCache::kFp32 ? static_cast<const void*>(from + i) : &half;
+      std::memcpy(to + i * form.element_bytes(), element, static_cast<size_t>(form.element_bytes()));
+    }
+  };
+  plain(values + form.latent, form.rope, row + form.rope_offset());
+  if (form.form != LatentCache::kFp8) return plain(values, form.latent, row);
+  for (int64_t g = 0; g < form.groups(); ++g) {
+    const int64_t first = g * LatentRow::kGroup, count = std::min(LatentRow::kGroup, form.latent - first);
+    std::vector<float> group(static_cast<size_t>(count));  // latent_prepare quantizes the norm's bf16 output
+    for (int64_t i = 0; i < count; ++i) group[static_cast<size_t>(i)] = round_to_bf16(values[first + i]);
+    const float scale = quantize_e4m3(group, ScaleRounding::kPow2, reinterpret_cast<e4m3*>(row) + first);
+    std::memcpy(row + form.scales_offset() + g * 4, &scale, sizeof scale);
+  }
 }
 
 }  // namespace fulgurite::sparse_attention

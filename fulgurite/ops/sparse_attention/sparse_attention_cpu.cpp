@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kGroup = 4;  // heads; as many as the kernels' largest register tile has rows
 
+// With one tile and p in fp32, softmax_merge and softmax_denominator change nothing.
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal(
@@ -60,8 +61,10 @@ cpu::Rows gather_queries(const Problem& problem, const Args& args, const Group& 
 void attend(const Problem& problem, const Args& args, const Group& group, const Scratch& scratch) {
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
   const View<const int32_t, 1> selected = args.selected[group.t];
-  const View<const float, 2> cache = args.cache.as<float>()[args.places(group.t).sequence];
-  const cpu::Rows rows{cache.data, cache.stride[0], selected_rows(selected), selected.data};
+  const View<const std::byte, 2> cache = args.cache.rows[args.places(group.t).sequence];
+  constexpr int64_t kBytes = sizeof(float);
+  const cpu::Rows rows{reinterpret_cast<const float*>(cache.data), cache.stride[0] / kBytes,
+                       selected_rows(selected), selected.data};
   const cpu::Rows queries = gather_queries(problem, args, group, scratch.queries);
   kernels.dot_rows(queries, rows, problem.latent + problem.rope, scratch.scores, rows.count);
   for (int64_t j = 0; j < group.count * rows.count; ++j) scratch.scores[j] *= problem.scale;

@@ -2,76 +2,141 @@
 #include <limits>
 #include <vector>
 
+#include "fulgurite/core/element.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
 namespace fulgurite::sparse_attention {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal(
-      {takes(numerics.activation, {Activation::kFp32}), takes(numerics.mla, {Mla::kAbsorbed}),
-       takes(numerics.latent_cache, {LatentCache::kFp32}), takes(numerics.softmax_tile, {SoftmaxTile::kNone}),
-       takes(numerics.softmax_p, {SoftmaxP::kFp32}), takes(numerics.qk_operands, {QkOperands::kFp32}),
-       takes(numerics.mma, {Mma::kExact})});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+                        takes(numerics.mla, {Mla::kAbsorbed}), takes(numerics.mma, {Mma::kExact})});
 }
 
-// One head of one token.
-struct Head {
-  View<const float, 1> q;
-  View<const float, 1> q_rope;
-  View<const float, 2> cache;
-  View<const int32_t, 1> selected;
-  float scale;
-  View<float, 1> out;
+// --- the softmax and the weighted sum of one head ---
+
+float exponential(float x) { return static_cast<float>(std::exp(static_cast<double>(x))); }
+
+// exp(score - largest); -infinity weighs nothing, beside a largest of -infinity too.
+float weight(float score, float largest) { return score == -kInfinity ? 0.0f : exponential(score - largest); }
+
+// A list, or a part of it: its largest score, and sums of weights relative to that.
+struct Part {
+  float largest = -kInfinity;
+  float denominator = 0.0f;
+  std::vector<float> sums;
 };
 
-float score(const Head& head, View<const float, 1> row) {
-  const int64_t latent = head.q.extent[0];
-  double sum = 0.0;
-  for (int64_t c = 0; c < latent; ++c) sum += static_cast<double>(head.q(c)) * static_cast<double>(row(c));
-  for (int64_t r = 0; r < head.q_rope.extent[0]; ++r)
-    sum += static_cast<double>(head.q_rope(r)) * static_cast<double>(row(latent + r));
-  return static_cast<float>(sum) * head.scale;
+struct Head {
+  const Numerics& numerics;
+  std::span<const float> scores;
+  const std::function<float(int64_t j, int64_t c)>& value;
+  int64_t columns;
+};
+
+float largest_score(std::span<const float> scores) {
+  float largest = -kInfinity;
+  for (const float score : scores) largest = score > largest ? score : largest;
+  return largest;
 }
 
-void attend(const Head& head) {
-  const int64_t count = selected_rows(head.selected);
+// Entries [first, first + count) of the list, weighed against `largest`.
+Part weigh_tile(const Head& head, int64_t first, int64_t count, float largest) {
   std::vector<float> p(static_cast<size_t>(count));
-  for (int64_t j = 0; j < count; ++j) p[static_cast<size_t>(j)] = score(head, head.cache[head.selected(j)]);
-  const float sum = reference_softmax(p);
-  for (int64_t c = 0; c < head.out.extent[0]; ++c) {
-    double weighted = 0.0;
-    for (int64_t j = 0; j < count; ++j)
-      weighted += static_cast<double>(p[static_cast<size_t>(j)]) *
-                  static_cast<double>(head.cache(head.selected(j), c));
-    head.out(c) = static_cast<float>(weighted) / sum;
+  double denominator = 0.0;
+  for (int64_t j = 0; j < count; ++j) {
+    const float e = weight(head.scores[static_cast<size_t>(first + j)], largest);
+    float& rounded = p[static_cast<size_t>(j)];
+    rounded = head.numerics.softmax_p == SoftmaxP::kBf16 ? round_to_bf16(e) : e;
+    denominator += head.numerics.softmax_denominator == SoftmaxDenominator::kRounded ? rounded : e;
   }
+  Part tile{largest, static_cast<float>(denominator), {}};
+  for (int64_t c = 0; c < head.columns; ++c) {
+    double sum = 0.0;
+    for (int64_t j = 0; j < count; ++j)
+      sum += static_cast<double>(p[static_cast<size_t>(j)]) * static_cast<double>(head.value(first + j, c));
+    tile.sums.push_back(static_cast<float>(sum));
+  }
+  return tile;
+}
+
+// running: the tile was weighed against the new largest already, so that its own factor is 1.
+void merge(Part& all, const Part& tile) {
+  const float largest = tile.largest > all.largest ? tile.largest : all.largest;
+  const float before = weight(all.largest, largest);
+  const bool same = tile.largest == largest;
+  const float own = same ? 1.0f : weight(tile.largest, largest);
+  all.largest = largest;
+  all.denominator = std::fma(all.denominator, before, tile.denominator * own);
+  for (size_t c = 0; c < all.sums.size(); ++c) all.sums[c] = all.sums[c] * before + tile.sums[c] * own;
+}
+
+int64_t tile_keys(SoftmaxTile tile, int64_t count) {
+  return tile == SoftmaxTile::k64 ? 64 : tile == SoftmaxTile::k128 ? 128 : count;
+}
+
+// --- one token ---
+
+// The selected rows as attention reads them: [count][latent + rope].
+std::vector<float> selected_values(const Problem& problem, const Args& args, int64_t t) {
+  const View<const std::byte, 2> rows = args.cache.rows[args.places(t).sequence];
+  std::vector<float> values;
+  for (int64_t j = 0; j < selected_rows(args.selected[t]); ++j) {
+    const std::byte* const row = rows[args.selected(t, j)].data;
+    for (int64_t c = 0; c < problem.latent; ++c) values.push_back(args.cache.row.latent_value(row, c));
+    for (int64_t r = 0; r < problem.rope; ++r) values.push_back(args.cache.row.rope_value(row, r));
+  }
+  return values;
+}
+
+std::vector<float> scores_of(const Problem& problem, const Args& args, int64_t t, int64_t h,
+                             std::span<const float> values) {
+  const bool narrow = problem.setting.numerics.qk_operands == QkOperands::kBf16;
+  const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
+  const int64_t width = problem.latent + problem.rope;
+  std::vector<float> scores;
+  for (auto row = values.begin(); row != values.end(); row += width) {
+    double sum = 0.0;
+    for (int64_t c = 0; c < problem.latent; ++c) sum += operand(load(args.q, t, h, c)) * operand(row[c]);
+    for (int64_t r = 0; r < problem.rope; ++r)
+      sum += operand(load(args.q_rope, t, h, r)) * operand(row[problem.latent + r]);
+    scores.push_back(static_cast<float>(sum) * problem.scale);
+  }
+  return scores;
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const View<const float, 3> q = args.q.as<float>();
-  const View<const float, 3> q_rope = args.q_rope.as<float>();
-  const View<const float, 3> cache = args.cache.as<float>();
-  const View<float, 3> out = args.out.as<float>();
-  for (int64_t t = 0; t < q.extent[0]; ++t)
-    for (int64_t h = 0; h < problem.heads; ++h)
-      attend({q[t][h], q_rope[t][h], cache[args.places(t).sequence], args.selected[t], problem.scale,
-              out[t][h]});
+  const int64_t width = problem.latent + problem.rope;
+  std::vector<float> out(static_cast<size_t>(problem.latent));
+  for (int64_t t = 0; t < args.q.extent[0]; ++t) {
+    const std::vector<float> values = selected_values(problem, args, t);
+    const auto value = [&](int64_t j, int64_t c) { return values[static_cast<size_t>(j * width + c)]; };
+    for (int64_t h = 0; h < problem.heads; ++h) {
+      reference_attend(problem.setting.numerics, scores_of(problem, args, t, h, values), value, out);
+      for (int64_t c = 0; c < problem.latent; ++c) store(args.out, out[static_cast<size_t>(c)], t, h, c);
+    }
+  }
 }
 
 }  // namespace
 
-float reference_softmax(std::span<float> scores) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (const float score : scores) top = score > top ? score : top;
-  double sum = 0.0;
-  for (float& score : scores) {
-    score = static_cast<float>(std::exp(static_cast<double>(score - top)));
-    sum += static_cast<double>(score);
+void reference_attend(const Numerics& numerics, std::span<const float> scores,
+                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out) {
+  const Head head{numerics, scores, value, static_cast<int64_t>(out.size())};
+  const auto count = static_cast<int64_t>(scores.size());
+  const int64_t keys = tile_keys(numerics.softmax_tile, count);
+  Part all{-kInfinity, 0.0f, std::vector<float>(out.size())};
+  for (int64_t first = 0; first < count; first += keys) {
+    const int64_t tile = std::min(keys, count - first);
+    float largest = largest_score(scores.subspan(static_cast<size_t>(first), static_cast<size_t>(tile)));
+    if (numerics.softmax_merge == SoftmaxMerge::kRunning) largest = std::max(all.largest, largest);
+    merge(all, weigh_tile(head, first, tile, largest));
   }
-  return static_cast<float>(sum);
+  for (size_t c = 0; c < out.size(); ++c) out[c] = all.sums[c] / all.denominator;
 }
 
 const Implementation kReference{"reference", supports, no_workspace<Problem>, run};

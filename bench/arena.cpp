@@ -1,0 +1,151 @@
+#include "bench/arena.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fulgurite::bench {
+namespace {
+
+// Eight random codes at a time; where the seven low bits are all set (NaN), the lowest is cleared.
+void fill_codes(Random& random, std::span<std::byte> bytes) {
+  constexpr uint64_t kLow7 = 0x7F7F7F7F7F7F7F7F, kOnes = 0x0101010101010101;
+  for (size_t i = 0; i < bytes.size(); i += 8) {
+    uint64_t codes = random.bits();
+    codes &= ~((((codes & kLow7) + kOnes) >> 7) & kOnes);
+    std::memcpy(bytes.data() + i, &codes, std::min<size_t>(8, bytes.size() - i));
+  }
+}
+
+// Four bf16 weights at a time: any sign and fraction, magnitudes in [2^-15, 2^-7).
+void fill_bf16_weights(Random& random, std::span<std::byte> bytes) {
+  for (size_t i = 0; i < bytes.size(); i += 8) {
+    const uint64_t values = (random.bits() & 0x83FF83FF83FF83FF) | 0x3800380038003800;
+    std::memcpy(bytes.data() + i, &values, std::min<size_t>(8, bytes.size() - i));
+  }
+}
+
+// The sum of four uniform numbers has a bell's shape; made of one draw.
+float bell(Random& random) {
+  constexpr double kDeviation = 37837.2;  // of the sum of four numbers of 16 bits
+  const uint64_t r = random.bits();
+  const auto sum =
+      static_cast<double>((r & 0xFFFF) + ((r >> 16) & 0xFFFF) + ((r >> 32) & 0xFFFF) + (r >> 48));
+  return static_cast<float>((sum - 2.0 * 65535.0) / kDeviation);
+}
+
+template <class T, class Draw>
+void fill_each(std::span<std::byte> bytes, const Draw& draw) {
+  for (size_t i = 0; i + sizeof(T) <= bytes.size(); i += sizeof(T)) {
+    const T value = draw();
+    std::memcpy(bytes.data() + i, &value, sizeof value);
+  }
+}
+
+float power_of_two(Random& random, int64_t lowest, int64_t count) {
+  return std::ldexp(1.0f, static_cast<int>(lowest + random.below(count)));
+}
+
+int64_t blocks(int64_t n, int64_t block) { return (n + block - 1) / block; }
+
+}  // namespace
+
+int64_t matrix_bytes(int64_t out, int64_t in, const MatrixFormat& format) {
+  if (format.form == MatrixForm::kF32) return out * in * 4;
+  if (format.form == MatrixForm::kBF16) return out * in * 2;
+  return out * in + blocks(out, format.block.rows) * blocks(in, format.block.columns) * 4;
+}
+
+std::span<std::byte> Arena::bytes(int64_t count, Pages pages) {
+  buffers_.emplace_back(std::max<int64_t>(count, 1), pages);
+  return buffers_.back().bytes().first(static_cast<size_t>(count));
+}
+
+void Arena::fill(DType dtype, std::span<std::byte> bytes) {
+  if (dtype == DType::kF8_E4M3) return fill_codes(random_, bytes);
+  if (dtype == DType::kBF16) return fill_each<bf16>(bytes, [&] { return to_bf16(bell(random_)); });
+  fill_each<float>(bytes, [&] { return bell(random_); });
+}
+
+View<float, 1> Arena::vector(int64_t count, double low, double high) {
+  const std::span<std::byte> memory = bytes(count * 4);
+  fill_each<float>(memory, [&] { return static_cast<float>(random_.uniform(low, high)); });
+  return {reinterpret_cast<float*>(memory.data()), {count}};
+}
+
+// Small pages: those of a checkpoint's file are.
+PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format) {
+  PreparedMatrix matrix{{}, out, in};
+  if (format.form == MatrixForm::kBF16) {
+    const std::span<std::byte> memory = bytes(out * in * 2, Pages::kSmall);
+    fill_bf16_weights(random_, memory);
+    matrix.as = View<const bf16, 2>(reinterpret_cast<const bf16*>(memory.data()), {out, in});
+    return matrix;
+  }
+  if (format.form == MatrixForm::kF32) {
+    const std::span<std::byte> memory = bytes(out * in * 4, Pages::kSmall);
+    fill_each<float>(memory, [&] { return 0.02f * bell(random_); });
+    matrix.as = View<const float, 2>(reinterpret_cast<const float*>(memory.data()), {out, in});
+    return matrix;
+  }
+  FULGURITE_ASSERT(format.form == MatrixForm::kE4M3Blocks && format.scale == ScaleFormat::kF32,
+                   "no such weight is made: {}", describe(format));
+  const std::span<std::byte> memory = bytes(out * in, Pages::kSmall);
+  fill_codes(random_, memory);
+  const int64_t rows = blocks(out, format.block.rows), columns = blocks(in, format.block.columns);
+  const std::span<std::byte> scales = bytes(rows * columns * 4, Pages::kSmall);
+  // Random codes have a deviation near 100.
+  fill_each<float>(scales, [&] { return power_of_two(random_, -15, 4); });
+  matrix.as =
+      BlockScaled{View<const e4m3, 2>(reinterpret_cast<const e4m3*>(memory.data()), {out, in}),
+                  View<const float, 2>(reinterpret_cast<const float*>(scales.data()), {rows, columns}),
+                  format.block, format.scale};
+  return matrix;
+}
+
+LatentRows Arena::latent_cache(const LatentRow& row, int64_t sequences, int64_t context) {
+  const int64_t count = sequences * context;
+  const std::span<std::byte> memory = bytes(count * row.bytes());
+  LatentRows cache{row, View<std::byte, 3>(memory.data(), {sequences, context, row.bytes()})};
+  if (row.form == LatentCache::kFp32) {
+    fill(DType::kF32, memory);
+  } else if (row.form == LatentCache::kBf16) {
+    fill(DType::kBF16, memory);
+  } else {
+    fill_codes(random_, memory);
+    for (int64_t i = 0; i < count; ++i) {
+      std::byte* const at = memory.data() + i * row.bytes();
+      fill_each<float>({at + row.scales_offset(), static_cast<size_t>(row.groups() * 4)},
+                       [&] { return power_of_two(random_, -9, 3); });
+      fill(DType::kBF16, {at + row.rope_offset(), static_cast<size_t>(row.rope * 2)});
+    }
+  }
+  return cache;
+}
+
+IndexKeys Arena::index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim) {
+  IndexKeys keys;
+  keys.keys = drawn<3>(dtype, {sequences, context, head_dim});
+  if (dtype == DType::kF8_E4M3)
+    keys.scales = View<float, 2>(vector(sequences * context, 0x1p-9, 0x1p-7).data, {sequences, context});
+  return keys;
+}
+
+View<TokenPlace, 1> Arena::places(std::span<const TokenPlace> places) {
+  const std::span<std::byte> memory = bytes(static_cast<int64_t>(places.size_bytes()));
+  std::memcpy(memory.data(), places.data(), places.size_bytes());
+  return {reinterpret_cast<TokenPlace*>(memory.data()), {static_cast<int64_t>(places.size())}};
+}
+
+rotary::Table Arena::rotary_table(const rotary::Frequencies& frequencies, int64_t positions) {
+  const View<float, 2> cosine = floats<2>({positions, frequencies.dim / 2}),
+                       sine = floats<2>({positions, frequencies.dim / 2});
+  rotary::fill_table(frequencies, cosine, sine);
+  return {cosine, sine};
+}
+
+PreparedMatrix rows_of(const PreparedMatrix& matrix, int64_t first, int64_t count) {
+  const StoredMatrix part = fulgurite::rows_of(StoredMatrix{matrix.as, matrix.out, matrix.in}, first, count);
+  return {part.as, part.out, part.in};
+}
+
+}  // namespace fulgurite::bench

@@ -1,0 +1,280 @@
+// Cases of indexer_projection, indexer_prepare and index_select.
+
+#include <algorithm>
+
+#include "bench/prepared.h"
+#include "fulgurite/ops/index_select/index_select_audit.h"
+#include "fulgurite/ops/indexer_prepare/indexer_prepare_audit.h"
+#include "fulgurite/ops/indexer_projection/indexer_projection_audit.h"
+
+namespace fulgurite::bench {
+namespace {
+
+constexpr int64_t kPrepareContext = 4096;     // indexer_prepare writes rows, wherever they lie
+constexpr int64_t kJudgedProducts = 1 << 25;  // that the reference does in well under a second
+
+// --- indexer_projection ---
+
+std::unique_ptr<Runnable> make_projection(const Request& request, int64_t tokens) {
+  const Shape& s = request.shape;
+  const DType type = request.activation();
+  auto o = std::make_unique<Operands<indexer_projection::Problem, indexer_projection::Args>>();
+  o->tokens = tokens;
+  const MatrixFormat gate_weight =
+      request.setting.numerics.gate_weight == GateWeight::kFp8 ? kFp8Matrix : kBf16Matrix;
+  o->problem = {request.setting, s.hidden, s.index_dim, s.index_heads, kFp8Matrix, gate_weight, tokens};
+  const Tensor<2> x = o->arena.drawn<2>(type, {tokens, s.hidden}),
+                  k = o->arena.unwritten<2>(type, {tokens, s.index_dim}),
+                  gate = o->arena.unwritten<2>(DType::kF32, {tokens, s.index_heads});
+  const PreparedMatrix* const wk = o->keep(o->arena.matrix(s.index_dim, s.hidden, kFp8Matrix));
+  const PreparedMatrix* const w = o->keep(o->arena.matrix(s.index_heads, s.hidden, gate_weight));
+  o->args = {x, wk, w, k, gate.as<float>()};
+  o->outputs = {all_bytes(k), all_bytes(gate)};
+  const int64_t weights =
+      matrix_bytes(s.index_dim, s.hidden, kFp8Matrix) + matrix_bytes(s.index_heads, s.hidden, gate_weight);
+  o->work = {weights + tokens * ((s.hidden + s.index_dim) * request.activation_bytes() + s.index_heads * 4),
+             2 * tokens * s.hidden * (s.index_dim + s.index_heads), request.products()};
+  for (const int64_t token : sample_tokens(tokens)) {
+    auto& part = o->parts.emplace_back();
+    part.name = fmt::format("token {}", token);
+    part.problem = o->problem;
+    part.problem.largest_batch = 1;
+    const Tensor<2> own_k = o->arena.unwritten<2>(type, {1, s.index_dim}),
+                    own_gate = o->arena.unwritten<2>(DType::kF32, {1, s.index_heads});
+    part.args = {x.slice(0, token, 1), wk, w, own_k, own_gate.as<float>()};
+    part.twins = {{"k", all_bytes(own_k), leading_bytes(k[token], s.index_dim)},
+                  {"gate", all_bytes(own_gate), leading_bytes(gate[token], s.index_heads)}};
+    part.judged = token == tokens - 1 ? Judged::kYes : Judged::kNo;
+  }
+  return prepare(request, request.catalog->indexer_projection, &indexer_projection::judge, std::move(o));
+}
+
+// --- indexer_prepare ---
+
+IndexKeys unwritten_keys(Arena& arena, DType type, int64_t sequences, int64_t context, int64_t dim) {
+  IndexKeys keys;
+  keys.keys = arena.unwritten<3>(type, {sequences, context, dim});
+  if (type == DType::kF8_E4M3)
+    keys.scales = arena.unwritten<2>(DType::kF32, {sequences, context}).as<float>();
+  return keys;
+}
+
+using PrepareOperands = Operands<indexer_prepare::Problem, indexer_prepare::Args>;
+
+Part<indexer_prepare::Problem, indexer_prepare::Args> prepare_part(PrepareOperands& o, int64_t token) {
+  const indexer_prepare::Args& whole = o.args;
+  const auto [tokens, heads, dim] = whole.q.extent;
+  const Tensor<3> operand = o.arena.unwritten<3>(whole.q_operand.dtype, {1, heads, dim});
+  const Tensor<2> weights = o.arena.unwritten<2>(DType::kF32, {1, heads}), all_weights = whole.weights;
+  const DType key = whole.key_cache.keys.dtype;
+  const IndexKeys keys = unwritten_keys(o.arena, key, o.problem.sequences, o.problem.context, dim);
+  Part<indexer_prepare::Problem, indexer_prepare::Args> part;
+  part.name = fmt::format("token {}", token);
+  part.problem = o.problem;
+  part.args = whole;
+  part.args.q = whole.q.slice(0, token, 1);
+  part.args.k = whole.k.slice(0, token, 1);
+  part.args.gate = whole.gate.slice(0, token, 1);
+  part.args.places = whole.places.slice(0, token, 1);
+  part.args.weights = weights.as<float>();
+  part.args.key_cache = keys;
+  part.args.q_operand = operand;
+  const TokenPlace at = whole.places(token);
+  part.twins = {{"q_operand", all_bytes(operand), leading_bytes(whole.q_operand[token], heads * dim)},
+                {"weights", all_bytes(weights), leading_bytes(all_weights[token], heads)},
+                {"key_cache", leading_bytes(keys.keys[at.sequence][at.position], dim),
+                 leading_bytes(whole.key_cache.keys[at.sequence][at.position], dim)}};
+  part.judged = token == tokens - 1 ? Judged::kYes : Judged::kNo;
+  return part;
+}
+
+std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
+  const Shape& s = request.shape;
+  const DType type = request.activation(), operand = index_operand(request.setting.numerics);
+  const int64_t context = std::max(kPrepareContext, tokens), sequences = sequences_of(tokens);
+  auto o = std::make_unique<PrepareOperands>();
+  Arena& arena = o->arena;
+  o->tokens = tokens;
+  o->problem = {request.setting, s.index_heads, s.index_dim, s.rope, s.index_rope, sequences, context};
+  const Tensor<2> weights = arena.unwritten<2>(DType::kF32, {tokens, s.index_heads});
+  const IndexKeys keys = unwritten_keys(arena, operand, sequences, context, s.index_dim);
+  o->args.q = arena.drawn<3>(type, {tokens, s.index_heads, s.index_dim});
+  o->args.k = arena.drawn<2>(type, {tokens, s.index_dim});
+  o->args.gate = arena.floats<2>({tokens, s.index_heads});
+  o->args.k_weight = arena.vector(s.index_dim, 0.5, 1.5);
+  o->args.k_bias = arena.vector(s.index_dim, -0.1, 0.1);
+  o->args.places = places_of(arena, tokens, context);
+  o->args.table = arena.rotary_table(s.frequencies, context);
+  o->args.weights = weights.as<float>();
+  o->args.key_cache = keys;
+  o->args.q_operand = arena.unwritten<3>(operand, {tokens, s.index_heads, s.index_dim});
+  o->outputs = {all_bytes(weights), all_bytes(o->args.q_operand), all_bytes(keys.keys)};
+  const int64_t vectors = s.index_heads + 1, written = bits(operand) / 8;
+  const int64_t a_token = vectors * s.index_dim * (request.activation_bytes() + written) + s.index_heads * 8 +
+                          s.rope * 4 + (keys.scales ? 4 : 0);
+  // A vector: RoPE six operations a pair, Hadamard an add for each of log2(dim) strides and a product.
+  int64_t strides = 0;
+  while ((int64_t{1} << strides) < s.index_dim) ++strides;
+  o->work = {tokens * a_token, tokens * vectors * (3 * s.rope + s.index_dim * (strides + 1)),
+             Arithmetic::kFp32};
+  for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(prepare_part(*o, token));
+  return prepare(request, request.catalog->indexer_prepare, &indexer_prepare::judge, std::move(o));
+}
+
+// --- index_select ---
+
+using SelectOperands = Operands<index_select::Problem, index_select::Args>;
+using SelectPart = Part<index_select::Problem, index_select::Args>;
+
+// The judged token on the last rows that it sees, as many as the reference can do.
+SelectPart select_on_last_rows(SelectOperands& o, int64_t token) {
+  const index_select::Args& whole = o.args;
+  const TokenPlace place = whole.places(token);
+  const int64_t visible = place.position + 1;
+  const int64_t rows = std::min(visible, kJudgedProducts / (o.problem.heads * o.problem.head_dim));
+  SelectPart part;
+  part.name = fmt::format("token {}, last {} rows", token, rows);
+  part.problem = o.problem;
+  part.problem.sequences = 1;
+  part.problem.context = rows;
+  part.problem.largest_batch = 1;
+  const TokenPlace last{0, static_cast<int32_t>(rows - 1)};
+  part.args.q = whole.q.slice(0, token, 1);
+  part.args.weights = whole.weights.slice(0, token, 1);
+  part.args.key_cache.keys = whole.key_cache.keys.slice(0, place.sequence, 1).slice(1, visible - rows, rows);
+  if (whole.key_cache.scales)
+    part.args.key_cache.scales =
+        whole.key_cache.scales.slice(0, place.sequence, 1).slice(1, visible - rows, rows);
+  part.args.places = o.arena.places({&last, 1});
+  part.args.selected = o.arena.unwritten<2>(DType::kI32, {1, o.problem.topk}).as<int32_t>();
+  part.args.scores = o.arena.unwritten<2>(DType::kF32, {1, rows}).as<float>();
+  return part;
+}
+
+enum class Scores { kNo, kYes };
+
+SelectPart select_alone(SelectOperands& o, int64_t token, Scores scores) {
+  const index_select::Args& whole = o.args;
+  SelectPart part;
+  part.name = fmt::format("token {}", token);
+  part.problem = o.problem;
+  part.problem.largest_batch = 1;
+  part.args = whole;
+  part.args.q = whole.q.slice(0, token, 1);
+  part.args.weights = whole.weights.slice(0, token, 1);
+  part.args.places = whole.places.slice(0, token, 1);
+  const Tensor<2> selected = o.arena.unwritten<2>(DType::kI32, {1, o.problem.topk}), all = whole.selected;
+  part.args.selected = selected.as<int32_t>();
+  if (scores == Scores::kYes)
+    part.args.scores = o.arena.unwritten<2>(DType::kF32, {1, o.problem.context}).as<float>();
+  part.twins = {{"selected", all_bytes(selected), leading_bytes(all[token], o.problem.topk)}};
+  part.judged = Judged::kNo;
+  return part;
+}
+
+// Are the positions the exact choice from the scores, which are the whole context's?
+bool exact_choice(View<const float, 1> scores, int64_t visible, View<const int32_t, 1> selected, Ties ties) {
+  std::vector<uint64_t> keys;
+  for (int64_t s = 0; s < visible; ++s)
+    keys.push_back(index_select::rank_key(scores(s), static_cast<int32_t>(s), ties));
+  const int64_t count = std::min(visible, selected.extent[0]);
+  std::nth_element(keys.begin(), keys.begin() + (count - 1), keys.end(), std::greater<>());
+  std::vector<int32_t> expected;
+  for (int64_t i = 0; i < count; ++i)
+    expected.push_back(index_select::position_of(keys[static_cast<size_t>(i)], ties));
+  std::sort(expected.begin(), expected.end());
+  expected.resize(static_cast<size_t>(selected.extent[0]), -1);
+  return std::equal(expected.begin(), expected.end(), selected.data);
+}
+
+// The scores of the whole context: on the judged rows the judged ones, bit for bit; and the choice from them.
+Failure whole_context_agrees(const SelectPart& judged, const SelectPart& whole) {
+  const int64_t visible = whole.args.places(0).position + 1, rows = judged.problem.context;
+  if (std::memcmp(judged.args.scores.data, whole.args.scores.data + (visible - rows),
+                  static_cast<size_t>(rows) * sizeof(float)) != 0)
+    return whole.name + ": the scores of the last rows have other bits than among those rows alone";
+  if (!exact_choice(whole.args.scores[0], visible, whole.args.selected[0],
+                    whole.problem.setting.numerics.ties))
+    return fmt::format("{}: the choice is not the exact top {} of its scores", whole.name,
+                       whole.problem.topk);
+  return std::nullopt;
+}
+
+Work select_work(const Request& request, const SelectOperands& o) {
+  const index_select::Problem& p = o.problem;
+  const int64_t operand = bits(o.args.q.dtype) / 8,
+                key = p.head_dim * operand + (o.args.key_cache.scales ? 4 : 0);
+  std::vector<int64_t> rows(static_cast<size_t>(p.sequences));
+  Work work;
+  work.arithmetic = o.args.q.dtype == DType::kF32 ? Arithmetic::kFp32 : request.products();
+  for (int64_t t = 0; t < o.tokens; ++t) {
+    const int64_t visible = o.args.places(t).position + 1;
+    int64_t& read = rows[static_cast<size_t>(o.args.places(t).sequence)];
+    read = std::max(read, visible);
+    work.flops += 2 * visible * p.heads * p.head_dim;
+    work.bytes += p.heads * (p.head_dim * operand + 4) + p.topk * 4;
+  }
+  for (const int64_t count : rows) work.bytes += count * key;
+  return work;
+}
+
+std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, int64_t tokens) {
+  const Shape& s = request.shape;
+  const DType operand = index_operand(request.setting.numerics);
+  const int64_t sequences = sequences_of(tokens);
+  auto o = std::make_unique<SelectOperands>();
+  Arena& arena = o->arena;
+  o->tokens = tokens;
+  o->problem = {request.setting, s.index_heads, s.index_dim, std::min(s.index_topk, context),
+                sequences,       context,       tokens};
+  const Tensor<2> selected = arena.unwritten<2>(DType::kI32, {tokens, o->problem.topk});
+  o->args.q = arena.drawn<3>(operand, {tokens, s.index_heads, s.index_dim});
+  o->args.weights =
+      View<float, 2>(arena.vector(tokens * s.index_heads, -0.01, 0.01).data, {tokens, s.index_heads});
+  o->args.key_cache = arena.index_keys(operand, sequences, context, s.index_dim);
+  o->args.places = places_of(arena, tokens, context);
+  o->args.selected = selected.as<int32_t>();
+  o->outputs = {all_bytes(selected)};
+  o->work = select_work(request, *o);
+  for (const int64_t token : sample_tokens(tokens))
+    if (token != tokens - 1) o->parts.push_back(select_alone(*o, token, Scores::kNo));
+  o->parts.push_back(select_on_last_rows(*o, tokens - 1));
+  o->parts.push_back(select_alone(*o, tokens - 1, Scores::kYes));
+  o->also = [judged = o->parts[o->parts.size() - 2], whole = o->parts.back()](const auto&, const Lane&) {
+    return whole_context_agrees(judged, whole);
+  };
+  return prepare(request, request.catalog->index_select, &index_select::judge, std::move(o));
+}
+
+}  // namespace
+
+void add_indexer(const Request& request, std::vector<Case>& cases) {
+  const Shape& s = request.shape;
+  for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
+    const std::string projection = fmt::format("{}+{}x{} e4m3+bf16", s.index_dim, s.index_heads, s.hidden);
+    const int64_t weights = (s.index_dim + 2 * s.index_heads) * s.hidden;
+    cases.push_back({"indexer_projection", "", projection, tokens, weights + tokens * s.hidden * 4,
+                     [=, &request] { return make_projection(request, tokens); }});
+  }
+  for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
+    const int64_t caches = 4 * sequences_of(tokens) * std::max(kPrepareContext, tokens) * s.index_dim * 4;
+    cases.push_back({"indexer_prepare", "", fmt::format("{} heads of {}", s.index_heads, s.index_dim), tokens,
+                     caches + tokens * s.index_heads * s.index_dim * 8,
+                     [=, &request] { return make_prepare(request, tokens); }});
+  }
+  const int64_t key_bytes = s.index_dim * bits(index_operand(request.setting.numerics)) / 8 + 4;
+  for (const int64_t context : s.index_contexts) {
+    for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
+      // A prefill of long contexts takes minutes: only where it is asked for.
+      if (tokens > context || (request.tokens.empty() && tokens > kDecodeBatch && context > 32768)) continue;
+      const int64_t memory = sequences_of(tokens) * context * key_bytes +
+                             tokens * (s.index_heads * s.index_dim + s.index_topk) * 4 + context * 4;
+      cases.push_back(
+          {"index_select", fmt::format("{}", context),
+           fmt::format("top {} of {}, {} heads", std::min(s.index_topk, context), context, s.index_heads),
+           tokens, memory, [=, &request] { return make_select(request, context, tokens); }});
+    }
+  }
+}
+
+}  // namespace fulgurite::bench

@@ -1,0 +1,83 @@
+#pragma once
+// How a token's rows lie in the caches. A cache is a fact of the plan; these views are what operations get.
+
+#include <bit>
+#include <cstring>
+
+#include "fulgurite/core/any_view.h"
+#include "fulgurite/core/numerics.h"
+
+namespace fulgurite {
+
+// A row of the latent cache, `latent` normed values and `rope` rotated ones:
+//   fp32  [latent + rope] f32                            bf16  [latent + rope] bf16
+//   fp8   [latent] e4m3 | [groups of 128] f32 scales | [rope] bf16      656 bytes for 512 + 64
+// Offsets are multiples of 4, and so are rows.
+struct LatentRow {
+  LatentCache form = LatentCache::kFp32;
+  int64_t latent = 0;
+  int64_t rope = 0;
+  bool operator==(const LatentRow&) const = default;
+
+  static constexpr int64_t kGroup = 128;
+  int64_t groups() const { return (latent + kGroup - 1) / kGroup; }
+  int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
+  int64_t scales_offset() const { return (latent + 3) / 4 * 4; }                // fp8 alone
+  int64_t rope_offset() const {
+    return form == LatentCache::kFp8 ? scales_offset() + groups() * 4 : latent * element_bytes();
+  }
+  int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }
+
+  // Values as attention reads them.
+  float latent_value(const std::byte* row, int64_t i) const {
+    if (form != LatentCache::kFp8) return plain(row, i);
+    return to_float(e4m3{std::to_integer<uint8_t>(row[i])}) *
+           read<float>(row + scales_offset() + i / kGroup * 4);
+  }
+  float rope_value(const std::byte* row, int64_t i) const { return plain(row + rope_offset(), i); }
+
+  template <class T>
+  static T read(const std::byte* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+
+ private:
+  float plain(const std::byte* at, int64_t i) const {
+    return element_bytes() == 4 ? read<float>(at + 4 * i) : to_float(read<bf16>(at + 2 * i));
+  }
+};
+
+template <class Byte>
+struct LatentCacheView {
+  LatentRow row;
+  View<Byte, 3> rows;  // [sequences, context, row.bytes()]
+
+  operator LatentCacheView<const std::byte>() const requires(!std::is_const_v<Byte>) { return {row, rows}; }
+};
+using LatentRows = LatentCacheView<std::byte>;
+using ConstLatentRows = LatentCacheView<const std::byte>;
+
+// What the indexer's queries and keys are made of: index_quant none: the activation's type; fp8: e4m3 with a
+// scale a vector; fp4: bf16, the dequantized values.
+inline DType index_operand(const Numerics& numerics) {
+  if (numerics.index_quant == IndexQuant::kFp8) return DType::kF8_E4M3;
+  if (numerics.index_quant == IndexQuant::kFp4) return DType::kBF16;
+  return numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+}
+
+// The indexer's keys: rows of f32, bf16 or e4m3, and for e4m3 a scale each (no data otherwise).
+template <class Byte, class Float>
+struct IndexCacheView {
+  AnyView<Byte, 3> keys;  // [sequences, context, head_dim]
+  View<Float, 2> scales;  // [sequences, context]
+
+  operator IndexCacheView<const std::byte, const float>() const requires(!std::is_const_v<Byte>) {
+    return {keys, scales};
+  }
+};
+using IndexKeys = IndexCacheView<std::byte, float>;
+using ConstIndexKeys = IndexCacheView<const std::byte, const float>;
+
+}  // namespace fulgurite

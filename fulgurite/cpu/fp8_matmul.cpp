@@ -1,0 +1,84 @@
+#include "fulgurite/cpu/fp8_matmul.h"
+
+#include "fulgurite/cpu/prefetch.h"
+
+namespace fulgurite::cpu {
+namespace {
+
+// The weight's scale of each row of the tile in one group of columns; 0 for the lanes that pad the last
+// panel.
+void lane_factors(const BlockScaled& weight, RowRange rows, int64_t column, float* factors) {
+  const int64_t block = weight.block.rows;
+  for (int64_t l = 0; l < rows.count;) {
+    const int64_t block_row = (rows.first + l) / block;
+    const int64_t end = std::min(rows.count, (block_row + 1) * block - rows.first);
+    std::fill(factors + l, factors + end, weight.scale_at(rows.first + l, column));
+    l = end;
+  }
+  std::fill(factors + rows.count, factors + (rows.count + kPanelLanes - 1) / kPanelLanes * kPanelLanes, 0.0f);
+}
+
+}  // namespace
+
+Support takes_fp8_blocks(const MatrixFormat& weight) {
+  if (weight.form != MatrixForm::kE4M3Blocks)
+    return Refusal{"weight in " + describe(weight) + ", takes e4m3 blocks"};
+  const int64_t columns = weight.block.columns;
+  if (columns % 2 != 0 || (kActivationGroup % columns != 0 && columns % kActivationGroup != 0))
+    return Refusal{"weight in " + describe(weight) +
+                   ", takes blocks of an even number of columns that divides 128 or is a multiple of it"};
+  return std::nullopt;
+}
+
+namespace {
+
+constexpr int64_t kStripLanes = 64;  // of few rows: read along together
+
+// Few rows: some rows of the weight after the other, each read from end to end.
+void few_sums(const Kernels& kernels, const OperandRows& x, const BlockScaled& blocks, RowRange rows,
+              int64_t group, const SumTile& tile) {
+  const int64_t stride = tile_lanes(x.rows), columns = blocks.data.extent[1];
+  float factors[kMostLanes];
+  for (int64_t l = 0; l < rows.count; l += kStripLanes) {
+    const RowRange strip{rows.first + l, std::min(kStripLanes, rows.count - l)};
+    const int64_t next = l + kStripLanes < rows.count ? kStripLanes : rows.step() - l;
+    const RowBytes bytes = bytes_of(blocks);
+    for (int64_t column = 0; column < columns; column += group) {
+      const int64_t width = std::min(group, columns - column);
+      lane_factors(blocks, strip, column, factors);
+      kernels.products_e4m3(x.pairs(column),
+                            {codes_at(blocks, strip.first, column), blocks.data.stride[0],
+                             bytes_ahead(bytes, strip.first, next, column, width)},
+                            strip.count, width, nullptr,
+                            {tile.sums + l, stride, Ending::kPromote, x.scales_at(column), 1, factors});
+    }
+  }
+}
+
+}  // namespace
+
+void fp8_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
+              const SumTile& tile) {
+  const BlockScaled& blocks = std::get<BlockScaled>(weight.as);
+  const int64_t group = std::min(kGroupColumns, blocks.block.columns), stride = tile_lanes(x.rows);
+  const int64_t panels = (rows.count + kPanelLanes - 1) / kPanelLanes;
+  const RowBytes bytes = bytes_of(blocks);
+  std::fill_n(tile.sums, x.rows * stride, 0.0f);
+  if (x.rows <= kFewTokens) return few_sums(kernels, x, blocks, rows, group, tile);
+  float factors[kMostLanes];
+  for (int64_t column = 0; column < weight.in; column += group) {
+    const int64_t width = std::min(group, weight.in - column), pairs = (width + 1) / 2;
+    lane_factors(blocks, rows, column, factors);
+    for (int64_t j = 0; j < panels; ++j) {
+      const int64_t row = rows.first + j * kPanelLanes;
+      const int64_t lanes = std::min(kPanelLanes, rows.first + rows.count - row);
+      prefetch_ahead(bytes, row, lanes, rows.step(), column, width);
+      kernels.pack_e4m3(codes_at(blocks, row, column), blocks.data.stride[0], lanes, width,
+                        tile.panels + j * pairs * kPanelLanes);
+    }
+    kernels.products(x.pairs(column), pairs, {tile.panels, pairs * kPanelLanes, kPanelLanes, panels},
+                     {tile.sums, stride, Ending::kPromote, x.scales_at(column), 1, factors});
+  }
+}
+
+}  // namespace fulgurite::cpu

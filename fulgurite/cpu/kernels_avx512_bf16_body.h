@@ -1,0 +1,35 @@
+// The loops of kernels_body.h with those that dot products of bf16 pairs and look-ups of bytes make faster.
+// No #pragma once: it is a body.
+
+#include <cstdint>
+
+namespace {
+constexpr int kRegisterBytes = 64;
+constexpr int kTileRows = 4;
+constexpr int kTileColumns = 4;
+}  // namespace
+
+#include "fulgurite/cpu/kernels_body.h"
+#include "fulgurite/cpu/panels_avx512_vbmi_body.h"
+#include "fulgurite/cpu/products_avx512_bf16_body.h"
+#include "fulgurite/cpu/widen_avx512_vbmi_body.h"
+// after those:
+#include "fulgurite/cpu/products_codes_avx512_body.h"
+
+namespace {
+
+constexpr fulgurite::cpu::Kernels table_with_pairs() {
+  fulgurite::cpu::Kernels table = kTable;
+  table.widen_e4m3 = panels_in_registers::widen_e4m3;
+  table.pack_e4m3 = panels_in_registers::pack_e4m3;
+  table.pack_scaled = panels_in_registers::pack_scaled;
+  table.pack_bf16 = panels_in_registers::pack_bf16;
+  table.products = pairs_in_registers::products;
+  table.widen_two = panels_in_registers::widen_two;
+  table.rescaled_products = pairs_in_registers::rescaled_products;
+  table.products_e4m3 = codes_in_registers::products_e4m3;
+  table.products_columns = codes_in_registers::products_columns;
+  return table;
+}
+
+}  // namespace

@@ -1,0 +1,105 @@
+#include "fulgurite/ops/linear/linear_audit.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "fulgurite/audit/tensors.h"
+#include "fulgurite/core/interval.h"
+#include "fulgurite/core/quantize.h"
+
+namespace fulgurite::linear {
+namespace {
+
+using Doubles = std::vector<double>;
+
+Doubles exact_row(const ConstTensor<1>& x) {
+  Doubles row;
+  for (int64_t i = 0; i < x.extent[0]; ++i) row.push_back(load(x, i));
+  return row;
+}
+
+// The values that the codes of a row stand for.
+Doubles coded_row(const Problem& problem, const ConstTensor<1>& x) {
+  const bool pow2 = problem.setting.numerics.activation_scale == ActivationScale::kPow2;
+  Doubles row;
+  for (int64_t first = 0; first < problem.in; first += kActivationGroup) {
+    std::vector<float> group;
+    for (int64_t i = first; i < std::min(problem.in, first + kActivationGroup); ++i)
+      group.push_back(load(x, i));
+    std::vector<e4m3> codes(group.size());
+    const double scale =
+        quantize_e4m3(group, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, codes.data());
+    for (const e4m3 code : codes) row.push_back(static_cast<double>(to_float(code)) * scale);
+  }
+  return row;
+}
+
+Doubles weight_row(const PreparedMatrix& weight, WeightReading reading, int64_t n) {
+  Doubles row;
+  for (int64_t i = 0; i < weight.in; ++i) row.push_back(element(weight, reading, n, i));
+  return row;
+}
+
+// `flushed` is what an instruction may lose that takes denormals as zeros: the other factor of an operand,
+// times the smallest normal; a product; a sum.
+SumBound bound_of(const Problem& problem, const Doubles& x, const Doubles& w) {
+  double sum = 0.0, products = 0.0, flushed = 0.0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    sum += x[i] * w[i];
+    products += std::abs(x[i] * w[i]);
+    flushed += 0x1p-126 * (2.0 + std::abs(x[i]) + std::abs(w[i]));
+  }
+  const auto in = static_cast<double>(problem.in);
+  const double once = growth(1) * std::abs(sum) + 0x1p-150;
+  if (quantizes(problem)) {
+    const double groups = std::ceil(in / static_cast<double>(group_columns(problem.weight)));
+    const double denormal = (groups + 1) * 0x1p-149, scale = scale_roundings(problem.weight);
+    return {sum, growth(kActivationGroup + groups + 1 + scale) * products + denormal,
+            growth(groups + 2 + scale) * products + denormal};
+  }
+  if (problem.setting.numerics.activation == Activation::kFp32)
+    return {sum, growth(in / 16 + 7) * products + in * 0x1p-149, once};
+  return {sum, growth(std::max(in + 1, in / 16 + 7)) * products + flushed, once};
+}
+
+}  // namespace
+
+double scale_roundings(const MatrixFormat& weight) { return weight.form == MatrixForm::kNvfp4 ? 1.0 : 0.0; }
+
+double growth(double roundings) { return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24); }
+
+double rounded_bound(const SumBound& bound, DType type) {
+  if (!std::isfinite(bound.sum)) return 0.0;
+  const Interval actual = rounded(type, Interval::around(bound.sum, bound.actual));
+  const Interval reference = rounded(type, Interval::around(bound.sum, bound.reference));
+  return std::max(actual.high - reference.low, reference.high - actual.low);
+}
+
+std::vector<SumBound> sum_bounds(const Problem& problem, WeightReading reading, const ConstTensor<2>& x,
+                                 const PreparedMatrix& weight) {
+  const WeightReading exact = quantizes(problem) ? WeightReading::kExact : reading;
+  std::vector<Doubles> rows;
+  for (int64_t t = 0; t < x.extent[0]; ++t)
+    rows.push_back(quantizes(problem) ? coded_row(problem, x[t]) : exact_row(x[t]));
+  std::vector<SumBound> bounds(static_cast<size_t>(x.extent[0] * weight.out));
+  for (int64_t n = 0; n < weight.out; ++n) {
+    const Doubles w = weight_row(weight, exact, n);
+    for (size_t t = 0; t < rows.size(); ++t)
+      bounds[t * static_cast<size_t>(weight.out) + static_cast<size_t>(n)] = bound_of(problem, rows[t], w);
+  }
+  return bounds;
+}
+
+audit::OpReport judge(const Implementation& row, const Problem& problem, const Args& args, const Lane& lane) {
+  const audit::OwnedTensor<2> y(args.y.dtype, args.y.extent);
+  kReference.run(problem, {args.x, args.weight, y.view()}, {});
+  row.run(problem, args, lane);
+  std::vector<double> bounds;
+  for (const SumBound& bound : sum_bounds(problem, reading_of(problem), args.x, *args.weight))
+    bounds.push_back(rounded_bound(bound, args.y.dtype));
+  audit::OpReport report;
+  report.outputs.push_back({"y", audit::compare(audit::values(args.y), audit::values(y.view()), bounds)});
+  return report;
+}
+
+}  // namespace fulgurite::linear

@@ -1,0 +1,206 @@
+#include "fulgurite/ops/sparse_attention/sparse_attention_audit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace fulgurite::sparse_attention {
+namespace {
+
+constexpr double kUnit = 0x1p-24;  // of a rounding to fp32
+constexpr double kExponential =
+    4.0;  // units: a kernel's exp is within 1.5 ulp, and the product with it is rounded
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+double finite_or_unbounded(double bound) { return std::isfinite(bound) ? bound : kInfinity; }
+
+// An interval for exp(argument), argument <= 0, where the argument may be off by `error` and the result by
+// `units` roundings. A computed one does not exceed 1.
+Interval exponential(double argument, double error, double units) {
+  if (argument == -kInfinity) return {0.0, 0.0};
+  const double value = std::exp(argument), rounding = units * kUnit;
+  return {std::max(0.0, value * std::exp(-error) * (1.0 - rounding) - 0x1p-149),
+          std::min(1.0, value * std::exp(error) * (1.0 + rounding) + 0x1p-149)};
+}
+
+// Rounded to bf16, where what is denormal may be taken as zero.
+Interval rounded_weight(Interval weight) {
+  const Interval narrow = rounded(DType::kBF16, weight);
+  return {narrow.low < 0x1p-126 ? 0.0 : narrow.low, narrow.high};
+}
+
+// The weights of a head's entries relative to its largest score, as either side has them: p as it meets the
+// values, e as it enters the denominator.
+struct Weights {
+  std::vector<Interval> p;
+  Interval denominator;  // of sums without roundings
+  int64_t tiles = 0;
+};
+
+double largest_of(std::span<const Score> scores) {
+  double largest = -kInfinity;
+  for (const Score& score : scores) largest = std::max(largest, score.value);
+  return largest;
+}
+
+// An entry's weight is exp(s - m) of its tile, rounded, times exp(m - the last m), which is made in steps,
+// one a tile, whose arguments add up. A largest score is off by no more than the scores.
+Weights weights_of(const Numerics& numerics, std::span<const Score> scores) {
+  const auto count = static_cast<int64_t>(scores.size());
+  const int64_t keys = numerics.softmax_tile == SoftmaxTile::kNone ? count
+                       : numerics.softmax_tile == SoftmaxTile::k64 ? 64
+                                                                   : 128;
+  const double last = largest_of(scores);
+  double error = 0.0, running = -kInfinity;
+  for (const Score& score : scores) error = std::max(error, score.error);
+  Weights weights;
+  weights.tiles = (count + keys - 1) / keys;
+  for (int64_t first = 0; first < count; first += keys) {
+    const auto tile =
+        scores.subspan(static_cast<size_t>(first), static_cast<size_t>(std::min(keys, count - first)));
+    running = std::max(running, largest_of(tile));
+    const double m = numerics.softmax_merge == SoftmaxMerge::kRunning ? running : largest_of(tile);
+    const bool final_tile = numerics.softmax_merge == SoftmaxMerge::kRunning && first + keys >= count;
+    const Interval rescale =
+        final_tile ? Interval{1.0, 1.0}
+                   : exponential(m - last, 2.0 * error + kUnit * (last - m),
+                                 (kExponential + 1.0) * static_cast<double>(weights.tiles - first / keys));
+    for (const Score& score : tile) {
+      const double argument = score.value == -kInfinity ? -kInfinity : score.value - m;
+      const Interval e =
+          exponential(argument, score.error + error + kUnit * std::abs(argument), kExponential);
+      const Interval p = numerics.softmax_p == SoftmaxP::kBf16 ? rounded_weight(e) : e;
+      weights.p.push_back(p * rescale);
+      const bool rounds = numerics.softmax_denominator == SoftmaxDenominator::kRounded;
+      weights.denominator = weights.denominator + (rounds ? p : e) * rescale;
+    }
+  }
+  return weights;
+}
+
+}  // namespace
+
+bool sums_pairs(const Numerics& numerics) {
+  return numerics.activation != Activation::kFp32 || numerics.qk_operands == QkOperands::kBf16;
+}
+
+double sum_roundings(const Numerics& numerics, int64_t terms) {
+  const auto n = static_cast<double>(terms);
+  return sums_pairs(numerics) ? n + 3.0 : n / 16.0 + 8.0;
+}
+
+double flushed(const Numerics& numerics, int64_t terms, double operands) {
+  const auto n = static_cast<double>(terms);
+  return sums_pairs(numerics) ? 0x1p-126 * (operands + 2.0 * n) : 0x1p-149 * n;
+}
+
+std::vector<double> attend_bound(const Numerics& numerics, std::span<const Score> scores,
+                                 const std::function<Interval(int64_t j, int64_t c)>& value,
+                                 std::span<const float> out) {
+  const Weights weights = weights_of(numerics, scores);
+  const auto count = static_cast<int64_t>(scores.size());
+  // Of numerator and denominator: a rounding an entry, and a few a tile and at the end, on either side.
+  const double share = kUnit * static_cast<double>(2 * count + 8 * weights.tiles + 16);
+  const double apart = weights.denominator.high - weights.denominator.low;
+  const double least = std::max(0.999, weights.denominator.low);  // the largest score has weight 1
+  std::vector<double> bounds;
+  for (int64_t c = 0; c < static_cast<int64_t>(out.size()); ++c) {
+    double difference = 0.0, magnitude = 0.0, values = 0.0;
+    for (int64_t j = 0; j < count; ++j) {
+      const Interval p = weights.p[static_cast<size_t>(j)], v = value(j, c);
+      difference += (p.high - p.low) * v.magnitude() + p.high * (v.high - v.low);
+      magnitude += p.high * v.magnitude();
+      values += v.magnitude();
+    }
+    const double lost = flushed(numerics, count + weights.tiles, values + static_cast<double>(count));
+    const double result = std::abs(static_cast<double>(out[static_cast<size_t>(c)]));
+    bounds.push_back(
+        finite_or_unbounded((difference + 2.0 * share * magnitude + lost + result * apart) / least));
+  }
+  return bounds;
+}
+
+void round_expected(DType dtype, std::span<float> expected, std::span<double> bounds) {
+  if (dtype != DType::kBF16) return;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double exact = expected[i];
+    expected[i] = round_to_bf16(expected[i]);
+    const Interval reach = rounded(dtype, Interval::around(exact, bounds[i]));
+    bounds[i] = finite_or_unbounded(std::max(reach.high - expected[i], expected[i] - reach.low));
+  }
+}
+
+namespace {
+
+// The selected rows of a token as attention reads them, [count][latent + rope].
+std::vector<float> selected_values(const Problem& problem, const Args& args, int64_t t) {
+  const View<const std::byte, 2> rows = args.cache.rows[args.places(t).sequence];
+  std::vector<float> values;
+  for (int64_t j = 0; j < selected_rows(args.selected[t]); ++j) {
+    const std::byte* const row = rows[args.selected(t, j)].data;
+    for (int64_t c = 0; c < problem.latent; ++c) values.push_back(args.cache.row.latent_value(row, c));
+    for (int64_t r = 0; r < problem.rope; ++r) values.push_back(args.cache.row.rope_value(row, r));
+  }
+  return values;
+}
+
+std::vector<Score> scores_of(const Problem& problem, std::span<const float> query,
+                             std::span<const float> values) {
+  const Numerics& numerics = problem.setting.numerics;
+  const bool narrow = numerics.qk_operands == QkOperands::kBf16;
+  const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
+  const int64_t width = problem.latent + problem.rope;
+  const double scale = std::abs(problem.scale);
+  std::vector<Score> scores;
+  for (size_t row = 0; row < values.size(); row += query.size()) {
+    double sum = 0.0, magnitude = 0.0, operands = 0.0;
+    for (size_t c = 0; c < query.size(); ++c) {
+      const double q = operand(query[c]), k = operand(values[row + c]);
+      sum += q * k;
+      magnitude += std::abs(q * k);
+      operands += std::abs(q) + std::abs(k);
+    }
+    const double roundings = (sum_roundings(numerics, width) + 2.0) * kUnit;  // and the scale's product
+    scores.push_back({sum * problem.scale,
+                      scale * (roundings * magnitude + flushed(numerics, width, operands)) + 0x1p-149});
+  }
+  return scores;
+}
+
+std::vector<float> query_of(const Problem& problem, const Args& args, int64_t t, int64_t h) {
+  std::vector<float> query;
+  for (int64_t c = 0; c < problem.latent; ++c) query.push_back(load(args.q, t, h, c));
+  for (int64_t r = 0; r < problem.rope; ++r) query.push_back(load(args.q_rope, t, h, r));
+  return query;
+}
+
+}  // namespace
+
+audit::OpReport judge(const Implementation& row, const Problem& problem, const Args& args, const Lane& lane) {
+  row.run(problem, args, lane);
+  const int64_t tokens = args.q.extent[0], width = problem.latent + problem.rope;
+  const auto latent = static_cast<size_t>(problem.latent);
+  std::vector<float> expected(static_cast<size_t>(tokens * problem.heads) * latent), actual;
+  Args unrounded = args;  // the reference before its last rounding: it stores what the tensor's type holds
+  unrounded.out = View<float, 3>(expected.data(), {tokens, problem.heads, problem.latent});
+  kReference.run(problem, unrounded, {});
+  std::vector<double> bounds;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const std::vector<float> values = selected_values(problem, args, t);
+    const auto value = [&](int64_t j, int64_t c) {
+      const double v = values[static_cast<size_t>(j * width + c)];
+      return Interval{v, v};
+    };
+    for (int64_t h = 0; h < problem.heads; ++h) {
+      const std::vector<Score> scores = scores_of(problem, query_of(problem, args, t, h), values);
+      const auto out = std::span<const float>(expected).subspan(bounds.size(), latent);
+      for (const double bound : attend_bound(problem.setting.numerics, scores, value, out))
+        bounds.push_back(bound);
+      for (int64_t c = 0; c < problem.latent; ++c) actual.push_back(load(ConstTensor<3>(args.out), t, h, c));
+    }
+  }
+  round_expected(args.out.dtype, expected, bounds);
+  return {{{"out", audit::compare(actual, expected, bounds)}}};
+}
+
+}  // namespace fulgurite::sparse_attention

@@ -1,0 +1,194 @@
+// The benchmark's own promises: nothing is timed that was not judged, a wrong row has no number, and a cold
+// run is cold in every repeat.
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "bench/run.h"
+#include "fulgurite/core/element.h"
+#include "fulgurite/cpu/kernels.h"
+#include "test/tool_run.h"
+
+namespace fulgurite {
+namespace {
+
+bench::Request tiny_request(const plan::Catalog& catalog) {
+  bench::Request request;
+  request.shape = bench::shape_named("tiny-v32");
+  request.setting = {cpu::machine().target, Numerics::serving()};
+  request.setting.numerics.activation_scale = request.shape.activation_scale;
+  request.catalog = &catalog;
+  return request;
+}
+
+// The only case of that name with so many tokens.
+bench::Result run_case(bench::Bench& bench, const bench::Request& request, const std::string& name) {
+  const std::vector<bench::Case> cases = bench::cases_of(request, {name});
+  EXPECT_EQ(cases.size(), 1u);
+  return bench.run(cases.front());
+}
+
+TEST(bench, every_operation_at_the_tiny_dimensions_is_checked_and_timed) {
+  const test::ToolRun run = test::run_tool("bench --shape tiny-v32 --tokens 1,3,17 --seconds 0 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.error;
+  const auto json = nlohmann::json::parse(run.out);
+  std::set<std::string> operations;
+  for (const auto& c : json["cases"]) {
+    operations.insert(c["operation"]);
+    const std::string what = c.dump();
+    EXPECT_TRUE(c["checked"].get<bool>()) << what;
+    EXPECT_GT(c["bytes"].get<int64_t>(), 0) << what;
+    EXPECT_GE(c["measurements"].size(), 2u) << what;
+    for (const auto& m : c["measurements"]) {
+      EXPECT_GE(m["repeats"].get<int64_t>(), bench::kFewestRepeats) << what;
+      EXPECT_GT(m["median_us"].get<double>(), 0.0) << what;
+      EXPECT_GT(m["share"].get<double>(), 0.0) << what;
+    }
+  }
+  EXPECT_EQ(operations,
+            (std::set<std::string>{"linear", "head_projection", "indexer_projection", "indexer_prepare",
+                                   "index_select", "latent_prepare", "sparse_attention", "router", "experts",
+                                   "embedding", "norm", "rotary"}));
+  for (const auto& limits : json["limits"])
+    for (const char* const key : {"read_gb_per_s", "pairs_gflop_per_s", "fp32_gflop_per_s"})
+      EXPECT_GT(limits[key].get<double>(), 0.0) << key;
+}
+
+TEST(bench, the_other_numerics_have_their_own_cases) {
+  for (const char* const numerics : {"fp32", "serving,mla=expanded"}) {
+    const test::ToolRun run = test::run_tool(fmt::format(
+        "bench --shape tiny-v32 --tokens 2 --seconds 0 --threads 1 --json --numerics {}", numerics));
+    EXPECT_EQ(run.exit_code, 0) << numerics << run.error;
+  }
+}
+
+TEST(bench, a_request_that_cannot_be_met_says_why) {
+  EXPECT_NE(test::run_tool("bench --shape v4").error.find("expected v32-671b, glm5 or tiny-v32"),
+            std::string::npos);
+  EXPECT_NE(test::run_tool("bench conv").error.find("conv: no such operation"), std::string::npos);
+  EXPECT_NE(test::run_tool("bench --threads two").error.find("threads: expected all or a number"),
+            std::string::npos);
+  const test::ToolRun run = test::run_tool("bench norm --shape tiny-v32 --tokens 1 --seconds 0 --impl magic");
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_NE(run.out.find("FAILED"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("has no such implementation"), std::string::npos) << run.out;
+}
+
+// --- rows that are wrong on purpose ---
+
+void add_to_last(const linear::Args& args) {
+  const Tensor<2> y = args.y;
+  const int64_t row = y.extent[0] - 1, column = y.extent[1] - 1;
+  store(y, load(y, row, column) + 64.0f, row, column);
+}
+
+enum class Wrong { kAlways, kAmongOthers, kOnTwoThreads };
+template <Wrong wrong>
+void run_wrongly(const linear::Problem& problem, const linear::Args& args, const Lane& lane) {
+  linear::kCpuFp8.run(problem, args, lane);
+  if (wrong == Wrong::kAlways || (wrong == Wrong::kAmongOthers && args.x.extent[0] > 1) ||
+      (wrong == Wrong::kOnTwoThreads && lane.threads > 1))
+    add_to_last(args);
+}
+template <Wrong wrong>
+constexpr linear::Implementation kWrongLinear{
+    "wrong", [](const linear::Problem& p) { return linear::kCpuFp8.supports(p); },
+    [](const linear::Problem& p, int threads) { return linear::kCpuFp8.workspace_bytes(p, threads); },
+    run_wrongly<wrong>};
+
+TEST(bench, a_wrong_row_fails_and_has_no_number) {
+  bench::Bench bench(cpu::best_isa(), {1, 2}, 0.0);
+  const auto failure = [&](const linear::Implementation& row) {
+    const linear::Implementation* const rows[] = {&row};
+    plan::Catalog catalog = plan::catalog();
+    catalog.linear = rows;
+    bench::Request request = tiny_request(catalog);
+    request.tokens = {3};
+    const bench::Result result = run_case(bench, request, "linear.kv_a");
+    EXPECT_EQ(result.measurements.empty(), result.failure.has_value());
+    return result.failure.value_or("");
+  };
+  EXPECT_EQ(failure(linear::kCpuFp8), "");
+  EXPECT_NE(failure(kWrongLinear<Wrong::kAlways>).find("against the reference: y"), std::string::npos);
+  EXPECT_NE(failure(kWrongLinear<Wrong::kAmongOthers>).find("other bits of y alone than among 3 tokens"),
+            std::string::npos);
+  EXPECT_NE(failure(kWrongLinear<Wrong::kOnTwoThreads>).find("on 2 thread(s)"), std::string::npos);
+}
+
+constexpr int64_t kLongContext = 65536;  // longer than what the reference is asked to do
+
+void choose_wrongly(const index_select::Problem& problem, const index_select::Args& args, const Lane& lane) {
+  index_select::kCpuPairs.run(problem, args, lane);
+  // The first chosen position becomes one that is not chosen.
+  if (problem.context == kLongContext && args.selected(0, 0) > 0) args.selected(0, 0) -= 1;
+}
+constexpr index_select::Implementation kWrongChoice{
+    "wrong", [](const index_select::Problem& p) { return index_select::kCpuPairs.supports(p); },
+    [](const index_select::Problem& p, int threads) {
+      return index_select::kCpuPairs.workspace_bytes(p, threads);
+    },
+    choose_wrongly};
+
+TEST(bench, a_wrong_choice_in_a_context_too_long_for_the_reference_fails) {
+  const index_select::Implementation* const rows[] = {&kWrongChoice};
+  plan::Catalog catalog = plan::catalog();
+  catalog.index_select = rows;
+  bench::Request request = tiny_request(catalog);
+  request.shape.index_contexts = {kLongContext};
+  request.tokens = {1};
+  bench::Bench bench(cpu::best_isa(), {1}, 0.0);
+  const bench::Result result = run_case(bench, request, "index_select");
+  ASSERT_TRUE(result.failure);
+  EXPECT_NE(result.failure->find("is not the exact top"), std::string::npos) << *result.failure;
+  EXPECT_TRUE(result.measurements.empty());
+}
+
+// --- the clock ---
+
+TEST(bench, what_comes_before_a_repeat_comes_before_each_and_is_not_timed) {
+  int before = 0, repeats = 0;
+  const bench::Timing timing = bench::time_repeats(
+      [&] {
+        ++before;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      },
+      [&] { ++repeats; }, 0.0);
+  EXPECT_EQ(before, repeats);
+  EXPECT_EQ(timing.repeats, repeats);
+  EXPECT_GE(repeats, bench::kFewestRepeats);
+  EXPECT_LT(timing.fastest, 0.02);
+}
+
+TEST(bench, the_summary_of_a_known_list) {
+  std::vector<double> seconds;
+  for (int i = 20; i >= 0; --i) seconds.push_back(i);
+  const bench::Timing timing = bench::summary_of(seconds);
+  EXPECT_EQ(timing.repeats, 21);
+  EXPECT_EQ(timing.median, 10.0);
+  EXPECT_EQ(timing.p10, 2.0);
+  EXPECT_EQ(timing.p90, 18.0);
+  EXPECT_EQ(timing.fastest, 0.0);
+  EXPECT_EQ(bench::summary_of({1.0, 4.0}).median, 2.5);
+}
+
+TEST(bench, the_bound_is_the_slower_of_memory_and_arithmetic) {
+  const bench::Limits limits{1, 10.0, 100.0, 50.0};
+  const bench::Bound memory = bench::bound_of({100, 500, bench::Arithmetic::kPairs}, limits),
+                     compute = bench::bound_of({10, 500, bench::Arithmetic::kFp32}, limits);
+  EXPECT_TRUE(memory.by_memory);
+  EXPECT_EQ(memory.seconds, 10.0);
+  EXPECT_FALSE(compute.by_memory);
+  EXPECT_EQ(compute.seconds, 10.0);
+}
+
+TEST(bench, more_is_read_between_cold_repeats_than_the_caches_hold) {
+  EXPECT_GT(bench::LargeBuffer::flushed_bytes(), 2 * bench::cache_bytes());
+  EXPECT_GE(bench::LargeBuffer::size(), bench::LargeBuffer::flushed_bytes());
+}
+
+}  // namespace
+}  // namespace fulgurite

@@ -1,0 +1,98 @@
+// Every knob that concerns DeepSeek-V3.2, at every value, on the whole model: each setting runs, on planned
+// kernels or, where a kernel does not take it, on the reference that the plan prints; and each changes the
+// logits, so that none is silently ignored.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "test/op_test.h"
+#include "test/tiny_model.h"
+
+namespace fulgurite {
+namespace {
+
+constexpr int64_t kTokens = 150;  // more than index_topk
+
+std::vector<float> logits_of(const model::Model& model, const std::string& numerics,
+                             plan::Candidates candidates = plan::Candidates::kAll) {
+  plan::Options options;
+  options.candidates = candidates;
+  options.numerics = parse_numerics(numerics);
+  options.context = kTokens;
+  options.chunk_tokens = kTokens;
+  options.logits = plan::LogitRows::kLast;
+  execute::Session session(model, plan::make(model, test::device(2), options));
+  const std::vector<int32_t> ids = test::golden_ids(0);
+  const View<const float, 2> logits = session.forward(0, std::span(ids).first(kTokens));
+  return {logits.data, logits.data + logits.size()};
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0.0, norm = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+    norm += static_cast<double>(b[i]) * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+void expect_difference(const model::Model& model, const std::string& base,
+                       std::initializer_list<const char*> settings,
+                       plan::Candidates candidates = plan::Candidates::kAll) {
+  const std::vector<float> expected = logits_of(model, base, candidates);
+  for (const char* const setting : settings) {
+    const double apart = distance(logits_of(model, base + "," + setting, candidates), expected);
+    EXPECT_GT(apart, 0.0) << base << "," << setting << " changes nothing";
+    EXPECT_LT(apart, 1.0) << base << "," << setting;
+  }
+}
+
+TEST(knobs, every_value_runs_and_changes_the_logits) {
+  const test::TinyModel tiny;
+  expect_difference(tiny.model, "serving",
+                    {"activation=fp32",
+                     "activation_quant=none",
+                     "activation_scale=fp32",
+                     "norm_input=rounded",
+                     "rsqrt=x86_12",
+                     "rsqrt=error:1e-3",
+                     "mla=expanded",
+                     "latent_cache=bf16",
+                     "indexer_wk=fp8",
+                     "gate=bf16",
+                     "gate_weight=fp8",
+                     "hadamard=none",
+                     "hadamard=q",
+                     "index_quant=none",
+                     "index_quant=fp4",
+                     "index_scale=fp32",
+                     "indexer_rope=interleaved",
+                     "index_norm=bf16",
+                     "index_norm_eps=1e-2",
+                     "softmax_tile=128",
+                     "softmax_denominator=rounded"});
+}
+
+// Values that the kernels of serving do not take: the row that does may sum in another order, which changes the
+// logits as well, so references are held against references.
+TEST(knobs, values_that_another_row_takes_change_the_references_too) {
+  const test::TinyModel tiny;
+  expect_difference(tiny.model, "serving",
+                    {"latent_cache=fp32", "softmax_tile=none", "softmax_merge=independent", "softmax_p=fp32"},
+                    plan::Candidates::kReferencesOnly);
+  expect_difference(tiny.model, "serving,activation=fp32", {"qk_operands=fp32"},
+                    plan::Candidates::kReferencesOnly);
+}
+
+// What says nothing on this model: no logits tie at the last token's cut, and scale_fmt says pow2.
+TEST(knobs, values_that_mean_the_same_here_give_the_same_bits) {
+  const test::TinyModel tiny;
+  const std::vector<float> expected = logits_of(tiny.model, "serving");
+  for (const char* const setting : {"ties=higher", "activation_scale=pow2", "rsqrt=correct"})
+    EXPECT_EQ(logits_of(tiny.model, std::string("serving,") + setting), expected) << setting;
+}
+
+}  // namespace
+}  // namespace fulgurite
