@@ -15,7 +15,8 @@ std::string tiny_trace(const std::string& numerics = "serving") {
   return test::form_trace(test::kTinyV32, parse_numerics(numerics));
 }
 
-// Codes stay codes and exponents are read as what they are; a wk stored in bf16 is what the fp8 one is read as.
+// Codes stay codes and exponents are read as what they are; a wk stored in bf16 is what the fp8 one is read
+// as.
 TEST(convert_serving, forms_that_keep_codes_or_what_is_read_of_them_give_byte_identical_traces) {
   const std::string expected = tiny_trace();
   for (const char* const form : {"fp8", "fp8-e8m0", "fused-bf16"})

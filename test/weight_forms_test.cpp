@@ -24,12 +24,6 @@ struct Encoded {
   PreparedMatrix matrix;
 };
 
-template <class T>
-View<const T, 2> view(const std::vector<std::byte>& bytes, int64_t rows, int64_t columns) {
-  EXPECT_EQ(bytes.size(), static_cast<size_t>(rows * columns) * sizeof(T));
-  return {reinterpret_cast<const T*>(bytes.data()), {rows, columns}};
-}
-
 std::vector<std::unique_ptr<Encoded>> every_form(int64_t out, int64_t in) {
   Random random(1);
   std::vector<double> x(static_cast<size_t>(out * in));
@@ -37,32 +31,18 @@ std::vector<std::unique_ptr<Encoded>> every_form(int64_t out, int64_t in) {
   const MatrixValues values{out, in,
                             [&](int64_t row, double* to) { std::copy_n(x.begin() + row * in, in, to); }};
   std::vector<std::unique_ptr<Encoded>> forms;
-  const auto add = [&](EncodedMatrix bytes) -> Encoded& {
+  const auto add = [&](EncodedMatrix bytes, const MatrixFormat& format) {
     forms.push_back(std::make_unique<Encoded>(Encoded{std::move(bytes), {{}, out, in}}));
-    return *forms.back();
+    forms.back()->matrix.as = view_of(forms.back()->bytes, format, out, in).as;
   };
-  const auto blocks = [](int64_t n, int64_t block) { return (n + block - 1) / block; };
   for (const BlockShape block : {BlockShape{128, 128}, {32, 32}, {1, 32}, {1, kWhole}, {kWhole, kWhole}}) {
-    const int64_t rows = blocks(out, block.rows), columns = blocks(in, block.columns);
-    Encoded& pow2 = add(encode_e4m3(values, block, ScaleFormat::kE8M0, ScaleRounding::kPow2));
-    pow2.matrix.as = BlockScaled{view<e4m3>(pow2.bytes.data, out, in),
-                                 {},
-                                 block,
-                                 ScaleFormat::kE8M0,
-                                 view<e8m0>(pow2.bytes.scale, rows, columns)};
-    Encoded& any = add(encode_e4m3(values, block, ScaleFormat::kF32, ScaleRounding::kNone));
-    any.matrix.as = BlockScaled{view<e4m3>(any.bytes.data, out, in),
-                                view<float>(any.bytes.scale, rows, columns),
-                                block,
-                                ScaleFormat::kF32,
-                                {}};
+    add(encode_e4m3(values, block, ScaleFormat::kE8M0, ScaleRounding::kPow2),
+        {MatrixForm::kE4M3Blocks, block, ScaleFormat::kE8M0});
+    add(encode_e4m3(values, block, ScaleFormat::kF32, ScaleRounding::kNone),
+        {MatrixForm::kE4M3Blocks, block, ScaleFormat::kF32});
   }
-  Encoded& mx = add(encode_mxfp4(values));
-  mx.matrix.as = Mxfp4{view<e2m1x2>(mx.bytes.data, out, in / 2), view<e8m0>(mx.bytes.scale, out, in / 32)};
-  Encoded& nv = add(encode_nvfp4(values));
-  nv.matrix.as = Nvfp4{view<e2m1x2>(nv.bytes.data, out, in / 2),
-                       view<e4m3>(nv.bytes.scale, out, in / 16),
-                       {reinterpret_cast<const float*>(nv.bytes.global.data()), {1}}};
+  add(encode_mxfp4(values), {MatrixForm::kMxfp4, {1, 32}, ScaleFormat::kE8M0});
+  add(encode_nvfp4(values), {MatrixForm::kNvfp4, {1, 16}, ScaleFormat::kE4M3});
   return forms;
 }
 
@@ -172,7 +152,7 @@ TEST(weight_forms, code_times_scale_is_the_exact_element_but_for_nvfp4_s_rounded
     for (int64_t row = 0; row < 48; ++row)
       for (int64_t column = 0; column < 160; ++column) {
         const double product =
-            static_cast<double>(code_of(matrix, row, column)) * scale_of(matrix, row, column);
+            static_cast<double>(code_of(matrix.as, row, column)) * scale_of(matrix.as, row, column);
         const double exact = exact_element(matrix, row, column);
         ASSERT_NEAR(product, exact, rounded ? std::abs(exact) * 0x1p-24 : 0.0);
       }

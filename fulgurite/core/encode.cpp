@@ -80,6 +80,13 @@ void add_codes(Bytes& data, std::span<const float> x, float scale) {
     data.add(pack(to_e2m1(x[i] / scale), to_e2m1(x[i + 1] / scale)));
 }
 
+template <class T>
+View<const T, 2> view(const std::vector<std::byte>& bytes, int64_t rows, int64_t columns) {
+  FULGURITE_ASSERT(bytes.size() == static_cast<size_t>(rows * columns) * sizeof(T), "{} bytes of [{}, {}]",
+                   bytes.size(), rows, columns);
+  return {reinterpret_cast<const T*>(bytes.data()), {rows, columns}};
+}
+
 float finite_magnitude(std::span<const float> x) {
   const float amax = largest_magnitude(0.0f, x);
   if (std::isnan(amax)) fail(ErrorKind::kModel, "NaN or infinity has no fp4 code");
@@ -87,6 +94,34 @@ float finite_magnitude(std::span<const float> x) {
 }
 
 }  // namespace
+
+StoredMatrix view_of(const EncodedMatrix& encoded, const MatrixFormat& format, int64_t out, int64_t in) {
+  const int64_t rows = has_scales(format) ? (out + format.block.rows - 1) / format.block.rows : 0;
+  const int64_t columns = has_scales(format) ? (in + format.block.columns - 1) / format.block.columns : 0;
+  const auto scales = [&]<class T>(T) { return view<T>(encoded.scale, rows, columns); };
+  switch (format.form) {
+    case MatrixForm::kF32:
+      return {view<float>(encoded.data, out, in), out, in};
+    case MatrixForm::kBF16:
+      return {view<bf16>(encoded.data, out, in), out, in};
+    case MatrixForm::kE4M3Blocks: {
+      BlockScaled blocks{view<e4m3>(encoded.data, out, in), {}, format.block, format.scale, {}};
+      if (format.scale == ScaleFormat::kE8M0)
+        blocks.exponents = scales(e8m0{});
+      else
+        blocks.scale = scales(float{});
+      return {blocks, out, in};
+    }
+    case MatrixForm::kMxfp4:
+      return {Mxfp4{view<e2m1x2>(encoded.data, out, in / 2), scales(e8m0{})}, out, in};
+    case MatrixForm::kNvfp4:
+      return {Nvfp4{view<e2m1x2>(encoded.data, out, in / 2),
+                    scales(e4m3{}),
+                    {reinterpret_cast<const float*>(encoded.global.data()), {1}}},
+              out, in};
+  }
+  FULGURITE_ASSERT(false, "matrix form {}", static_cast<int>(format.form));
+}
 
 float weight_scale(float amax, ScaleRounding rounding) {
   if (amax == 0.0f) return 1.0f;

@@ -39,6 +39,9 @@ struct EncodedMatrix {
   std::vector<std::byte> global;  // one fp32
 };
 
+// As a matrix of this format, which views the bytes.
+StoredMatrix view_of(const EncodedMatrix& encoded, const MatrixFormat& format, int64_t out, int64_t in);
+
 // The e4m3 scale of a block of weights whose largest magnitude is amax (finite).
 float weight_scale(float amax, ScaleRounding rounding);
 

@@ -104,19 +104,19 @@ StoredMatrix rows_of(const StoredMatrix& matrix, int64_t first, int64_t count) {
   return {std::visit(part, matrix.as), count, matrix.in};
 }
 
-float code_of(const PreparedMatrix& matrix, int64_t row, int64_t column) {
-  if (const auto* const blocks = std::get_if<BlockScaled>(&matrix.as))
+float code_of(const MatrixData& matrix, int64_t row, int64_t column) {
+  if (const auto* const blocks = std::get_if<BlockScaled>(&matrix))
     return to_float(blocks->data(row, column));
   const auto pair = [&](const auto& m) { return to_float(unpack(m.data(row, column / 2), column)); };
-  if (const auto* const groups = std::get_if<Mxfp4>(&matrix.as)) return pair(*groups);
-  return pair(std::get<Nvfp4>(matrix.as));
+  if (const auto* const groups = std::get_if<Mxfp4>(&matrix)) return pair(*groups);
+  return pair(std::get<Nvfp4>(matrix));
 }
 
-float scale_of(const PreparedMatrix& matrix, int64_t row, int64_t column) {
-  if (const auto* const blocks = std::get_if<BlockScaled>(&matrix.as)) return blocks->scale_at(row, column);
-  if (const auto* const groups = std::get_if<Mxfp4>(&matrix.as))
+float scale_of(const MatrixData& matrix, int64_t row, int64_t column) {
+  if (const auto* const blocks = std::get_if<BlockScaled>(&matrix)) return blocks->scale_at(row, column);
+  if (const auto* const groups = std::get_if<Mxfp4>(&matrix))
     return to_float(groups->scale(row, column / kMxfp4Group));
-  const Nvfp4& groups = std::get<Nvfp4>(matrix.as);
+  const Nvfp4& groups = std::get<Nvfp4>(matrix);
   return to_float(groups.scale(row, column / kNvfp4Group)) * groups.global(0);
 }
 

@@ -104,10 +104,10 @@ double exact_element(const StoredMatrix& matrix, int64_t row, int64_t column);
 // out[i] = exact_element(row, i) of the whole row.
 void exact_row(const StoredMatrix& matrix, int64_t row, double* out);
 
-// One element of a quantized weight as the fp8 linear takes it: its code, and the scale of its group, of NVFP4
-// the group's times the tensor's, rounded to fp32 once.
-float code_of(const PreparedMatrix& matrix, int64_t row, int64_t column);
-float scale_of(const PreparedMatrix& matrix, int64_t row, int64_t column);
+// One element of a quantized weight as the fp8 linear takes it: its code, and the scale of its group, of
+// NVFP4 the group's times the tensor's, rounded to fp32 once.
+float code_of(const MatrixData& matrix, int64_t row, int64_t column);
+float scale_of(const MatrixData& matrix, int64_t row, int64_t column);
 
 // out[i] = fp32(exact_element(row, first + i)) for i < count: any form, without haste.
 void decode(const PreparedMatrix& matrix, int64_t row, int64_t first, int64_t count, float* out);

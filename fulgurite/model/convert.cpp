@@ -35,20 +35,12 @@ constexpr std::array kFurtherFiles{"tokenizer.json",
                                    "generation_config.json",
                                    "LICENSE"};
 
-// How a weight is to be stored.
-enum class Kind { kBF16, kE4M3, kMxfp4, kNvfp4 };
-struct Target {
-  Kind kind = Kind::kBF16;
-  BlockShape block;  // of kE4M3
-  ScaleFormat scale = ScaleFormat::kF32;
-};
-
 // A weight of the new checkpoint: one matrix of the source, or two, one below the other; or tensors as they
 // are.
 struct Weight {
   std::string module;  // the name without ".weight"
   std::vector<StoredMatrix> sources;
-  Target target;
+  MatrixFormat target;
   std::vector<const TensorView*> copies;
 
   int64_t out() const {
@@ -58,6 +50,8 @@ struct Weight {
   }
   int64_t in() const { return sources.front().in; }
 };
+
+constexpr MatrixFormat kBF16{MatrixForm::kBF16, {}, ScaleFormat::kF32};
 
 bool has_blocks(const BlockShape& block) { return block.columns != kWhole; }
 
@@ -86,11 +80,21 @@ class Converter {
   const std::vector<Weight>& weights() const { return weights_; }
   std::string config_text() const;
 
-  // Writes one weight; returns the bytes that were copied.
-  int64_t write(const Weight& weight, checkpoint::CheckpointWriter& writer) const;
+  void write(const Weight& weight, checkpoint::CheckpointWriter& writer, ConvertResult& result) const;
 
  private:
   bool fuses() const { return form_ == CheckpointForm::kFusedBF16 || form_ == CheckpointForm::kFusedFp8; }
+
+  // Of a layer that is left out one half may be missing.
+  bool has_both(int64_t layer) const {
+    int64_t halves = 0;
+    for (size_t i = 0; i < model_.names.size(); ++i) {
+      const TensorName& name = model_.names[i];
+      const bool half = name.part == Role::kIndexK || name.part == Role::kIndexGate;
+      halves += half && name.layer == layer && !model_.parts[i].empty();
+    }
+    return halves == 2;
+  }
 
   void add(const TensorName& name, const std::vector<const TensorView*>& parts) {
     if (parts.empty()) return;  // of an MTP layer that is not there
@@ -103,8 +107,11 @@ class Converter {
       throw Error(ErrorKind::kModel, finding->message);
     const StoredMatrix& matrix = std::get<StoredMatrix>(std::get<Bound>(examined).as);
     if (name.part == Role::kIndexFused) return add_fused(name, matrix);
-    if (fuses() && name.part == Role::kIndexK) return add_fused_key(name, matrix);
-    if (fuses() && name.part == Role::kIndexGate) return weights_[fused_at_].sources.push_back(matrix);
+    const bool half = name.part == Role::kIndexK || name.part == Role::kIndexGate;
+    if (half && fuses() && has_both(name.layer)) {
+      if (name.part == Role::kIndexK) return add_fused_key(name, matrix);
+      return weights_[fused_at_].sources.push_back(matrix);
+    }
     add_matrix(name, matrix, parts);
   }
 
@@ -115,30 +122,32 @@ class Converter {
     if (!quantized && !has_scales(format_of(matrix)))
       weights_.push_back({module, {}, {}, parts});
     else
-      weights_.push_back({module, {matrix}, quantized ? target_of(name) : Target{}, {}});
+      weights_.push_back({module, {matrix}, quantized ? target_of(name) : kBF16, {}});
   }
 
-  Target blocks(ScaleFormat scale = ScaleFormat::kF32) const { return {Kind::kE4M3, block_, scale}; }
+  MatrixFormat blocks(ScaleFormat scale = ScaleFormat::kF32) const {
+    return {MatrixForm::kE4M3Blocks, block_, scale};
+  }
 
-  Target target_of(const TensorName& name) const {
+  MatrixFormat target_of(const TensorName& name) const {
     const bool routed = name.expert != kNotRouted;
     switch (form_) {
       case CheckpointForm::kBF16:
-        return {};
+        return kBF16;
       case CheckpointForm::kFp8E8M0:
         return blocks(ScaleFormat::kE8M0);
       case CheckpointForm::kFp8Channel:
-        return {Kind::kE4M3, {1, kWhole}, ScaleFormat::kF32};
+        return {MatrixForm::kE4M3Blocks, {1, kWhole}, ScaleFormat::kF32};
       case CheckpointForm::kMxfp4Experts:
-        return routed ? require_groups(name, {Kind::kMxfp4, {1, 32}, ScaleFormat::kE8M0}) : blocks();
+        return routed ? require_groups(name, {MatrixForm::kMxfp4, {1, 32}, ScaleFormat::kE8M0}) : blocks();
       case CheckpointForm::kNvfp4Experts:
-        return routed ? require_groups(name, {Kind::kNvfp4, {1, 16}, ScaleFormat::kE4M3}) : blocks();
+        return routed ? require_groups(name, {MatrixForm::kNvfp4, {1, 16}, ScaleFormat::kE4M3}) : blocks();
       default:
         return blocks();
     }
   }
 
-  static Target require_groups(const TensorName& name, const Target& target) {
+  static MatrixFormat require_groups(const TensorName& name, const MatrixFormat& target) {
     if (name.columns % target.block.columns != 0)
       fail(ErrorKind::kRequest, "{}: expected a multiple of {} columns for this form, found {}", name.name,
            target.block.columns, name.columns);
@@ -151,7 +160,7 @@ class Converter {
     add_joined(name.layer, {matrix});
   }
   void add_joined(int64_t layer, std::vector<StoredMatrix> sources) {
-    const Target target = form_ == CheckpointForm::kFusedFp8 ? blocks() : Target{};
+    const MatrixFormat target = form_ == CheckpointForm::kFusedFp8 ? blocks() : kBF16;
     weights_.push_back({module_of(fused_indexer(model_.config, layer)), std::move(sources), target, {}});
   }
 
@@ -163,12 +172,13 @@ class Converter {
     const StoredMatrix gate = rows_of(matrix, c.index_dim, c.index_heads);
     weights_.push_back({indexer + "wk", {rows_of(matrix, 0, c.index_dim)}, target_of(name), {}});
     const bool quantizes_gate = form_ == CheckpointForm::kGateFp8;
-    weights_.push_back({indexer + "weights_proj", {gate}, quantizes_gate ? target_of(name) : Target{}, {}});
+    weights_.push_back({indexer + "weights_proj", {gate}, quantizes_gate ? target_of(name) : kBF16, {}});
   }
 
-  std::string scale_suffix(const Target& target) const {
+  std::string scale_suffix(const MatrixFormat& target) const {
     if (target.scale == ScaleFormat::kE8M0) return ".scale";
-    return target.kind == Kind::kNvfp4 || !has_blocks(target.block) ? ".weight_scale" : ".weight_scale_inv";
+    return target.form == MatrixForm::kNvfp4 || !has_blocks(target.block) ? ".weight_scale"
+                                                                          : ".weight_scale_inv";
   }
 
   void add_entries(const Weight& weight, std::vector<PlannedTensor>& entries) const;
@@ -191,48 +201,57 @@ void Converter::add_entries(const Weight& weight, std::vector<PlannedTensor>& en
     entries.push_back({copy->name, copy->dtype, copy->shape});
   if (!weight.copies.empty()) return;
   const int64_t out = weight.out(), in = weight.in();
-  const Target& t = weight.target;
+  const MatrixFormat& t = weight.target;
   const std::string name = weight.module + ".weight", scale = weight.module + scale_suffix(t);
   const auto groups = [](int64_t extent, int64_t block) { return (extent + block - 1) / block; };
-  switch (t.kind) {
-    case Kind::kBF16:
+  switch (t.form) {
+    case MatrixForm::kBF16:
       entries.push_back({name, DType::kBF16, {out, in}});
       return;
-    case Kind::kE4M3:
+    case MatrixForm::kE4M3Blocks:
       entries.push_back({name, DType::kF8_E4M3, {out, in}});
       entries.push_back({scale,
                          t.scale == ScaleFormat::kF32 ? DType::kF32 : DType::kF8_E8M0,
                          {groups(out, t.block.rows), groups(in, t.block.columns)}});
       return;
-    case Kind::kMxfp4:
+    case MatrixForm::kMxfp4:
       entries.push_back({name, DType::kI8, {out, in / 2}});
       entries.push_back({scale, DType::kF8_E8M0, {out, in / 32}});
       return;
-    case Kind::kNvfp4:
+    case MatrixForm::kNvfp4:
       entries.push_back({name, DType::kU8, {out, in / 2}});
       entries.push_back({scale, DType::kF8_E4M3, {out, in / 16}});
       entries.push_back({weight.module + ".weight_scale_2", DType::kF32, {}});
       return;
+    case MatrixForm::kF32:
+      break;
   }
+  FULGURITE_ASSERT(false, "{} is no target", describe(t));
+}
+
+MatrixValues values_of(const Weight& weight) {
+  return {weight.out(), weight.in(), [&weight](int64_t row, double* out) {
+            size_t source = 0;
+            while (row >= weight.sources[source].out) row -= weight.sources[source++].out;
+            exact_row(weight.sources[source], row, out);
+          }};
 }
 
 EncodedMatrix Converter::encode(const Weight& weight) const {
-  const MatrixValues values{weight.out(), weight.in(), [&weight](int64_t row, double* out) {
-                              size_t source = 0;
-                              while (row >= weight.sources[source].out) row -= weight.sources[source++].out;
-                              exact_row(weight.sources[source], row, out);
-                            }};
-  switch (weight.target.kind) {
-    case Kind::kBF16:
+  const MatrixValues values = values_of(weight);
+  switch (weight.target.form) {
+    case MatrixForm::kBF16:
       return encode_bf16(values);
-    case Kind::kE4M3:
+    case MatrixForm::kE4M3Blocks:
       return encode_e4m3(values, weight.target.block, weight.target.scale, rounding_);
-    case Kind::kMxfp4:
+    case MatrixForm::kMxfp4:
       return encode_mxfp4(values);
-    case Kind::kNvfp4:
+    case MatrixForm::kNvfp4:
       return encode_nvfp4(values);
+    case MatrixForm::kF32:
+      break;
   }
-  FULGURITE_ASSERT(false, "kind {}", static_cast<int>(weight.target.kind));
+  FULGURITE_ASSERT(false, "{} is no target", describe(weight.target));
 }
 
 EncodedMatrix Converter::encode_named(const Weight& weight) const {
@@ -255,7 +274,7 @@ void append(std::vector<std::byte>& bytes, T element) {
 }
 
 std::optional<std::pair<Bytes, std::vector<std::byte>>> Converter::kept_codes(const Weight& weight) const {
-  if (weight.target.kind != Kind::kE4M3 || weight.sources.size() != 1) return std::nullopt;
+  if (weight.target.form != MatrixForm::kE4M3Blocks || weight.sources.size() != 1) return std::nullopt;
   const auto* const blocks = std::get_if<BlockScaled>(&weight.sources.front().as);
   if (blocks == nullptr || blocks->block != weight.target.block) return std::nullopt;
   std::vector<std::byte> scales;
@@ -276,24 +295,34 @@ std::optional<std::pair<Bytes, std::vector<std::byte>>> Converter::kept_codes(co
   return std::pair{bytes_of(blocks->data), std::move(scales)};
 }
 
-int64_t Converter::write(const Weight& weight, checkpoint::CheckpointWriter& writer) const {
-  int64_t copied = 0;
+// What became of a weight that was encoded anew.
+Requantized report_of(const Weight& weight, const EncodedMatrix& encoded) {
+  std::string from = describe(format_of(weight.sources.front()));
+  for (size_t i = 1; i < weight.sources.size(); ++i) from += " + " + describe(format_of(weight.sources[i]));
+  const StoredMatrix made = view_of(encoded, weight.target, weight.out(), weight.in());
+  return {weight.module + ".weight", std::move(from), describe(weight.target),
+          encoding_error(values_of(weight), made)};
+}
+
+void Converter::write(const Weight& weight, checkpoint::CheckpointWriter& writer,
+                      ConvertResult& result) const {
   for (const TensorView* const copy : weight.copies) {
     writer.write(copy->name, copy->bytes);
-    copied += static_cast<int64_t>(copy->bytes.size());
+    result.copied_bytes += static_cast<int64_t>(copy->bytes.size());
   }
-  if (!weight.copies.empty()) return copied;
+  if (!weight.copies.empty()) return;
   const std::string name = weight.module + ".weight", scale = weight.module + scale_suffix(weight.target);
   if (const auto kept = kept_codes(weight)) {
     writer.write(name, kept->first);
     writer.write(scale, kept->second);
-    return static_cast<int64_t>(kept->first.size());
+    result.copied_bytes += static_cast<int64_t>(kept->first.size());
+    return;
   }
   const EncodedMatrix encoded = encode_named(weight);
   writer.write(name, encoded.data);
   if (!encoded.scale.empty()) writer.write(scale, encoded.scale);
   if (!encoded.global.empty()) writer.write(weight.module + ".weight_scale_2", encoded.global);
-  return 0;
+  result.requantized.push_back(report_of(weight, encoded));
 }
 
 std::string Converter::config_text() const {
@@ -337,7 +366,7 @@ ConvertResult convert(const checkpoint::Checkpoint& source, const std::filesyste
   result.shards = static_cast<int64_t>(writer.shards());
   result.bytes = writer.total_bytes();
   for (const Weight& weight : converter.weights()) {
-    result.copied_bytes += converter.write(weight, writer);
+    converter.write(weight, writer, result);
     if (options.progress) options.progress(writer.written_bytes(), result.bytes);
   }
   copy_further_files(source.directory(), writer);

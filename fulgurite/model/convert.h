@@ -14,16 +14,19 @@
 // Codes and scales that fit the form are copied. Scales are kept where they can be (fp32 <-> e8m0, exactly);
 // otherwise a weight is quantized again from its exact values (core/encode.h), to powers of two where the
 // source says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are
-// stored. MTP tensors are converted alike.
+// stored. MTP tensors are converted alike. Every weight that is encoded anew is decoded again from what is
+// written, and its error reported.
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "fulgurite/checkpoint/checkpoint.h"
+#include "fulgurite/core/encoding_error.h"
 
 namespace fulgurite::model {
 
@@ -47,11 +50,18 @@ struct ConvertOptions {
   // Called after each tensor.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
+// A weight that was encoded anew, and what that cost.
+struct Requantized {
+  std::string name;
+  std::string from, to;  // "e4m3 128x128, scales f32"
+  EncodingError error;
+};
 struct ConvertResult {
   int64_t bytes = 0;
   int64_t tensors = 0;
   int64_t shards = 0;
-  int64_t copied_bytes = 0;  // as they stood in the source
+  int64_t copied_bytes = 0;              // as they stood in the source
+  std::vector<Requantized> requantized;  // in the order of the computation
 };
 
 // Writes `out`, whole or not at all (checkpoint_writer.h), with the tokenizer's files. Holds one tensor in

@@ -1,5 +1,5 @@
-// Where a knob makes one output an fp8 linear, or the gate's weight is read at an exact value that is no bf16,
-// the two have no operand in common: a chain of two linears.
+// Where a knob makes one output an fp8 linear, or the gate's weight is read at an exact value that is no
+// bf16, the two have no operand in common: a chain of two linears.
 
 #include <algorithm>
 

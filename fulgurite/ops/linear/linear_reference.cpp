@@ -53,9 +53,9 @@ float sum_of_codes(const Problem& problem, const CodedRow& x, const PreparedMatr
     double partial = 0.0;
     for (int64_t i = first; i < std::min(problem.in, first + columns); ++i)
       partial += static_cast<double>(to_float(x.codes[static_cast<size_t>(i)])) *
-                 static_cast<double>(code_of(weight, n, i));
+                 static_cast<double>(code_of(weight.as, n, i));
     const float x_scale = x.scales[static_cast<size_t>(first / kActivationGroup)];
-    acc = std::fma(static_cast<float>(partial), x_scale * scale_of(weight, n, first), acc);
+    acc = std::fma(static_cast<float>(partial), x_scale * scale_of(weight.as, n, first), acc);
   }
   return acc;
 }
