@@ -276,6 +276,17 @@ TEST(lint, faults_of_the_data_need_a_sample) {
   expect_only(Rule::kNotANumber, kGate, half.write());
 }
 
+TEST(lint, an_indexer_in_part_in_a_layer_that_has_none) {
+  test::EditedCheckpoint part;
+  part.config["index_topk_pattern"] = "FFSF";
+  part.erase(kWk);
+  part.erase(kWk + "_scale_inv");
+  EXPECT_EQ(expect_only(Rule::kSharedIndexer, kWk, part.write()),
+            kWk +
+                ": layer 2 shares the selection of the layer before it, and of the 5 weights of an indexer "
+                "there are 4");
+}
+
 TEST(lint, json_holds_rule_severity_tensor_and_remedy) {
   test::EditedCheckpoint edited;
   edited.erase(kOScale);

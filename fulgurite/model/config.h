@@ -56,6 +56,9 @@ struct Config {
   int64_t index_heads = 0;  // index_n_heads
   int64_t index_dim = 0;    // index_head_dim
   int64_t index_topk = 0;   // index_topk
+  // indexer_types, or index_topk_pattern, or index_topk_freq: of each layer, whether it selects what the
+  // layer before it selected. Empty: none does.
+  std::vector<bool> shares_index;
 
   int64_t dense_width = 0;        // intermediate_size
   int64_t expert_width = 0;       // moe_intermediate_size
@@ -72,6 +75,10 @@ struct Config {
   std::optional<Quantization> quantization;
 
   bool dense(int64_t layer) const { return layer < dense_layers; }
+  bool has_indexer(int64_t layer) const {
+    const auto at = static_cast<size_t>(layer);
+    return at >= shares_index.size() || !shares_index[at];
+  }
   // (nope + rope)^-1/2 * (0.1 mscale_all_dim ln(factor) + 1)^2, computed in double, rounded once.
   float softmax_scale() const;
 };

@@ -293,7 +293,7 @@ Names names_in(TensorList tensors, const Config& config) {
       found.findings.push_back({Rule::kDuplicateTensor, alone->name,
                                 fmt::format("{}: stands in {} already", alone->name, joined.name)});
     if (name.part == Role::kIndexGate) continue;
-    joined.role = name.required ? Role::kIndexFused : Role::kMtp;
+    joined.role = name.required ? Role::kIndexFused : name.role;
     joined.required = name.required;
     found.names.push_back(std::move(joined));
   }

@@ -46,6 +46,8 @@ constexpr std::array<Entry, kRules> kTable{{
     {Rule::kExpertForms, "expert-forms", kError, "write all experts of a layer in one form"},
     {Rule::kMtpTensors, "mtp-tensors", kWarning,
      "ship all tensors of the MTP layer and num_nextn_predict_layers, or neither"},
+    {Rule::kSharedIndexer, "shared-indexer", kWarning,
+     "ship all tensors of the indexer or none, or correct indexer_types: a shared layer reads none"},
     {Rule::kRouterBiasPrecision, "router-bias-precision", kWarning,
      "store the bias in F32: in BF16 its values fall together and other experts are chosen"},
     {Rule::kScaleBytesAsNumbers, "scale-bytes-as-numbers", kError,

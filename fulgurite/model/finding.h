@@ -31,6 +31,7 @@ enum class Rule {
   kScaleShape,
   kExpertForms,
   kMtpTensors,
+  kSharedIndexer,
   kRouterBiasPrecision,
   // Of the data, by sample:
   kScaleBytesAsNumbers,

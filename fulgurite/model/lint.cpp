@@ -54,6 +54,7 @@ class Linter {
       check_table();
       check_unknown();
       check_mtp();
+      check_shared_indexers();
       check_experts();
       if (sampling == Sampling::kSample) sample(report_);
     }
@@ -266,25 +267,43 @@ class Linter {
 
   // --- what belongs together ---
 
+  // How much of a part of the model that is left out is there.
+  struct Presence {
+    int64_t wanted = 0, there = 0;
+    const std::string* first_missing = nullptr;
+  };
+  std::map<int64_t, Presence> presence(Role role) const {  // by layer
+    std::map<int64_t, Presence> layers;
+    for (const Inspected& weight : report_.weights) {
+      if (weight.name.role != role) continue;
+      Presence& layer = layers[weight.name.layer];
+      ++layer.wanted;
+      if (!weight.parts.empty() || unread(weight.name.name))
+        ++layer.there;
+      else if (layer.first_missing == nullptr)
+        layer.first_missing = &weight.name.name;
+    }
+    return layers;
+  }
+
   void check_mtp() {
-    for (int64_t layer = config().layers; layer < config().layers + config().mtp_layers; ++layer) {
-      int64_t wanted = 0, there = 0;
-      const std::string* first_missing = nullptr;
-      for (const Inspected& weight : report_.weights) {
-        if (weight.name.layer != layer) continue;
-        ++wanted;
-        if (!weight.parts.empty() || unread(weight.name.name))
-          ++there;
-        else if (first_missing == nullptr)
-          first_missing = &weight.name.name;
-      }
-      if (first_missing != nullptr)
-        add(Rule::kMtpTensors, *first_missing,
+    for (const auto& [layer, found] : presence(Role::kMtp))
+      if (found.first_missing != nullptr)
+        add(Rule::kMtpTensors, *found.first_missing,
             fmt::format(
                 "{}: config.json has num_nextn_predict_layers {}, but of the {} weights of layer {} there "
                 "are {}",
-                *first_missing, config().mtp_layers, wanted, layer, there));
-    }
+                *found.first_missing, config().mtp_layers, found.wanted, layer, found.there));
+  }
+
+  // None are needed; a whole indexer is what some converters ship for every layer.
+  void check_shared_indexers() {
+    for (const auto& [layer, found] : presence(Role::kSharedIndexer))
+      if (found.there != 0 && found.first_missing != nullptr)
+        add(Rule::kSharedIndexer, *found.first_missing,
+            fmt::format("{}: layer {} shares the selection of the layer before it, and of the {} weights of "
+                        "an indexer there are {}",
+                        *found.first_missing, layer, found.wanted, found.there));
   }
 
   void check_experts() {

@@ -36,7 +36,8 @@ enum class Role {
   kMlpGate,  // of a routed expert, of the shared expert or of a dense layer: TensorName::expert tells
   kMlpUp,
   kMlpDown,
-  kMtp,  // multi-token prediction: known and left out
+  kSharedIndexer,  // of a layer that shares the selection of another: known and left out
+  kMtp,            // multi-token prediction: known and left out
 };
 std::string_view name(Role role);
 
@@ -61,11 +62,12 @@ struct TensorName {
   int64_t rows = 0;  // of a vector: 1
   int64_t columns = 0;
   bool required = true;
-  Role part = role;  // of a layer left out: what it would be
+  Role part = role;  // of what is left out: what it would be
 };
 
 // Every tensor that a checkpoint of this configuration holds, in the order of the computation; scales are not
-// listed, they go with their weight. MTP tensors follow at the end, not required.
+// listed, they go with their weight. Indexers of layers that share another's selection are not required; nor
+// are MTP tensors, which follow at the end.
 std::vector<TensorName> tensor_names(const Config& config);
 
 // Where a layer's wk and weights_proj are one tensor [index_dim + index_heads, hidden], it stands in their

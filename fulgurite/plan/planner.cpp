@@ -102,7 +102,7 @@ class Planner {
                     c_.rope, plan_.latent_row.bytes()),
         catalog().latent_prepare,
         latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
-    plan.indexer = make_indexer(layer, w.indexer);
+    if (c_.has_indexer(layer)) plan.indexer = make_indexer(layer, w.indexer);
     if (setting_.numerics.mla == Mla::kAbsorbed)
       plan.absorbed = make_absorbed(layer, w.kv_b);
     else
@@ -255,9 +255,11 @@ Numerics resolved(Numerics numerics, const model::Config& config) {
 // allocates.
 int64_t prepared_bytes(const model::Model& model, const Options& options) {
   int64_t elements = product({options.context, model.config.rope});
-  for (const model::StoredLayer& layer : model.weights.layers)
-    if (quantizes_gate(layer.indexer.gate, options.numerics))
-      elements += quantized_floats(model.config.index_heads, model.config.hidden);
+  for (int64_t i = 0; i < model.config.layers; ++i) {
+    const StoredMatrix& gate = model.weights.layers[static_cast<size_t>(i)].indexer.gate;
+    if (model.config.has_indexer(i) && quantizes_gate(gate, options.numerics))
+      elements += quantized_floats(gate.out, gate.in);
+  }
   for (const model::TensorName& tensor : model.names)
     if (tensor.required && tensor.form == model::Form::kVector) elements += (tensor.columns + 15) / 16 * 16;
   return product({elements, sizeof(float)}) + 2 * 64;
