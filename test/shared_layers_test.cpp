@@ -76,6 +76,15 @@ TEST(shared_layers, attend_to_what_the_layer_before_selected) {
   }
 }
 
+TEST(shared_layers, are_counted_by_inspect) {
+  Sharing sharing;
+  const test::ToolRun run = test::run_tool("inspect " + sharing.write());
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_NE(run.out.find("indexer    8 heads of 128, top 128; in 3 of 4 layers"), std::string::npos)
+      << run.out;
+  EXPECT_EQ(test::run_tool("inspect " + test::kTinyV32).out.find(" of 4 layers"), std::string::npos);
+}
+
 TEST(shared_layers, plan_no_indexer) {
   Sharing sharing;
   const auto checkpoint = checkpoint::open(sharing.write());

@@ -91,6 +91,7 @@ nlohmann::ordered_json dimensions(const model::Config& c) {
                               {"index_heads", c.index_heads},
                               {"index_dim", c.index_dim},
                               {"index_topk", c.index_topk},
+                              {"layers_sharing_index", std::ranges::count(c.shares_index, true)},
                               {"dense_width", c.dense_width},
                               {"expert_width", c.expert_width},
                               {"experts", c.experts},
@@ -147,7 +148,9 @@ void print_json(const checkpoint::Survey& survey, const model::Inspection& inspe
 void print_dimensions(const model::Config& c) {
   fmt::print("attention  {} heads of {} + {}, value {}; latent {} + {}; q_lora {}; context {}\n", c.heads,
              c.nope, c.rope, c.value, c.kv_lora, c.rope, c.q_lora, c.max_positions);
-  fmt::print("indexer    {} heads of {}, top {}\n", c.index_heads, c.index_dim, c.index_topk);
+  const auto shared = std::ranges::count(c.shares_index, true);
+  fmt::print("indexer    {} heads of {}, top {}{}\n", c.index_heads, c.index_dim, c.index_topk,
+             shared > 0 ? fmt::format("; in {} of {} layers", c.layers - shared, c.layers) : "");
   fmt::print("experts    {} of {} ({} of {} groups) x {}, shared {} x {}; dense {}\n\n", c.experts_per_token,
              c.experts, c.groups_kept, c.expert_groups, c.expert_width, c.shared_experts, c.expert_width,
              c.dense_width);
