@@ -87,6 +87,8 @@ PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format
     matrix.as = View<const float, 2>(reinterpret_cast<const float*>(memory.data()), {out, in});
     return matrix;
   }
+  FULGURITE_ASSERT(format.form == MatrixForm::kE4M3Blocks && format.scale == ScaleFormat::kF32,
+                   "no such weight is made: {}", describe(format));
   const std::span<std::byte> memory = bytes(out * in, Pages::kSmall);
   fill_codes(random_, memory);
   const int64_t rows = blocks(out, format.block.rows), columns = blocks(in, format.block.columns);
@@ -142,19 +144,8 @@ rotary::Table Arena::rotary_table(const rotary::Frequencies& frequencies, int64_
 }
 
 PreparedMatrix rows_of(const PreparedMatrix& matrix, int64_t first, int64_t count) {
-  PreparedMatrix part{matrix.as, count, matrix.in};
-  if (auto* const scaled = std::get_if<BlockScaled>(&part.as)) {
-    const int64_t rows = scaled->block.rows;
-    FULGURITE_ASSERT(first % rows == 0, "rows from {} in blocks of {}", first, rows);
-    scaled->data = scaled->data.slice(0, first, count);
-    scaled->scale = scaled->scale.slice(0, first / rows, blocks(count, rows));
-  } else if (auto* const floats = std::get_if<View<const float, 2>>(&part.as)) {
-    *floats = floats->slice(0, first, count);
-  } else {
-    auto& halves = std::get<View<const bf16, 2>>(part.as);
-    halves = halves.slice(0, first, count);
-  }
-  return part;
+  const StoredMatrix part = fulgurite::rows_of(StoredMatrix{matrix.as, matrix.out, matrix.in}, first, count);
+  return {part.as, part.out, part.in};
 }
 
 }  // namespace fulgurite::bench

@@ -19,6 +19,8 @@
 #include "fulgurite/execute/sampler.h"
 #include "fulgurite/execute/session.h"
 #include "fulgurite/model/bind.h"
+#include "fulgurite/model/convert.h"
+#include "fulgurite/model/lint.h"
 #include "fulgurite/plan/bytes.h"
 #include "fulgurite/plan/plan.h"
 #include "fulgurite/tokenizer/text_stream.h"

@@ -161,15 +161,15 @@ TEST(bad_input, scales_that_are_missing_or_of_another_shape) {
   const BrokenModel model;
   const std::string scales = "model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv";
   model.edit_tensors([&](auto& tensors) { named(tensors, scales).shape = {3, 5}; });
-  expect_refused(model, {scales + ": expected F32 [5, 3], file has F32 [3, 5]"});
+  expect_refused(model, {scales + ": expected F32 or F8_E8M0 [5, 3], file has F32 [3, 5]"});
   model.edit_tensors([&](auto& tensors) {
-    named(tensors, scales).name = "model.layers.0.self_attn.kv_a_proj_with_mqa.scale";
+    named(tensors, scales).name = "model.layers.0.self_attn.kv_a_proj_with_mqa.scales";
   });
   nlohmann::json index = nlohmann::json::parse(model.read("model.safetensors.index.json"));
   index["weight_map"].erase(scales);
-  index["weight_map"]["model.layers.0.self_attn.kv_a_proj_with_mqa.scale"] = kShard1;
+  index["weight_map"]["model.layers.0.self_attn.kv_a_proj_with_mqa.scales"] = kShard1;
   model.write("model.safetensors.index.json", index.dump());
-  expect_refused(model, {scales + ": expected F32 [5, 3], the checkpoint has no such tensor"});
+  expect_refused(model, {"kv_a_proj_with_mqa.weight: F8_E4M3 [576, 384] needs scales", "none of " + scales});
 }
 
 TEST(bad_input, tensors_that_are_missing_or_unknown) {
@@ -183,16 +183,15 @@ TEST(bad_input, tensors_that_are_missing_or_unknown) {
   expect_refused(model, {"model.norm.weight: expected BF16 or F32 [384], the checkpoint has no such tensor"});
   model.edit_tensors([](auto& tensors) {
     checkpoint::TensorView extra = named(tensors, "model.norm.weight");
-    extra.name = "model.layers.0.self_attn.indexer.wk_weights_proj.weight";
+    extra.name = "model.layers.0.self_attn.indexer.wk_weights.weight";
     tensors.push_back(extra);
   });
   index["weight_map"].erase("model.norm.wait");
   index["weight_map"]["model.norm.weight"] = kShard1;
-  index["weight_map"]["model.layers.0.self_attn.indexer.wk_weights_proj.weight"] = kShard1;
+  index["weight_map"]["model.layers.0.self_attn.indexer.wk_weights.weight"] = kShard1;
   model.write("model.safetensors.index.json", index.dump());
   expect_refused(
-      model,
-      {"wk_weights_proj.weight: BF16 [384]: no tensor of deepseek_v32 has this name (1 unknown in all)"});
+      model, {"wk_weights.weight: BF16 [384]: no tensor of deepseek_v32 has this name (1 unknown in all)"});
 }
 
 TEST(bad_input, a_model_type_that_is_unknown_or_has_no_indexer) {

@@ -30,10 +30,11 @@ TEST(usage, errors_have_exit_code_two) {
        {"", "explode", "generate", "plan", "eval x", "compare a", "plan x --context many",
         "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b", "plan x --context -1",
         "plan x --batch 0", "plan x --context ''", "trace x --ids a:b --out c --inject-only topk",
-        "synth c --out d", "bench --nonsense"})
+        "synth c --out d", "bench --nonsense", "convert x", "convert x y", "convert x y --form int4",
+        "convert x y --form bf16 --shard-size 0"})
     refusal(arguments);
   for (const char* const verb :
-       {"", "generate", "eval", "inspect", "plan", "trace", "compare", "synth", "bench"})
+       {"", "generate", "eval", "inspect", "plan", "trace", "compare", "synth", "bench", "convert"})
     EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;
 }
 

@@ -128,6 +128,23 @@ std::string header_text(const std::vector<Entry>& order, const std::map<std::str
 
 }  // namespace
 
+FileLayout lay_out(std::span<const PlannedTensor> tensors, const std::map<std::string, std::string>& metadata,
+                   const std::string& what) {
+  const std::vector<Entry> order = in_file_order(tensors, what);
+  const std::string header = header_text(order, metadata, what);
+  const uint64_t length = header.size();
+  FileLayout layout;
+  layout.head.assign(reinterpret_cast<const char*>(&length), sizeof length);
+  layout.head += header;
+  layout.offsets.resize(tensors.size());
+  layout.bytes = static_cast<int64_t>(layout.head.size());
+  for (const Entry& entry : order) {
+    layout.offsets[entry.index] = layout.bytes;
+    layout.bytes += static_cast<int64_t>(entry.bytes);
+  }
+  return layout;
+}
+
 void write_safetensors(const std::filesystem::path& path, std::span<const PlannedTensor> tensors,
                        const std::function<void(size_t tensor, const Sink& sink)>& make,
                        const std::map<std::string, std::string>& metadata) {

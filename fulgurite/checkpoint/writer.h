@@ -34,6 +34,16 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Planne
                        const std::function<void(size_t tensor, const Sink& sink)>& make,
                        const std::map<std::string, std::string>& metadata = {});
 
+// Where everything stands in a file of these tensors, for who writes it in an order of his own.
+struct FileLayout {
+  std::string head;              // the length of the header and the header
+  std::vector<int64_t> offsets;  // of each tensor's bytes from the begin of the file, in the order of `tensors`
+  int64_t bytes = 0;             // of the whole file
+};
+// `what` is the file's name in messages. Throws Error{kFile}.
+FileLayout lay_out(std::span<const PlannedTensor> tensors, const std::map<std::string, std::string>& metadata,
+                   const std::string& what);
+
 // A text file (config.json, an index), complete or not at all. Throws Error{kFile}.
 void write_text(const std::filesystem::path& path, std::string_view text);
 

@@ -1,11 +1,13 @@
 #pragma once
 // The 8-bit floats of the checkpoints. e4m3 is e4m3fn: 1 sign, 4 exponent (bias 7), 3 fraction bits; the
-// largest value is 448, there is no infinity, and S.1111.111 is NaN.
+// largest value is 448, there is no infinity, and S.1111.111 is NaN. e8m0 is an exponent alone, a scale:
+// 2^(bits - 127), and 0xFF is NaN.
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 namespace fulgurite {
 
@@ -39,6 +41,25 @@ inline e4m3 to_e4m3(float value) {
   const uint32_t m = std::bit_cast<uint32_t>(magnitude);
   const uint32_t rounded = m + 0x7FFFFu + ((m >> 20) & 1u);  // 20 fraction bits go
   return {static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)))};
+}
+
+struct e8m0 {
+  uint8_t bits;
+};
+
+// Exact: 2^-127 is an fp32 subnormal.
+inline float to_float(e8m0 value) {
+  if (value.bits == 0xFF) return std::numeric_limits<float>::quiet_NaN();
+  const uint32_t bits = value.bits == 0 ? 0x00400000u : static_cast<uint32_t>(value.bits) << 23;
+  return std::bit_cast<float>(bits);
+}
+
+// The code of exactly this value; none where it is no power of two in [2^-127, 2^127].
+inline std::optional<e8m0> exact_e8m0(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (bits == 0x00400000u) return e8m0{0};
+  if ((bits & 0x807FFFFFu) != 0 || bits == 0 || bits == 0x7F800000u) return std::nullopt;
+  return e8m0{static_cast<uint8_t>(bits >> 23)};
 }
 
 }  // namespace fulgurite

@@ -29,8 +29,7 @@ void pack_narrowed(const Kernels& kernels, const View<const float, 2>& weight, c
 
 void pack_blocks(const Kernels& kernels, const BlockScaled& weight, const Piece& piece, uint32_t* panel) {
   const auto widen = [&](int64_t row, uint16_t* out) {
-    const float scale = weight.scale(row / weight.block.rows, piece.column / weight.block.columns);
-    kernels.widen_e4m3(codes_at(weight, row, piece.column), piece.width, scale, out);
+    kernels.widen_e4m3(codes_at(weight, row, piece.column), piece.width, weight.scale_at(row, piece.column), out);
   };
   pack_converted(kernels, piece, widen, panel);
 }
@@ -56,6 +55,7 @@ int64_t piece_columns(const PreparedMatrix& weight, int64_t column) {
 }  // namespace
 
 Support takes_bf16_weight(const MatrixFormat& weight) {
+  if (is_fp4(weight)) return Refusal{"weight in " + describe(weight) + ", takes f32, bf16 or e4m3 blocks"};
   if (weight.form == MatrixForm::kE4M3Blocks && weight.block.columns % 2 != 0)
     return Refusal{"weight in " + describe(weight) + ", takes blocks of an even number of columns"};
   return std::nullopt;

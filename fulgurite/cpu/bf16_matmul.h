@@ -10,7 +10,7 @@
 
 namespace fulgurite::cpu {
 
-// bf16_sums takes every form but blocks of an odd number of columns.
+// bf16_sums takes every form but fp4 and blocks of an odd number of columns.
 Support takes_bf16_weight(const MatrixFormat& weight);
 
 // tile.sums[t * tile_lanes(x.rows) + l] = the product of row t of x and row rows.first + l of weight. Lanes

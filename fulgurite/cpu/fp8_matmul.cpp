@@ -9,11 +9,11 @@ namespace {
 // The weight's scale of each row of the tile in one group of columns; 0 for the lanes that pad the last
 // panel.
 void lane_factors(const BlockScaled& weight, RowRange rows, int64_t column, float* factors) {
-  const int64_t block = weight.block.rows, block_column = column / weight.block.columns;
+  const int64_t block = weight.block.rows;
   for (int64_t l = 0; l < rows.count;) {
     const int64_t block_row = (rows.first + l) / block;
     const int64_t end = std::min(rows.count, (block_row + 1) * block - rows.first);
-    std::fill(factors + l, factors + end, weight.scale(block_row, block_column));
+    std::fill(factors + l, factors + end, weight.scale_at(rows.first + l, column));
     l = end;
   }
   std::fill(factors + rows.count, factors + (rows.count + kPanelLanes - 1) / kPanelLanes * kPanelLanes, 0.0f);

@@ -12,8 +12,7 @@ void decode_blocks(const Kernels& kernels, const BlockScaled& weight, int64_t ro
   const auto* codes = reinterpret_cast<const uint8_t*>(weight.data[row].data);
   const int64_t block = weight.block.columns;
   for (int64_t i = 0; i < in; i += block) {
-    const float scale = weight.scale(row / weight.block.rows, i / block);
-    kernels.decode_e4m3(codes + i, std::min(block, in - i), scale, out + i);
+    kernels.decode_e4m3(codes + i, std::min(block, in - i), weight.scale_at(row, i), out + i);
   }
 }
 
@@ -38,8 +37,10 @@ Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t f
     if (const auto* half = std::get_if<View<const bf16, 2>>(&weight.as))
       kernels.decode_bf16(reinterpret_cast<const uint16_t*>((*half)[first + r].data), weight.in,
                           scratch + r * stride);
+    else if (const auto* blocks = std::get_if<BlockScaled>(&weight.as))
+      decode_blocks(kernels, *blocks, first + r, weight.in, scratch + r * stride);
     else
-      decode_blocks(kernels, std::get<BlockScaled>(weight.as), first + r, weight.in, scratch + r * stride);
+      decode(weight, first + r, 0, weight.in, scratch + r * stride);
   }
   return {scratch, stride, count};
 }

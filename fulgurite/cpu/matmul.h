@@ -17,7 +17,7 @@ int64_t matmul_scratch(int64_t in);
 
 // Rows [first, first + count) of `weight`, count <= kWeightTile, as fp32: viewed where they are fp32, else
 // decoded into `scratch`. A block's scale is applied here: fp32(code * scale), exact where scales are powers
-// of two.
+// of two; fp4 codes are decoded one by one.
 constexpr int64_t kWeightTile = 8;
 Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t first, int64_t count,
                  float* scratch);

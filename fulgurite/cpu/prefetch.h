@@ -25,6 +25,8 @@ RowBytes bytes_of(const View<const T, 2>& data) {
           data.extent[0]};
 }
 inline RowBytes bytes_of(const BlockScaled& blocks) { return bytes_of(blocks.data); }
+inline RowBytes bytes_of(const Mxfp4& groups) { return bytes_of(groups.data); }
+inline RowBytes bytes_of(const Nvfp4& groups) { return bytes_of(groups.data); }
 inline RowBytes bytes_of(const PreparedMatrix& weight) {
   return std::visit([](const auto& data) { return bytes_of(data); }, weight.as);
 }

@@ -37,10 +37,6 @@ struct Operands {
   }
 };
 
-float scale_at(const BlockScaled& blocks, int64_t row, int64_t column) {
-  return blocks.scale(row / blocks.block.rows, column / blocks.block.columns);
-}
-
 // --- rows as they are stored ---
 
 // Whole groups; of codes with scales of their own, rows that blocks divide between quads.
@@ -81,7 +77,7 @@ void add_scaled(const Operands& of, const Part& all, const QuarterSums& sums) {
   for (int64_t row = first; row < end; row += part.rows.count) {
     part.rows = {row, std::min(end - row, block - row % block),
                  row + block < end ? 0 : first + all.rows.step() - row};
-    for (int64_t g = 0; g < all.groups(); ++g) scales[g] = scale_at(blocks, row, all.column + g * kGroup);
+    for (int64_t g = 0; g < all.groups(); ++g) scales[g] = blocks.scale_at(row, all.column + g * kGroup);
     WeightRows rows = rows_in_place(blocks.data, part);
     rows.scales = scales;
     QuarterSums own = sums;
@@ -107,7 +103,7 @@ void copy_row(const Operands& of, const Part& part, int64_t row, uint16_t* out) 
   } else {
     for (int64_t done = 0; done < part.width; done += kGroup) {
       const int64_t column = part.column + done, width = std::min(kGroup, part.width - done);
-      const float scale = of.are_scaled() ? scale_at(*of.blocks(), row, column) : 1.0f;
+      const float scale = of.are_scaled() ? of.blocks()->scale_at(row, column) : 1.0f;
       of.kernels.widen_e4m3(codes_at(*of.blocks(), row, column), width, scale, out + done);
     }
   }
@@ -142,7 +138,7 @@ struct WeightFactors {
         const int64_t row = part.rows.first + j, block = blocks.block.rows;
         const int64_t end = std::min(part.rows.count, j + block - row % block);
         std::fill(values + g * kMostLanes + j, values + g * kMostLanes + end,
-                  scale_at(blocks, row, part.column + g * kGroup));
+                  blocks.scale_at(row, part.column + g * kGroup));
         j = end;
       }
   }

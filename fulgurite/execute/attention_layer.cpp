@@ -41,7 +41,7 @@ void cache_latent(const LayerContext& c) {
 }
 
 void select_rows(const LayerContext& c) {
-  const plan::IndexerPlan& p = c.plan.attention.indexer;
+  const plan::IndexerPlan& p = *c.plan.attention.indexer;
   const Activations& at = c.at;
   p.q.run({at.q_latent, &c.weights.index_q, flat(at.index_q)}, at.tokens, c.lane);
   p.projection.run({at.normed, &c.weights.index_k, &c.weights.index_gate, at.index_k, at.index_gate},
@@ -58,7 +58,6 @@ void select_rows(const LayerContext& c) {
   p.select.run({at.index_operand, at.index_weights, c.index_cache, at.places, at.selected, at.index_scores},
                at.tokens, c.lane);
   if (at.index_scores) c.show(TapPoint::kIndexScores, at.index_scores);
-  c.show(TapPoint::kTopk, at.selected);
 }
 
 void attend(const LayerContext& c) {
@@ -80,7 +79,8 @@ void attend(const LayerContext& c) {
 void run_attention(const LayerContext& c) {
   project_query(c);
   cache_latent(c);
-  select_rows(c);
+  if (c.plan.attention.indexer) select_rows(c);
+  c.show(TapPoint::kTopk, c.at.selected);
   attend(c);
   c.show(TapPoint::kAttnHeads, c.at.head_outputs);
   c.plan.attention.o.run({flat(c.at.head_outputs), &c.weights.o, c.at.block}, c.at.tokens, c.lane);

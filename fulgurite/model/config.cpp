@@ -56,11 +56,9 @@ void check_fixed_choices(const Fields& fields) {
   only_boolean(fields, "rope_interleave", true);
   only_text(fields, "index_k_norm_type", "layer");
   only_integer(fields, "moe_layer_freq", 1);
-  only_integer(fields, "index_topk_freq", 1);
   for (const char* const key :
-       {"index_topk_pattern", "indexer_types", "index_init_tokens", "index_local_tokens", "mlp_layer_types",
-        "partial_rotary_factor", "swiglu_limit", "logit_scale", "compression_config", "sliding_window",
-        "compress_ratios", "layer_types"})
+       {"index_init_tokens", "index_local_tokens", "mlp_layer_types", "partial_rotary_factor", "swiglu_limit",
+        "logit_scale", "compression_config", "sliding_window", "compress_ratios", "layer_types"})
     if (fields.has(key)) fields.wrong(key, "no such key (not implemented for this family)");
 }
 
@@ -93,6 +91,66 @@ void read_indexer(const Fields& fields, Config& config) {
   if ((config.index_dim & (config.index_dim - 1)) != 0) fields.wrong("index_head_dim", "a power of two");
   if (config.index_dim < config.rope)
     fields.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim, {}", config.rope));
+}
+
+// A word or a letter a layer.
+std::vector<bool> read_sharing(const Fields& fields, const char* key, const std::vector<std::string>& layers,
+                               const std::string& full, const std::string& shared, int64_t expected) {
+  if (static_cast<int64_t>(layers.size()) != expected)
+    fields.wrong(key, fmt::format("a value for each of {} layers", expected));
+  std::vector<bool> shares;
+  for (const std::string& layer : layers) {
+    if (layer != full && layer != shared) fields.wrong(key, fmt::format("\"{}\" or \"{}\"", full, shared));
+    shares.push_back(layer == shared);
+  }
+  return shares;
+}
+
+std::vector<bool> sharing_of_types(const Fields& fields, int64_t layers) {
+  const Json& types = fields.value("indexer_types");
+  std::vector<std::string> words;
+  if (!types.is_array()) fields.wrong("indexer_types", "\"full\" or \"shared\" of each layer");
+  for (const Json& type : types) words.push_back(type.is_string() ? type.get<std::string>() : "");
+  return read_sharing(fields, "indexer_types", words, "full", "shared", layers);
+}
+
+std::vector<bool> sharing_of_pattern(const Fields& fields, int64_t layers) {
+  std::vector<std::string> letters;
+  for (const char letter : fields.text("index_topk_pattern")) letters.emplace_back(1, letter);
+  return read_sharing(fields, "index_topk_pattern", letters, "F", "S", layers);
+}
+
+// Layer i has an indexer where max(i - offset + 1, 0) is a multiple of the frequency.
+std::vector<bool> sharing_of_frequency(const Fields& fields, int64_t layers) {
+  const int64_t frequency = fields.integer("index_topk_freq", 1, kMostLayers);
+  const int64_t offset =
+      fields.has("index_skip_topk_offset") ? fields.integer("index_skip_topk_offset", 0, kMostLayers) : 2;
+  std::vector<bool> shares;
+  for (int64_t i = 0; i < layers; ++i)
+    shares.push_back(std::max<int64_t>(i - offset + 1, 0) % frequency != 0);
+  return shares;
+}
+
+// Three spellings of one thing: where several stand they must agree.
+void read_index_sharing(const Fields& fields, Config& config) {
+  struct Spelling {
+    const char* key;
+    std::vector<bool> (*read)(const Fields& fields, int64_t layers);
+  };
+  constexpr std::array<Spelling, 3> kSpellings{{{"indexer_types", sharing_of_types},
+                                                {"index_topk_pattern", sharing_of_pattern},
+                                                {"index_topk_freq", sharing_of_frequency}}};
+  const char* first = nullptr;
+  for (const auto& [key, read] : kSpellings) {
+    if (!fields.has(key)) continue;
+    std::vector<bool> shares = read(fields, config.layers);
+    if (shares.front()) fields.wrong(key, "an indexer in the first layer: there is none before to share");
+    if (first != nullptr && shares != config.shares_index)
+      fields.wrong(key, fmt::format("the same layers as {}", first));
+    if (first == nullptr) first = key;
+    config.shares_index = std::move(shares);
+  }
+  if (std::ranges::find(config.shares_index, true) == config.shares_index.end()) config.shares_index.clear();
 }
 
 void read_feed_forward(const Fields& fields, Config& config) {
@@ -160,15 +218,7 @@ void read_rope(const Fields& fields, Config& config) {
   config.yarn = read_yarn(scaling);
 }
 
-std::optional<Quantization> read_quantization(const Fields& fields) {
-  if (!fields.has("quantization_config")) return std::nullopt;
-  const Fields json = fields.object("quantization_config");
-  if (json.text("quant_method") != "fp8") json.wrong("quant_method", "\"fp8\"");
-  only_text(json, "fmt", "e4m3");
-  only_text(json, "activation_scheme", "dynamic");
-  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
-    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
-  Quantization quantization;
+BlockShape read_block(const Fields& json) {
   const Json& block = json.value("weight_block_size");
   const auto side = [&](size_t i) {
     return block[i].is_number_integer() ? block[i].get<int64_t>() : int64_t{0};
@@ -176,11 +226,45 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
   if (!block.is_array() || block.size() != 2 || side(0) < 1 || side(1) < 1 || side(0) > kWidest ||
       side(1) > kWidest)
     json.wrong("weight_block_size", "two positive integers");
-  quantization.block = {side(0), side(1)};
+  return {side(0), side(1)};
+}
+
+Quantization read_fp8(const Fields& json) {
+  only_text(json, "fmt", "e4m3");
+  only_text(json, "activation_scheme", "dynamic");
+  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
+    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
+  Quantization quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNone};
+  if (json.has("weight_block_size")) quantization.block = read_block(json);
   if (json.has("scale_fmt")) {
     if (json.text("scale_fmt") != "ue8m0") json.wrong("scale_fmt", "\"ue8m0\"");
     quantization.activation_scale = ScaleRounding::kPow2;
   }
+  return quantization;
+}
+
+// Which tensors are quantized, the tensors tell; here stands how.
+std::optional<Quantization> read_quantization(const Fields& fields) {
+  if (!fields.has("quantization_config")) {
+    if (fields.has("expert_dtype")) fields.wrong("expert_dtype", "no such key without quantization_config");
+    return std::nullopt;
+  }
+  const Fields json = fields.object("quantization_config");
+  const std::string method = json.text("quant_method");
+  if (method == "modelopt") {
+    if (json.text("quant_algo") != "NVFP4") json.wrong("quant_algo", "\"NVFP4\"");
+    return Quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNvfp4};
+  }
+  if (method != "fp8") json.wrong("quant_method", "\"fp8\" or \"modelopt\"");
+  Quantization quantization = read_fp8(json);
+  if (!fields.has("expert_dtype")) return quantization;
+  const std::string experts = fields.text("expert_dtype");
+  if (experts == "fp4")
+    quantization.experts = Fp4::kMxfp4;
+  else if (experts == "nvfp4")
+    quantization.experts = Fp4::kNvfp4;
+  else if (experts != "fp8")
+    fields.wrong("expert_dtype", "\"fp8\", \"fp4\" or \"nvfp4\"");
   return quantization;
 }
 
@@ -222,6 +306,7 @@ Config parse_config(std::string_view text, const std::string& what) {
   check_fixed_choices(fields);
   read_dimensions(fields, config);
   read_indexer(fields, config);
+  read_index_sharing(fields, config);
   read_feed_forward(fields, config);
   read_rope(fields, config);
   read_special_tokens(fields, config);

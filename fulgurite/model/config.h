@@ -25,9 +25,13 @@ struct Yarn {  // rope_scaling
   double mscale_all_dim = 0.0;  // enters the softmax scale
 };
 
-struct Quantization {  // quantization_config: fp8 e4m3, dynamic activations
-  BlockShape block;    // weight_block_size
+enum class Fp4 { kNone, kMxfp4, kNvfp4 };
+
+// quantization_config: fp8 e4m3, dynamic activations; or NVFP4 of NVIDIA's Model Optimizer.
+struct Quantization {
+  BlockShape block;  // weight_block_size; where there is none {1, kWhole}: a scale an output channel
   ScaleRounding activation_scale = ScaleRounding::kNone;  // of activations; kPow2: scale_fmt "ue8m0"
+  Fp4 experts = Fp4::kNone;                               // expert_dtype: "fp4", "nvfp4"
 };
 
 struct Config {
@@ -52,6 +56,9 @@ struct Config {
   int64_t index_heads = 0;  // index_n_heads
   int64_t index_dim = 0;    // index_head_dim
   int64_t index_topk = 0;   // index_topk
+  // indexer_types, or index_topk_pattern, or index_topk_freq: of each layer, whether it selects what the
+  // layer before it selected. Empty: none does.
+  std::vector<bool> shares_index;
 
   int64_t dense_width = 0;        // intermediate_size
   int64_t expert_width = 0;       // moe_intermediate_size
@@ -68,6 +75,10 @@ struct Config {
   std::optional<Quantization> quantization;
 
   bool dense(int64_t layer) const { return layer < dense_layers; }
+  bool has_indexer(int64_t layer) const {
+    const auto at = static_cast<size_t>(layer);
+    return at >= shares_index.size() || !shares_index[at];
+  }
   // (nope + rope)^-1/2 * (0.1 mscale_all_dim ln(factor) + 1)^2, computed in double, rounded once.
   float softmax_scale() const;
 };

@@ -64,10 +64,7 @@ TEST(config, several_end_of_text_ids_are_a_list) {
 
 TEST(config, what_would_change_the_mathematics_is_refused_by_name) {
   for (const auto& [key, value] :
-       std::vector<std::pair<std::string, nlohmann::json>>{{"index_topk_pattern", "FSFS"},
-                                                           {"indexer_types", {"full", "shared"}},
-                                                           {"index_topk_freq", 4},
-                                                           {"index_init_tokens", 4},
+       std::vector<std::pair<std::string, nlohmann::json>>{{"index_init_tokens", 4},
                                                            {"index_k_norm_type", "rms"},
                                                            {"norm_topk_prob", false},
                                                            {"topk_method", "greedy"},
@@ -79,6 +76,50 @@ TEST(config, what_would_change_the_mathematics_is_refused_by_name) {
     nlohmann::json json = tiny_json();
     json[key] = value;
     EXPECT_NE(test::message_of([&] { parsed(json); }).find(key), std::string::npos) << key;
+  }
+}
+
+// Which layers have an indexer.
+std::string full_layers(const nlohmann::json& json) {
+  const Config config = parsed(json);
+  std::string layers;
+  for (int64_t i = 0; i < config.layers; ++i) layers += config.has_indexer(i) ? 'F' : 'S';
+  return layers;
+}
+
+TEST(config, layers_that_share_a_selection_are_told_in_three_ways) {
+  nlohmann::json json = tiny_json();
+  EXPECT_EQ(full_layers(json), "FFFF");
+  json["index_topk_freq"] = 2;
+  EXPECT_EQ(full_layers(json), "FFSF");  // index_skip_topk_offset is 2
+  json["index_skip_topk_offset"] = 1;
+  EXPECT_EQ(full_layers(json), "FSFS");
+  json["index_topk_pattern"] = "FSFS";
+  json["indexer_types"] = {"full", "shared", "full", "shared"};
+  EXPECT_EQ(full_layers(json), "FSFS");
+  json["indexer_types"] = {"full", "shared", "shared", "full"};
+  EXPECT_NE(test::message_of([&] { parsed(json); }).find("the same layers as indexer_types"),
+            std::string::npos);
+  nlohmann::json long_json = tiny_json();  // GLM-5.2
+  long_json.update({{"num_hidden_layers", 78}, {"index_topk_freq", 4}, {"index_skip_topk_offset", 3}});
+  std::string expected = "FF";
+  for (int i = 2; i < 78; ++i) expected += i % 4 == 2 ? 'F' : 'S';
+  EXPECT_EQ(full_layers(long_json), expected);
+}
+
+TEST(config, a_selection_that_nobody_makes_cannot_be_shared) {
+  for (const auto& [key, value] : std::vector<std::pair<std::string, nlohmann::json>>{
+           {"indexer_types", {"shared", "full", "full", "full"}},
+           {"indexer_types", {"full", "full", "full"}},
+           {"indexer_types", {"full", "full", "full", "sharde"}},
+           {"indexer_types", "full"},
+           {"index_topk_pattern", "SFFF"},
+           {"index_topk_pattern", "FFFFF"},
+           {"index_topk_pattern", "FfFF"},
+           {"index_topk_freq", 0}}) {
+    nlohmann::json json = tiny_json();
+    json[key] = value;
+    EXPECT_NE(test::message_of([&] { parsed(json); }).find(key), std::string::npos) << key << value;
   }
 }
 

@@ -265,6 +265,8 @@ Synthesis plan_synthesis(std::string_view config_json, const std::string& what,
   plan.config_text = config_text(config_json, what, options, parse_config(config_json, what));
   plan.seed = options.seed;
   const Config config = parse_config(plan.config_text, what);
+  if (config.quantization && config.quantization->experts != Fp4::kNone)
+    fail(ErrorKind::kRequest, "{}: experts in fp4, only e4m3 and bf16 are synthesized", what);
   plan.pow2_scales = config.quantization && config.quantization->activation_scale == ScaleRounding::kPow2;
   std::vector<SyntheticTensor> tensors;
   for (const TensorName& name : tensor_names(config)) add_tensors(name, config, tensors);

@@ -21,14 +21,14 @@ class Table {
     add(Role::kHead, Form::kPlain, "lm_head.weight", config_.vocabulary, config_.hidden);
     const size_t read = names_.size();
     for (layer_ = config_.layers; layer_ < config_.layers + config_.mtp_layers; ++layer_) add_mtp_layer();
-    for (size_t i = read; i < names_.size(); ++i) leave_out(names_[i]);
+    leave_out(read, Role::kMtp);
     return std::move(names_);
   }
 
  private:
   void add(Role role, Form form, std::string name, int64_t rows, int64_t columns,
            int64_t expert = kNotRouted) {
-    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true});
+    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true, role});
   }
   void in_layer(Role role, Form form, std::string_view suffix, int64_t rows, int64_t columns,
                 int64_t expert = kNotRouted) {
@@ -58,12 +58,14 @@ class Table {
     in_layer(Role::kKvANorm, Form::kVector, "self_attn.kv_a_layernorm", 1, c.kv_lora);
     in_layer(Role::kKvB, Form::kLinear, "self_attn.kv_b_proj", c.heads * (c.nope + c.value), c.kv_lora);
     in_layer(Role::kO, Form::kLinear, "self_attn.o_proj", c.hidden, c.heads * c.value);
+    const size_t indexer = names_.size();
     in_layer(Role::kIndexQ, Form::kLinear, "self_attn.indexer.wq_b", c.index_heads * c.index_dim, c.q_lora);
     in_layer(Role::kIndexK, Form::kLinear, "self_attn.indexer.wk", c.index_dim, c.hidden);
     in_layer(Role::kIndexKNormWeight, Form::kVector, "self_attn.indexer.k_norm", 1, c.index_dim);
     add(Role::kIndexKNormBias, Form::kVector,
         fmt::format("model.layers.{}.self_attn.indexer.k_norm.bias", layer_), 1, c.index_dim);
-    in_layer(Role::kIndexGate, Form::kPlain, "self_attn.indexer.weights_proj", c.index_heads, c.hidden);
+    in_layer(Role::kIndexGate, Form::kGate, "self_attn.indexer.weights_proj", c.index_heads, c.hidden);
+    if (!c.has_indexer(layer_)) leave_out(indexer, Role::kSharedIndexer);
   }
 
   void add_mlp(std::string_view prefix, int64_t width, int64_t expert) {
@@ -81,10 +83,12 @@ class Table {
       in_layer(Role::kMtp, Form::kAny, suffix, 0, 0);
   }
 
-  // Scales of a left-out linear are left out under their own name.
-  void leave_out(TensorName& tensor) {
-    tensor.role = Role::kMtp;
-    tensor.required = false;
+  // All names from `first` on; scales of a linear go with it.
+  void leave_out(size_t first, Role role) {
+    for (size_t i = first; i < names_.size(); ++i) {
+      names_[i].role = role;
+      names_[i].required = false;
+    }
   }
 
   const Config& config_;
@@ -112,11 +116,13 @@ std::string_view name(Role role) {
                                                                   "index k norm",
                                                                   "index k norm bias",
                                                                   "index gate",
+                                                                  "index k and gate",
                                                                   "router",
                                                                   "router bias",
                                                                   "mlp gate",
                                                                   "mlp up",
                                                                   "mlp down",
+                                                                  "indexer of a shared layer, left out",
                                                                   "mtp, left out"});
   static_assert(kNames.size() == static_cast<size_t>(Role::kMtp) + 1);
   return kNames[static_cast<size_t>(role)];
@@ -124,6 +130,28 @@ std::string_view name(Role role) {
 
 std::vector<TensorName> tensor_names(const Config& config) { return Table(config).all(); }
 
+TensorName fused_indexer(const Config& config, int64_t layer) {
+  return {fmt::format("model.layers.{}.self_attn.indexer.wk_weights_proj.weight", layer),
+          Role::kIndexFused,
+          Form::kGate,
+          layer,
+          kNotRouted,
+          config.index_dim + config.index_heads,
+          config.hidden,
+          true,
+          Role::kIndexFused};
+}
+
 std::string scale_name(const TensorName& weight) { return weight.name + "_scale_inv"; }
+
+PartNames part_names(const TensorName& weight) {
+  // Every name of the table that can have parts ends in this; biases have none.
+  constexpr std::string_view kWeight = ".weight";
+  if (!weight.name.ends_with(kWeight)) return {};
+  const std::string module = weight.name.substr(0, weight.name.size() - kWeight.size());
+  return {{module + ".weight_scale_inv", module + ".weight_scale", module + ".scale"},
+          module + ".weight_scale_2",
+          module + ".input_scale"};
+}
 
 }  // namespace fulgurite::model

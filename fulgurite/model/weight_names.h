@@ -2,6 +2,7 @@
 // The tensors of a model, whole names, one table: what the checkpoint must hold, as what and in which shape.
 // The last place where a string names a tensor.
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -29,18 +30,21 @@ enum class Role {
   kIndexKNormWeight,
   kIndexKNormBias,
   kIndexGate,
+  kIndexFused,  // wk and weights_proj in one tensor: first the rows of wk
   kRouter,
   kRouterBias,
   kMlpGate,  // of a routed expert, of the shared expert or of a dense layer: TensorName::expert tells
   kMlpUp,
   kMlpDown,
-  kMtp,  // multi-token prediction: known and left out
+  kSharedIndexer,  // of a layer that shares the selection of another: known and left out
+  kMtp,            // multi-token prediction: known and left out
 };
 std::string_view name(Role role);
 
 // How a tensor may be stored.
 enum class Form {
-  kLinear,  // quantized: F8_E4M3 with `NAME_scale_inv` F32, a scale a block; else BF16 or F32
+  kLinear,  // quantized where the checkpoint is: F8_E4M3 or fp4 with scales; else BF16 or F32
+  kGate,    // BF16 or F32; some repacked checkpoints quantize it as they do linears
   kPlain,   // a matrix that is never quantized: BF16 or F32
   kVector,  // BF16 or F32
   kAny,     // not read
@@ -58,13 +62,27 @@ struct TensorName {
   int64_t rows = 0;  // of a vector: 1
   int64_t columns = 0;
   bool required = true;
+  Role part = role;  // of what is left out: what it would be
 };
 
 // Every tensor that a checkpoint of this configuration holds, in the order of the computation; scales are not
-// listed, they go with their weight. MTP tensors follow at the end, not required.
+// listed, they go with their weight. Indexers of layers that share another's selection are not required; nor
+// are MTP tensors, which follow at the end.
 std::vector<TensorName> tensor_names(const Config& config);
 
-// The name of a linear's scales.
+// Where a layer's wk and weights_proj are one tensor [index_dim + index_heads, hidden], it stands in their
+// place.
+TensorName fused_indexer(const Config& config, int64_t layer);
+
+// The name of a linear's scales in the official checkpoints.
 std::string scale_name(const TensorName& weight);
+
+// The names of all tensors that may belong to a weight; of `scales` one at most is there.
+struct PartNames {
+  std::array<std::string, 3> scales;  // .weight_scale_inv, .weight_scale, .scale
+  std::string global;                 // .weight_scale_2, of NVFP4
+  std::string input;                  // .input_scale: of activations, left out
+};
+PartNames part_names(const TensorName& weight);
 
 }  // namespace fulgurite::model

@@ -25,15 +25,15 @@ struct StoredIndexer {
 };
 
 struct StoredLayer {
-  StoredVector attention_norm;  // [hidden]
-  StoredMatrix q_a;             // [q_lora, hidden]
-  StoredVector q_a_norm;        // [q_lora]
-  StoredMatrix q_b;             // [heads * (nope + rope), q_lora]
-  StoredMatrix kv_a;            // [kv_lora + rope, hidden]
-  StoredVector kv_a_norm;       // [kv_lora]
-  StoredMatrix kv_b;            // [heads * (nope + value), kv_lora]
-  StoredMatrix o;               // [hidden, heads * value]
-  StoredIndexer indexer;
+  StoredVector attention_norm;     // [hidden]
+  StoredMatrix q_a;                // [q_lora, hidden]
+  StoredVector q_a_norm;           // [q_lora]
+  StoredMatrix q_b;                // [heads * (nope + rope), q_lora]
+  StoredMatrix kv_a;               // [kv_lora + rope, hidden]
+  StoredVector kv_a_norm;          // [kv_lora]
+  StoredMatrix kv_b;               // [heads * (nope + value), kv_lora]
+  StoredMatrix o;                  // [hidden, heads * value]
+  StoredIndexer indexer;           // empty in a layer that shares the selection of the one before
   StoredVector feed_forward_norm;  // [hidden]
   StoredMatrix router;             // [experts, hidden]; empty in a dense layer
   StoredVector router_bias;        // [experts]; empty in a dense layer

@@ -53,7 +53,7 @@ struct AttentionPlan {
   RotaryStep q_rope;
   LinearStep kv_a;
   LatentPrepareStep latent;
-  IndexerPlan indexer;
+  std::optional<IndexerPlan> indexer;    // none: the selection of the layer before stands
   std::optional<AbsorbedPlan> absorbed;  // exactly one of these two
   std::optional<ExpandedAttentionStep> expanded;
   LinearStep o;

@@ -102,7 +102,7 @@ class Planner {
                     c_.rope, plan_.latent_row.bytes()),
         catalog().latent_prepare,
         latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
-    plan.indexer = make_indexer(layer, w.indexer);
+    if (c_.has_indexer(layer)) plan.indexer = make_indexer(layer, w.indexer);
     if (setting_.numerics.mla == Mla::kAbsorbed)
       plan.absorbed = make_absorbed(layer, w.kv_b);
     else
@@ -133,16 +133,16 @@ class Planner {
     return plan;
   }
 
-  // gate_weight = fp8: prepare() quantizes the stored weight in blocks of 128x128.
+  // gate_weight = fp8: prepare() quantizes a weight that is not stored in codes in blocks of 128x128.
   MatrixFormat gate_format(const StoredMatrix& gate) const {
-    if (setting_.numerics.gate_weight == GateWeight::kStored) return format_of(gate);
+    if (!quantizes_gate(gate, setting_.numerics)) return format_of(gate);
     return {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
   }
   std::string gate_text(const StoredMatrix& gate) const {
-    if (setting_.numerics.gate_weight == GateWeight::kFp8)
+    if (quantizes_gate(gate, setting_.numerics))
       return shaped(gate) + " quantized to " + describe(gate_format(gate));
     const bool rounds =
-        format_of(gate).form == MatrixForm::kF32 && setting_.numerics.activation != Activation::kFp32;
+        format_of(gate).form != MatrixForm::kBF16 && setting_.numerics.activation != Activation::kFp32;
     return shaped(gate) + (rounds ? ", read as bf16" : "");
   }
 
@@ -258,9 +258,11 @@ Numerics resolved(Numerics numerics, const model::Config& config) {
 // allocates.
 int64_t prepared_bytes(const model::Model& model, const Options& options) {
   int64_t elements = product({options.context, model.config.rope});
-  if (options.numerics.gate_weight == GateWeight::kFp8)
-    elements +=
-        product({model.config.layers, quantized_floats(model.config.index_heads, model.config.hidden)});
+  for (int64_t i = 0; i < model.config.layers; ++i) {
+    const StoredMatrix& gate = model.weights.layers[static_cast<size_t>(i)].indexer.gate;
+    if (model.config.has_indexer(i) && quantizes_gate(gate, options.numerics))
+      elements += quantized_floats(gate.out, gate.in);
+  }
   for (const model::TensorName& tensor : model.names)
     if (tensor.required && tensor.form == model::Form::kVector) elements += (tensor.columns + 15) / 16 * 16;
   return product({elements, sizeof(float)}) + 2 * 64;

@@ -82,7 +82,18 @@ PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, F
   return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
 }
 
-PreparedLayer prepare_layer(const model::StoredLayer& w, const Numerics& numerics, Floats& floats) {
+void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Floats& floats,
+                     PreparedLayer& layer) {
+  layer.index_q = as_stored(w.q);
+  layer.index_k = as_stored(w.k);
+  layer.index_k_norm_weight = floats.exact(w.k_norm_weight);
+  layer.index_k_norm_bias = floats.exact(w.k_norm_bias);
+  layer.index_gate =
+      quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats) : as_stored(w.gate);
+}
+
+PreparedLayer prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics,
+                            Floats& floats) {
   PreparedLayer layer;
   layer.attention_norm = floats.exact(w.attention_norm);
   layer.q_a = as_stored(w.q_a);
@@ -92,12 +103,7 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, const Numerics& numeric
   layer.kv_a_norm = floats.exact(w.kv_a_norm);
   layer.kv_b = as_stored(w.kv_b);
   layer.o = as_stored(w.o);
-  layer.index_q = as_stored(w.indexer.q);
-  layer.index_k = as_stored(w.indexer.k);
-  layer.index_k_norm_weight = floats.exact(w.indexer.k_norm_weight);
-  layer.index_k_norm_bias = floats.exact(w.indexer.k_norm_bias);
-  const bool quantizes_gate = numerics.gate_weight == GateWeight::kFp8;
-  layer.index_gate = quantizes_gate ? quantized(w.indexer.gate, numerics, floats) : as_stored(w.indexer.gate);
+  if (has_indexer) prepare_indexer(w.indexer, numerics, floats, layer);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
   layer.shared = as_stored(w.shared);
   if (w.experts.empty()) return layer;
@@ -109,6 +115,10 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, const Numerics& numeric
 
 }  // namespace
 
+bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics) {
+  return numerics.gate_weight == GateWeight::kFp8 && !has_scales(format_of(gate));
+}
+
 int64_t quantized_floats(int64_t out, int64_t in) {
   const auto padded = [](int64_t floats) { return (floats + 15) / 16 * 16; };
   return padded(blocks_of(out) * blocks_of(in)) + padded((out * in + 3) / 4);
@@ -119,8 +129,9 @@ PreparedWeights prepare(const model::Model& model, const Plan& plan) {
   weights.memory = HostBuffer(plan.bytes.prepared);
   Floats floats(weights.memory);
   weights.embedding = as_stored(model.weights.embedding);
-  for (const model::StoredLayer& layer : model.weights.layers)
-    weights.layers.push_back(prepare_layer(layer, plan.numerics, floats));
+  for (int64_t i = 0; i < plan.config.layers; ++i)
+    weights.layers.push_back(prepare_layer(model.weights.layers[static_cast<size_t>(i)],
+                                           plan.config.has_indexer(i), plan.numerics, floats));
   weights.final_norm = floats.exact(model.weights.final_norm);
   weights.head = as_stored(model.weights.head);
   const std::array<int64_t, 2> shape{plan.options.context, plan.config.rope / 2};

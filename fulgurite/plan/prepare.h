@@ -1,7 +1,7 @@
 #pragma once
 // Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row of today's
-// catalog reads them so, but the head gate where gate_weight = fp8. Vectors become fp32, exactly; the rotary
-// tables are computed.
+// catalog reads them so, but the head gate where gate_weight = fp8 quantizes it. Vectors become fp32,
+// exactly; the rotary tables are computed.
 
 #include <vector>
 
@@ -43,6 +43,9 @@ struct PreparedWeights {
 };
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan);
+
+// Whether the head gate's weight is quantized here: gate_weight = fp8, and it is not stored in codes.
+bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics);
 
 // Floats of prepared memory that a matrix quantized to e4m3 in blocks of 128x128 takes.
 int64_t quantized_floats(int64_t out, int64_t in);

@@ -5,8 +5,7 @@ namespace fulgurite::embedding {
 namespace {
 
 Support supports(const Problem& problem) {
-  if (problem.table.form == MatrixForm::kE4M3Blocks)
-    return Refusal{"table = " + describe(problem.table) + ", takes f32 or bf16"};
+  if (has_scales(problem.table)) return Refusal{"table = " + describe(problem.table) + ", takes f32 or bf16"};
   return takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16});
 }
 

@@ -20,6 +20,11 @@ constexpr int64_t kWeights = 8;  // rows of kv_b likewise
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // bf16 operands are what a bf16 activation gives anyway: rows of such a cache have no more bits.
+Support takes_weight(const MatrixFormat& weight) {
+  if (!is_fp4(weight)) return std::nullopt;
+  return Refusal{"weight in " + describe(weight) + ", takes f32, bf16 or e4m3 blocks"};
+}
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   const bool narrow = numerics.activation == Activation::kBf16;
@@ -28,7 +33,7 @@ Support supports(const Problem& problem) {
                         narrow ? takes(numerics.latent_cache, {LatentCache::kBf16, LatentCache::kFp8})
                                : takes(numerics.qk_operands, {QkOperands::kFp32}),
                         takes(numerics.softmax_merge, {SoftmaxMerge::kRunning}),
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mma, {Mma::kExact}), takes_weight(problem.weight)});
 }
 
 struct Scratch {
@@ -91,7 +96,7 @@ struct Head {
     if (const auto* blocks = std::get_if<BlockScaled>(&args.weight->as)) {
       for (int64_t c = 0; c < latent; c += blocks->block.columns) {
         const int64_t part = std::min(blocks->block.columns, latent - c);
-        const float scale = blocks->scale(r / blocks->block.rows, c / blocks->block.columns);
+        const float scale = blocks->scale_at(r, c);
         const auto* const codes = reinterpret_cast<const uint8_t*>(blocks->data[r].data) + c;
         if (!narrow()) kernels.decode_e4m3(codes, part, scale, to + c);
         if (narrow()) kernels.widen_e4m3(codes, part, scale, scratch.half + c);

@@ -109,7 +109,8 @@ double roundings_of(const linear::Problem& linear) {
   const auto in = static_cast<double>(linear.in);
   if (linear::quantizes(linear)) {
     const double groups = std::ceil(in / static_cast<double>(linear::group_columns(linear.weight)));
-    return linear::growth(static_cast<double>(kActivationGroup) + groups + 2);
+    return linear::growth(static_cast<double>(kActivationGroup) + groups + 2 +
+                          linear::scale_roundings(linear.weight));
   }
   if (linear.setting.numerics.activation == Activation::kFp32) return linear::growth(in / 16 + 7);
   return linear::growth(std::max(in + 1, in / 16 + 7));

@@ -57,11 +57,11 @@ cpu::Rows decode_columns(const Part& part, const PreparedMatrix& weight, Range r
     float* const out = part.scratch + r * width;
     if (const auto* half = std::get_if<View<const bf16, 2>>(&weight.as)) {
       part.kernels.decode_bf16(reinterpret_cast<const uint16_t*>(&(*half)(row, column)), width, out);
+    } else if (const auto* blocks = std::get_if<BlockScaled>(&weight.as)) {
+      part.kernels.decode_e4m3(reinterpret_cast<const uint8_t*>(&blocks->data(row, column)), width,
+                               blocks->scale_at(row, column), out);
     } else {
-      const BlockScaled& blocks = std::get<BlockScaled>(weight.as);
-      const float scale = blocks.scale(row / blocks.block.rows, column / blocks.block.columns);
-      part.kernels.decode_e4m3(reinterpret_cast<const uint8_t*>(&blocks.data(row, column)), width, scale,
-                               out);
+      decode(weight, row, column, width, out);
     }
   }
   return {part.scratch, width, rows.count};

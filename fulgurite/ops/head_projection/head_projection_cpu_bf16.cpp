@@ -17,10 +17,11 @@ constexpr int64_t kPanelPairs = 8192;  // packed at once: 32 KiB
 constexpr int64_t kMostColumns = 512;  // lanes of a part of from_rows
 
 Support supports(const Problem& problem) {
-  Support blocks;
-  if (problem.direction == Direction::kToRows) blocks = cpu::takes_bf16_weight(problem.weight);
+  Support weight;
+  if (is_fp4(problem.weight) || problem.direction == Direction::kToRows)
+    weight = cpu::takes_bf16_weight(problem.weight);
   return first_refusal({takes(problem.setting.numerics.activation, {Activation::kBf16}),
-                        kReference.supports(problem), blocks});
+                        kReference.supports(problem), weight});
 }
 
 // Few tokens take W's rows whole, as they lie; many, narrow parts, so that their sums stay in the second
@@ -84,9 +85,8 @@ void read_row(const cpu::Kernels& kernels, const PreparedMatrix& weight, int64_t
     const int64_t block = blocks.block.columns;
     for (int64_t i = 0, width = 0; i < count; i += width) {
       width = std::min(count - i, block - (first + i) % block);
-      const float scale = blocks.scale(row / blocks.block.rows, (first + i) / block);
-      kernels.widen_e4m3(reinterpret_cast<const uint8_t*>(&blocks.data(row, first + i)), width, scale,
-                         out + i);
+      kernels.widen_e4m3(reinterpret_cast<const uint8_t*>(&blocks.data(row, first + i)), width,
+                         blocks.scale_at(row, first + i), out + i);
     }
   }
 }
@@ -150,7 +150,7 @@ void sum_codes(const cpu::Kernels& kernels, const cpu::OperandRows& x, const Blo
         ahead = row + next < blocks.data.extent[0] ? next * stride - column : 0;
       kernels.products_columns(
           x.pairs(r), {cpu::codes_at(blocks, row, column), stride, ahead}, width, rows,
-          blocks.scale(row / blocks.block.rows, column / blocks.block.columns),
+          blocks.scale_at(row, column),
           {sums + column - columns.first, lanes, r == 0 ? cpu::Ending::kStore : cpu::Ending::kAccumulate});
     }
   }

@@ -96,7 +96,7 @@ TEST(indexer_prepare, the_key_is_normed_with_mean_weight_and_bias) {
   const float r = static_cast<float>(1.0 / std::sqrt(6.0));
   for (const Implementation* const row : kBoth) {
     Problem problem = problem_of(shape, "fp32");
-    problem.setting.numerics.index_norm_eps = 1.0;
+    problem.setting.numerics.index_norm_eps = 1.0f;
     const Result exact = result(*row, problem, batch);
     problem.setting.numerics.index_norm = IndexNorm::kBf16;
     const Result rounded = result(*row, problem, batch);

@@ -5,14 +5,15 @@
 //   gate[t,h] = sum_i x[t,i] * w[h,i]            fp32 to the consumer (gate = bf16: rounded to bf16)
 //
 //   x     [tokens, hidden]    activation   the norm's output, never a dequantized copy; row stride free
-//   wk    [head_dim, hidden]  f32, bf16 or e4m3 blocks
-//   w     [heads, hidden]     f32 or bf16, as stored; e4m3 blocks where gate_weight = fp8 (made by plan)
+//   wk    [head_dim, hidden]  f32, bf16 or quantized
+//   w     [heads, hidden]     as stored: f32, bf16 or quantized; where gate_weight = fp8 and it is stored
+//                             in no codes, e4m3 blocks (made by plan)
 //   k     [tokens, head_dim]  activation   gate [tokens, heads] f32; two tensors, never one of mixed meaning
 //
 // Rounding   k: indexer_wk = fp32: wk at its exact value; bf16: bf16(wk), code * scale too; fp8: the fp8
-//            linear (wk must be in blocks). round() is to the activation's type.
-//            gate: w at its exact value where the activation is fp32, else bf16(w); gate_weight = fp8: the
-//            fp8 linear with an f32 output.
+//            linear (wk must be quantized). round() is to the activation's type.
+//            gate: w at its exact value where the activation is fp32, else bf16(w), code * scale too;
+//            gate_weight = fp8: the fp8 linear with an f32 output.
 //            (activation_quant is of other operations: here these two knobs say what is quantized.)
 //            Sums as in linear, and the fp8 linear is linear's.
 // NaN        stays in its row. Empty: zero tokens write nothing.

@@ -5,24 +5,17 @@ namespace fulgurite::indexer_projection {
 namespace {
 
 Support takes_weight(const char* what, bool fp8, const MatrixFormat& weight) {
-  const bool blocks = weight.form == MatrixForm::kE4M3Blocks;
-  if (fp8 && !blocks)
-    return Refusal{what + (" in " + describe(weight)) + ", the fp8 linear takes e4m3 blocks"};
+  if (fp8 && !has_scales(weight))
+    return Refusal{what + (" in " + describe(weight)) + ", the fp8 linear takes a quantized weight"};
   return std::nullopt;
-}
-
-Support takes_gate_weight(const Problem& problem) {
-  const bool fp8 = problem.setting.numerics.gate_weight == GateWeight::kFp8;
-  if (!fp8 && problem.gate_weight.form == MatrixForm::kE4M3Blocks)
-    return Refusal{"gate weight in " + describe(problem.gate_weight) + ", as stored takes f32 or bf16"};
-  return takes_weight("gate weight", fp8, problem.gate_weight);
 }
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
-  return first_refusal(
-      {linear::kReference.supports(key_linear(problem)), linear::kReference.supports(gate_linear(problem)),
-       takes_weight("wk", n.indexer_wk == IndexerWk::kFp8, problem.wk), takes_gate_weight(problem)});
+  return first_refusal({linear::kReference.supports(key_linear(problem)),
+                        linear::kReference.supports(gate_linear(problem)),
+                        takes_weight("wk", n.indexer_wk == IndexerWk::kFp8, problem.wk),
+                        takes_weight("gate weight", n.gate_weight == GateWeight::kFp8, problem.gate_weight)});
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {

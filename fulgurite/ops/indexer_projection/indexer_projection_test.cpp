@@ -152,6 +152,7 @@ struct ByHand {
   float scale = 1.0f;
   bf16 bf16_ones[2] = {to_bf16(1.0f), to_bf16(1.0f)};
   std::vector<float> f32_gate;  // the gate's weight, where it is stored so
+  bool gate_in_codes = false;
 
   Result operator()(const Implementation& row, std::vector<float> values) {
     Batch batch;
@@ -161,7 +162,8 @@ struct ByHand {
     batch.wk.matrix = {blocks, 1, 2};
     batch.gate_weight.matrix = {View<const bf16, 2>(bf16_ones, {1, 2}), 1, 2};
     if (!f32_gate.empty()) batch.gate_weight.matrix.as = View<const float, 2>(f32_gate.data(), {1, 2});
-    if (setting.numerics.gate_weight == GateWeight::kFp8) batch.gate_weight.matrix = batch.wk.matrix;
+    if (gate_in_codes || setting.numerics.gate_weight == GateWeight::kFp8)
+      batch.gate_weight.matrix = batch.wk.matrix;
     return result(row, problem_of(setting, batch), batch, batch.x.view);
   }
 };
@@ -190,6 +192,17 @@ TEST(indexer_projection, gate_weight_of_fp8_makes_the_gate_an_fp8_linear_and_lea
   for (const Implementation* const row : {&kReference, &kCpuFp8}) {
     EXPECT_EQ(example(*row, kX).gate[0], 4.0f);
     EXPECT_EQ(example(*row, kX).k[0], 4.03125f);
+  }
+}
+
+// The gate's weight is 1 + 2^-9, of which bf16 makes 1. Its codes say nothing of how x is read.
+TEST(indexer_projection, a_gate_stored_in_codes_is_read_as_bf16_of_code_times_scale) {
+  ByHand example;
+  example.gate_in_codes = true;
+  for (const auto& [scale, read] : {std::pair{1.0f + 0x1p-9f, 1.0f}, std::pair{1.5f, 1.5f}}) {
+    example.scale = scale;
+    for (const Implementation* const row : {&kReference, &kCpuBf16})
+      EXPECT_EQ(example(*row, kX).gate[0], 4.03125f * read) << scale;
   }
 }
 
@@ -325,15 +338,19 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
   for (const Implementation* const row : kRows) {
     EXPECT_NE(refusal(*row, serving, [](Problem&, Numerics& n) { n.mma = Mma::kHopper; }), "");
     EXPECT_NE(refusal(*row, serving, [](Problem&, Numerics& n) { n.activation = Activation::kFp16; }), "");
-    EXPECT_NE(refusal(*row, serving, [](Problem& problem, Numerics&) { problem.gate_weight = kBlocks; }), "");
     EXPECT_NE(refusal(*row, serving, [](Problem&, Numerics& n) { n.gate_weight = GateWeight::kFp8; }), "");
   }
   EXPECT_EQ(
       refusal(kReference, serving,
               [](Problem& problem, Numerics& n) { problem.wk = kBF16, n.indexer_wk = IndexerWk::kFp8; }),
-      "wk in bf16, the fp8 linear takes e4m3 blocks");
-  EXPECT_EQ(refusal(kReference, serving, [](Problem& problem, Numerics&) { problem.gate_weight = kBlocks; }),
-            "gate weight in e4m3 128x128, scales f32, as stored takes f32 or bf16");
+      "wk in bf16, the fp8 linear takes a quantized weight");
+  const auto stored_in_codes = [](Problem& problem, Numerics&) { problem.gate_weight = kBlocks; };
+  EXPECT_EQ(refusal(kReference, serving, stored_in_codes), "");
+  EXPECT_EQ(refusal(kCpuFp8, serving, stored_in_codes), "");
+  EXPECT_EQ(refusal(kCpuBf16, serving, stored_in_codes),
+            "gate weight in e4m3 128x128, scales f32 read at its exact value, takes bf16");
+  EXPECT_EQ(refusal(kCpu, fp32, stored_in_codes), "");
+  EXPECT_EQ(refusal(kCpuFp8, fp32, stored_in_codes), "indexer_wk = fp32, takes fp8");
   EXPECT_EQ(refusal(kCpuBf16, serving, nothing), "");
   EXPECT_EQ(refusal(kCpuBf16, fp32, nothing), "activation = fp32, takes bf16");
   EXPECT_EQ(refusal(kCpuBf16, serving, fp8_k), "indexer_wk = fp8, takes fp32 or bf16");

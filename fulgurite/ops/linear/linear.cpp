@@ -7,8 +7,7 @@
 
 namespace fulgurite::linear {
 bool quantizes(const Problem& problem) {
-  return problem.weight.form == MatrixForm::kE4M3Blocks &&
-         problem.setting.numerics.activation_quant == ActivationQuant::kE4m3;
+  return has_scales(problem.weight) && problem.setting.numerics.activation_quant == ActivationQuant::kE4m3;
 }
 
 WeightReading reading_of(const Problem& problem) {

@@ -4,14 +4,15 @@
 //   y[t,n] = round( sum_i x[t,i] * W[n,i] )
 //
 //   x       [tokens, in]   activation   rows contiguous, row stride free
-//   weight  [out, in]      f32, bf16, or e4m3 in blocks with f32 scales, as Problem::weight says
+//   weight  [out, in]      f32, bf16, e4m3 in blocks, or fp4 (MXFP4, NVFP4), as Problem::weight says
 //   y       [tokens, out]  activation, or f32 (Output::kF32: logits); every element written; no overlap with
 //   x
 //
-// Rounding   A weight in blocks with activation_quant = e4m3: the fp8 linear. Each token's columns are
+// Rounding   A quantized weight with activation_quant = e4m3: the fp8 linear. Each token's columns are
 //            quantized in groups of 128 (core/quantize.h; scales as activation_scale, which the planner has
-//            resolved to fp32 or pow2); for each K group (the weight's block, at most 128 wide): partial =
-//            the sum of products of codes, acc = fma(partial, fp32(sa * sb), acc), ascending from +0.
+//            resolved to fp32 or pow2); for each K group (columns of a scale of the weight, at most 128: of
+//            a channel 128, MXFP4 32, NVFP4 16): partial = the sum of products of codes, acc = fma(partial,
+//            fp32(sa * sb), acc), ascending from +0; sb is the scale, NVFP4's fp32(scale * the tensor's).
 //            Otherwise one sum of x * w: w at its exact value where the activation is fp32 or the output f32
 //            (the head), else bf16(w), code * scale too (reading_of). Problem::reading says otherwise.
 //            The reference's sums are double over ascending i, rounded to fp32 once; an implementation sums
@@ -23,8 +24,8 @@
 //            n u / (1 - n u): fp32: (in / 16 + 8) u M + in * 2^-149. bf16 operands: (in + 2) u M, at least
 //            that of fp32, + in * 2^-149, and + 2^-126 sum (2 + |x| + |W|) where the instruction set flushes
 //            denormals (core/device.h). fp8: (128 + 2 groups + 3) u M: the codes of a group, and on both
-//            sides the factor and a promotion a group. All before round(), which adds one step of its type
-//            where the two sides round apart.
+//            sides the factor and a promotion a group (NVFP4: one more for the scale). All before round(),
+//            which adds one step of its type where the two sides round apart.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Linear; inference/kernel.py, fp8_gemm; docs/numerics.md.
 
 #include <optional>

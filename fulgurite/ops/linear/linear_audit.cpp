@@ -55,9 +55,9 @@ SumBound bound_of(const Problem& problem, const Doubles& x, const Doubles& w) {
   const double denormal = denormal_loss(problem, operands);
   const double once = growth(1) * std::abs(sum) + 0x1p-150;
   if (quantizes(problem)) {
-    const double groups = groups_of(problem);
-    return {sum, growth(kActivationGroup + groups + 1) * products + denormal,
-            growth(groups + 2) * products + denormal};
+    const double groups = groups_of(problem), scale = scale_roundings(problem.weight);
+    return {sum, growth(kActivationGroup + groups + 1 + scale) * products + denormal,
+            growth(groups + 2 + scale) * products + denormal};
   }
   if (problem.setting.numerics.activation == Activation::kFp32)
     return {sum, growth(in / 16 + 7) * products + denormal, once};
@@ -65,6 +65,8 @@ SumBound bound_of(const Problem& problem, const Doubles& x, const Doubles& w) {
 }
 
 }  // namespace
+
+double scale_roundings(const MatrixFormat& weight) { return weight.form == MatrixForm::kNvfp4 ? 1.0 : 0.0; }
 
 double growth(double roundings) { return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24); }
 

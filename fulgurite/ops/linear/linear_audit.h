@@ -28,6 +28,8 @@ double growth(double roundings);
 double denormal_loss(Isa isa, int64_t terms, double operands);
 // The same of a product that `problem` says.
 double denormal_loss(const Problem& problem, double operands);
+// How many roundings make the scale of a group of the weight.
+double scale_roundings(const MatrixFormat& weight);
 
 // How far apart the two values may be once they are rounded to `type`; 0 where the sum is not finite.
 double rounded_bound(const SumBound& bound, DType type);

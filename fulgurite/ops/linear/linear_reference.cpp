@@ -46,17 +46,16 @@ CodedRow quantize(const Problem& problem, const ConstTensor<1>& x) {
 }
 
 // The fp8 linear's sum of one token and row n of the weight.
-float sum_of_codes(const Problem& problem, const CodedRow& x, const BlockScaled& weight, int64_t n) {
+float sum_of_codes(const Problem& problem, const CodedRow& x, const PreparedMatrix& weight, int64_t n) {
   const int64_t columns = group_columns(problem.weight);
   float acc = 0.0f;
   for (int64_t first = 0; first < problem.in; first += columns) {
     double partial = 0.0;
     for (int64_t i = first; i < std::min(problem.in, first + columns); ++i)
       partial += static_cast<double>(to_float(x.codes[static_cast<size_t>(i)])) *
-                 static_cast<double>(to_float(weight.data(n, i)));
+                 static_cast<double>(code_of(weight.as, n, i));
     const float x_scale = x.scales[static_cast<size_t>(first / kActivationGroup)];
-    const float weight_scale = weight.scale(n / weight.block.rows, first / weight.block.columns);
-    acc = std::fma(static_cast<float>(partial), x_scale * weight_scale, acc);
+    acc = std::fma(static_cast<float>(partial), x_scale * scale_of(weight.as, n, first), acc);
   }
   return acc;
 }
@@ -74,8 +73,8 @@ void run(const Problem& problem, const Args& args, const Lane&) {
   for (int64_t t = 0; t < args.x.extent[0]; ++t) {
     if (quantizes(problem)) {
       const CodedRow x = quantize(problem, args.x[t]);
-      const BlockScaled& weight = std::get<BlockScaled>(args.weight->as);
-      for (int64_t n = 0; n < problem.out; ++n) store(args.y, sum_of_codes(problem, x, weight, n), t, n);
+      for (int64_t n = 0; n < problem.out; ++n)
+        store(args.y, sum_of_codes(problem, x, *args.weight, n), t, n);
     } else {
       for (int64_t n = 0; n < problem.out; ++n)
         store(args.y, sum_of_products(problem, args.x[t], *args.weight, n), t, n);

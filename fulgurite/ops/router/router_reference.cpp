@@ -14,7 +14,7 @@ using Ids = std::vector<int32_t>;
 
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  if (problem.weight.form == MatrixForm::kE4M3Blocks)
+  if (has_scales(problem.weight))
     return Refusal{"weight = " + describe(problem.weight) + ", takes f32 or bf16"};
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
                         takes(numerics.mma, {Mma::kExact})});
