@@ -84,7 +84,7 @@ TEST(convert_serving, lossy_forms_give_what_their_references_give) {
     const auto checkpoint = checkpoint::open(converted.path());
     const model::Model model = model::bind(checkpoint);
     const std::vector<float> planned = logits_of(model, plan::Candidates::kAll);
-    EXPECT_LT(distance(planned, logits_of(model, plan::Candidates::kReferencesOnly)), 0.02) << form;
+    EXPECT_LT(distance(planned, logits_of(model, plan::Candidates::kReferencesOnly)), 0.05) << form;
     EXPECT_LT(distance(planned, unconverted), 0.5) << form;
     EXPECT_FALSE(test::form_trace(converted.path(), kServing) == trace) << form << " loses something";
   }

@@ -64,11 +64,11 @@ struct RowRange {
   int64_t step() const { return next != 0 ? next : count; }
 };
 
-// The lane, or the calling thread alone where waking the others costs more than the work does: packing eight
-// weights a cycle, multiplying 32, against some microseconds.
+// The lane, or the calling thread alone where waking the others costs more than the work does: reading twelve
+// weights a cycle, multiplying 24, against some microseconds.
 inline Lane lane_worth(const Lane& lane, int64_t tokens, int64_t rows, int64_t columns) {
-  const int64_t cycles = rows * columns / 8 + tokens * rows * columns / 32;
-  return cycles >= 30000 ? lane : Lane{};
+  const int64_t cycles = rows * columns / 12 + tokens * rows * columns / 24;
+  return cycles >= 20000 ? lane : Lane{};
 }
 
 inline int64_t panels_of(int64_t rows) { return (rows + kPanelLanes - 1) / kPanelLanes; }

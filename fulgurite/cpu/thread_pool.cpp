@@ -17,10 +17,11 @@ void pause() {
 #endif
 }
 
-// Returns the first value that is not `old`: looks for it for about 20 us, then sleeps.
+// Returns the first value that is not `old`: looks for it for about 80 us, longer than
+// what one thread does between two pieces of shared work, then sleeps: waking takes as long.
 template <class T>
 T wait_for_change(const std::atomic<T>& value, T old) {
-  constexpr int kLooks = 1000;
+  constexpr int kLooks = 4000;
   for (int i = 0; i < kLooks; ++i) {
     if (const T now = value.load(std::memory_order_acquire); now != old) return now;
     pause();

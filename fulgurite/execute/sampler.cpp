@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "fulgurite/core/error.h"
 
@@ -26,45 +27,54 @@ Sampler::Sampler(const SamplerOptions& options, int64_t vocabulary)
   candidates_.reserve(static_cast<size_t>(vocabulary));
 }
 
-// exp((logit - max) / temperature), most probable first.
-void Sampler::weigh(View<const float, 1> logits) {
+// exp((logit - max) / temperature).
+double Sampler::weigh(View<const float, 1> logits) {
   const double largest = logits(greedy(logits));
+  double total = 0.0;
   candidates_.clear();
   for (int64_t i = 0; i < logits.extent[0]; ++i) {
     if (std::isnan(logits(i))) continue;
     // The largest weighs 1 also where it is infinite.
     const double distance = logits(i) == largest ? 0.0 : (logits(i) - largest) / options_.temperature;
     candidates_.push_back({std::exp(distance), static_cast<int32_t>(i)});
+    total += candidates_.back().weight;
   }
-  std::ranges::sort(candidates_, [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-  });
+  std::ranges::make_heap(candidates_, less_probable);
+  return total;
 }
 
-void Sampler::keep_most_probable() {
-  if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size())
-    candidates_.resize(static_cast<size_t>(options_.top_k));
-  double total = 0.0;
-  for (const Candidate& candidate : candidates_) total += candidate.weight;
+// Few are kept of a vocabulary: a heap gives them without sorting the rest. Top-p is of what top-k keeps.
+size_t Sampler::keep_most_probable(double total) {
+  const size_t all = candidates_.size();
+  const auto pop = [&](size_t count) {
+    std::pop_heap(candidates_.begin(), candidates_.end() - static_cast<int64_t>(count), less_probable);
+    return candidates_[all - count - 1].weight;
+  };
+  size_t most = all, popped = 0;
+  if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < all) {
+    total = 0.0;
+    for (most = static_cast<size_t>(options_.top_k); popped < most; ++popped) total += pop(popped);
+  }
   double kept = 0.0;
   size_t count = 0;
-  while (count < candidates_.size() && (count == 0 || kept < options_.top_p * total))
-    kept += candidates_[count++].weight;
-  candidates_.resize(count);
+  for (; count < most && (count == 0 || kept < options_.top_p * total); ++count)
+    kept += count < popped ? candidates_[all - count - 1].weight : pop(count);
+  return count;
 }
 
 int32_t Sampler::next(View<const float, 1> logits) {
   if (options_.temperature == 0.0) return greedy(logits);
-  weigh(logits);
-  keep_most_probable();
+  const double all = weigh(logits);
+  const size_t count = keep_most_probable(all);
+  const std::span kept = std::span(candidates_).last(count);
   double total = 0.0;
-  for (const Candidate& candidate : candidates_) total += candidate.weight;
+  for (const Candidate& candidate : kept) total += candidate.weight;
   double left = random_.uniform() * total;
-  for (const Candidate& candidate : candidates_) {
-    left -= candidate.weight;
-    if (left < 0.0) return candidate.id;
+  for (size_t i = count; i-- > 1;) {  // the most probable first
+    left -= kept[i].weight;
+    if (left < 0.0) return kept[i].id;
   }
-  return candidates_.back().id;
+  return kept[0].id;
 }
 
 }  // namespace fulgurite::execute

@@ -29,8 +29,14 @@ class Sampler {
     double weight;
     int32_t id;
   };
-  void weigh(View<const float, 1> logits);
-  void keep_most_probable();
+  static bool less_probable(const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight < b.weight : a.id > b.id;
+  }
+  // The candidates as a heap; returns the sum of their weights, ids ascending.
+  double weigh(View<const float, 1> logits);
+  // Moves as many of the most probable to the end of the candidates, the most probable last, as the options
+  // keep; returns how many.
+  size_t keep_most_probable(double total);
 
   SamplerOptions options_;
   Random random_;

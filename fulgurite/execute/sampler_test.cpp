@@ -55,6 +55,13 @@ TEST(sampler, top_k_and_top_p_keep_the_most_probable) {
   EXPECT_TRUE(kept.contains(1) && kept.contains(2));
 }
 
+TEST(sampler, top_p_is_of_what_top_k_keeps) {
+  // Of 5 : 3 : 1 : 1 the first two are kept; 0.6 of their eight parts is within the first.
+  const std::vector<float> logits{std::log(1.0f), std::log(5.0f), std::log(3.0f), std::log(1.0f)};
+  EXPECT_EQ(histogram({1.0, 0.6, 2, 1}, logits, 1000), (std::map<int32_t, int>{{1, 1000}}));
+  EXPECT_EQ(histogram({1.0, 0.6, 0, 1}, logits, 1000).size(), 2u);
+}
+
 TEST(sampler, the_same_seed_gives_the_same_tokens) {
   const std::vector<float> logits(50, 0.0f);
   Sampler a({1.0, 1.0, 0, 42}, 50), b({1.0, 1.0, 0, 42}, 50), c({1.0, 1.0, 0, 43}, 50);
