@@ -24,6 +24,7 @@ constexpr int64_t kOwnKeys = 256;      // held at once of a token that a thread 
 constexpr int64_t kSharedKeys = 2048;  // of one that all threads share: each round has three barriers
 constexpr int64_t kPiece = 24;         // keys that are scored while so many of the next tile are asked for
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kWorthSharing = 4'000'000;  // products of a token: some 30 us, against four barriers
 
 // Operands are bf16 as they come: q is an activation, and a code times a power of two has few bits. So
 // qk_operands changes nothing.
@@ -344,9 +345,10 @@ void run(const Problem& problem, const Args& args, const Lane& whole) {
   const Lane lane = cpu::worth_splitting(whole, tokens * problem.heads * problem.topk * columns);
   const int64_t alone = tokens / lane.threads * lane.threads;
   const Alone threads(problem, args, lane);
+  const bool shares = problem.heads * problem.topk * columns >= kWorthSharing;
   threads.attend_tokens(alone);
   for (int64_t t = alone; t < tokens; ++t) {
-    if (splits_heads(problem, lane.threads)) {
+    if (splits_heads(problem, lane.threads) || !shares) {
       threads.attend_heads(t);
       continue;
     }
