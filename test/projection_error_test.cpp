@@ -62,6 +62,19 @@ TEST(projection_error, an_fp8_linear_costs_the_output_that_it_makes_and_no_other
   EXPECT_EQ(both.by_gate.sets, gate.by_gate.sets) << "keys are exact there";
 }
 
+// Fusing changes when x is read, and no sum.
+TEST(projection_error, two_linears_of_bf16_have_what_one_pass_has) {
+  using indexer_projection::Implementation;
+  const Implementation* const rows[] = {&indexer_projection::kCpuFp8, &indexer_projection::kReference};
+  plan::Catalog catalog = plan::catalog();
+  catalog.indexer_projection = rows;
+  const bench::FormError form = errors_of(catalog).at("serving"), &fused = errors().at("serving");
+  EXPECT_EQ(form.implementation, "cpu_fp8");
+  EXPECT_EQ(form.gate.relative, fused.gate.relative);
+  EXPECT_EQ(form.gate.largest, fused.gate.largest);
+  EXPECT_EQ(form.key.relative, fused.key.relative);
+}
+
 TEST(projection_error, fp32_rounds_neither) {
   const bench::FormError& form = errors().at("fp32");
   EXPECT_LT(form.gate.relative, kFp32);

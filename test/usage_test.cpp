@@ -40,7 +40,7 @@ TEST(usage, errors_have_exit_code_two) {
 
 TEST(usage, a_verb_that_is_none_is_named) {
   EXPECT_EQ(refusal("foo"),
-            "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, synth, bench\n");
+            "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, convert, synth, bench\n");
   EXPECT_NE(refusal("$'\\x1b[2J'").find("\\x1b[2J"), std::string::npos);
 }
 
