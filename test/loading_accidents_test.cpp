@@ -1,56 +1,22 @@
 // What went wrong between a checkpoint and its kernels elsewhere, once more, and what stops it here. Each
 // test names the public report that it re-creates.
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <cmath>
 
-#include "test/edited_checkpoint.h"
-#include "test/tool_run.h"
+#include "test/accidents.h"
 
 namespace fulgurite {
 namespace {
 
 namespace fs = std::filesystem;
+using test::convert;
+using test::logits_of;
+using test::refusal;
+using test::tiny_logits;
 using testing::HasSubstr;
 
 const std::string kIndexer = "model.layers.1.self_attn.indexer.";
 const std::string kWk = kIndexer + "wk.weight";
-
-// The last logits of a prompt longer than index_topk: below that every position is selected, and a broken
-// indexer stays unseen.
-std::vector<float> logits_of(const std::string& directory) {
-  const auto checkpoint = checkpoint::open(directory);
-  const model::Model model = model::bind(checkpoint);
-  plan::Options options;
-  options.numerics = Numerics::fp32();
-  options.context = options.chunk_tokens = 150;
-  execute::Session session(model, plan::make(model, test::device(2), options));
-  const std::vector<int32_t> ids = test::golden_ids(0);
-  const View<const float, 2> logits = session.forward(0, std::span(ids).first(150));
-  return {logits.data, logits.data + logits.size()};
-}
-
-const std::vector<float>& tiny_logits() {
-  static const std::vector<float> logits = logits_of(test::kTinyV32);
-  return logits;
-}
-
-std::string refusal(const std::string& directory) {
-  const test::ToolRun run = test::run_tool("plan " + directory);
-  EXPECT_EQ(run.exit_code, 1);
-  EXPECT_EQ(std::ranges::count(run.error, '\n'), 1) << run.error;
-  return run.error;
-}
-
-std::string convert(const std::string& from, const std::string& form) {
-  const std::string out = test::scratch_file("accident_" + form);
-  fs::remove_all(out);
-  const test::ToolRun run = test::run_tool("convert " + from + " " + out + " --form " + form);
-  EXPECT_EQ(run.exit_code, 0) << run.error;
-  return out;
-}
 
 // vllm #38684: "wk" was replaced wherever it stood in a name, so the fused tensor's own name became another.
 TEST(loading_accidents, the_fused_projection_is_known_by_its_whole_name) {
@@ -167,21 +133,9 @@ TEST(loading_accidents, the_block_shape_is_that_of_config_json) {
   EXPECT_THAT(refusal(small.write()),
               HasSubstr("q_a_proj.weight_scale_inv: expected F32 or F8_E8M0 [8, 12], file has "
                         "F32 [2, 3]"));
-  small.config.erase("quantization_config");
-  small.config["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {32, 32}}};
-  for (size_t i = 0, count = small.tensors.size(); i < count; ++i) {
-    const checkpoint::TensorView scale = small.tensors[i];
-    if (!scale.name.ends_with("_scale_inv")) continue;
-    const auto& weight = small.at(scale.name.substr(0, scale.name.size() - 10));
-    const int64_t rows = (weight.shape[0] + 31) / 32, columns = (weight.shape[1] + 31) / 32;
-    const std::vector<float> old(checkpoint::f32_values(scale).begin(), checkpoint::f32_values(scale).end());
-    small.at(scale.name).shape = {rows, columns};
-    const auto values = small.values_of<float>(scale.name);
-    for (int64_t j = 0; j < rows * columns; ++j)
-      values[static_cast<size_t>(j)] =
-          old[static_cast<size_t>(j / columns / 4 * scale.shape[1] + j % columns / 4)];
-  }
-  EXPECT_EQ(logits_of(small.write()), tiny_logits());
+  test::EditedCheckpoint reshaped;
+  test::set_blocks(reshaped, 32, 32, [](float scale) { return scale; });
+  EXPECT_EQ(logits_of(reshaped.write()), tiny_logits());
 }
 
 // TRT-LLM #11989: the indexer inherited the experts' fp4.

@@ -12,6 +12,7 @@
 #include "fulgurite/cpu/machine.h"
 #include "fulgurite/plan/bytes.h"
 #include "tool/option_values.h"
+#include "tool/projection_errors.h"
 #include "tool/table.h"
 #include "tool/verbs.h"
 
@@ -29,6 +30,7 @@ struct Options {
   double seconds = 0.5;
   bool json = false;
   bool list = false;
+  bool errors = false;
 };
 
 Isa isa_named(const std::string& name, Isa best) {
@@ -96,6 +98,8 @@ bench::Request request_of(const Options& options, const Device& device) {
 std::shared_ptr<const Asked> understood(const Options& options) {
   const auto asked = std::make_shared<Asked>();
   asked->device = cpu::machine();
+  if (options.errors && options.operations != std::vector<std::string>{"indexer_projection"})
+    throw CLI::ValidationError("--errors: expected OP indexer_projection alone");
   try {
     asked->request = request_of(options, asked->device);
     asked->cases = bench::cases_of(asked->request, options.operations);
@@ -299,6 +303,7 @@ void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& li
 int run_bench(const Options& options, const Asked& asked) {
   const auto& [device, request, cases, threads] = asked;
   if (options.list) return options.json ? print_list_json(cases) : print_list(cases);
+  if (options.errors) return print_projection_errors(request, std::ranges::max(threads), options.json);
   require_memory(cases, device.available_bytes);
   note_threads(std::ranges::max(threads), device);
   fmt::print(stderr, "measuring the limits of the machine, then {} cases\n", cases.size());
@@ -329,22 +334,29 @@ void add_bench(CLI::App& app, Run& run) {
                   "Whose dimensions: " + fmt::format("{}", fmt::join(bench::shape_names(), ", ")))
       ->check(given())
       ->capture_default_str();
+  CLI::Option& errors =
+      *verb.add_flag("--errors", options->errors,
+                     "Of indexer_projection: what each of its forms costs in accuracy, and no times");
   verb.add_option("--threads", options->threads, "A number, or all; without: one, and all")->check(given());
   verb.add_option("--tokens", options->tokens,
                   "Tokens of a call, as 1,8,512; without: what each operation meets")
-      ->check(given());
+      ->check(given())
+      ->excludes(&errors);
   verb.add_option("--numerics", options->numerics, "PRESET[,knob=value...]: serving, fp32, ...")
       ->check(given())
+      ->excludes(&errors)
       ->capture_default_str();
   verb.add_option("--impl", options->implementation,
                   "This implementation, not the one that a plan would choose")
-      ->check(given());
+      ->check(given())
+      ->excludes(&errors);
   verb.add_option("--isa", options->isa, "Instruction set; without: the machine's best")->check(given());
   verb.add_option("--seconds", options->seconds, "Time of a measurement, in 5 repeats at least")
       ->transform(number(0.0, 3600.0))
+      ->excludes(&errors)
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the result, or the list, as JSON");
-  verb.add_flag("--list", options->list, "Print the cases and run none");
+  verb.add_flag("--list", options->list, "Print the cases and run none")->excludes(&errors);
   verb.callback([options, &run] {
     run = [options, asked = understood(*options)] { return run_bench(*options, *asked); };
   });

@@ -225,7 +225,8 @@ int run_inspect(const Options& options) {
 
 void add_inspect(CLI::App& app, Run& run) {
   CLI::App& verb = *app.add_subcommand(
-      "inspect", "What a checkpoint is, the form of each tensor, and what is wrong with it (exit code 1)");
+      "inspect",
+      "What a checkpoint is, the form of each tensor, and what is wrong with it (an error: exit code 1)");
   const auto options = std::make_shared<Options>();
   add_model(verb, options->model);
   verb.add_flag("--all", options->all, "A line a tensor, also where layers and experts are alike");

@@ -70,10 +70,13 @@ class Planner {
   LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
                            linear::Output output = linear::Output::kActivation) {
     const linear::Problem problem{setting_, weight.in, weight.out, format_of(weight), output, batch()};
+    return choose(layer, "linear " + name, as_read(weight, problem), catalog().linear, problem);
+  }
+
+  static std::string as_read(const StoredMatrix& weight, const linear::Problem& problem) {
     const bool rounds = !linear::quantizes(problem) && problem.weight.form != MatrixForm::kBF16 &&
                         linear::reading_of(problem) == WeightReading::kBf16;
-    return choose(layer, "linear " + name, shaped(weight) + (rounds ? ", read as bf16" : ""),
-                  catalog().linear, problem);
+    return shaped(weight) + (rounds ? ", read as bf16" : "");
   }
 
   LayerPlan make_layer(int64_t layer) {
@@ -114,11 +117,10 @@ class Planner {
   IndexerPlan make_indexer(int64_t layer, const model::StoredIndexer& w) {
     IndexerPlan plan;
     plan.q = choose_linear(layer, "index_q", w.q);
-    plan.projection = choose(layer, "indexer_projection",
-                             fmt::format("k {}, gate {}", describe(format_of(w.k)), gate_text(w.gate)),
-                             catalog().indexer_projection,
-                             indexer_projection::Problem{setting_, c_.hidden, c_.index_dim, c_.index_heads,
-                                                         format_of(w.k), gate_format(w.gate), batch()});
+    const indexer_projection::Problem projection{
+        setting_, c_.hidden, c_.index_dim, c_.index_heads, format_of(w.k), gate_format(w.gate), batch()};
+    plan.projection = choose(layer, "indexer_projection", projection_text(w, projection),
+                             catalog().indexer_projection, projection);
     const indexer_prepare::Problem prepare{
         setting_, c_.index_heads, c_.index_dim, c_.rope, rotary::Layout::kHalfSplit, sequences(), context()};
     const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
@@ -138,12 +140,15 @@ class Planner {
     if (!quantizes_gate(gate, setting_.numerics)) return format_of(gate);
     return {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
   }
-  std::string gate_text(const StoredMatrix& gate) const {
-    if (quantizes_gate(gate, setting_.numerics))
-      return shaped(gate) + " quantized to " + describe(gate_format(gate));
-    const bool rounds =
-        format_of(gate).form != MatrixForm::kBF16 && setting_.numerics.activation != Activation::kFp32;
-    return shaped(gate) + (rounds ? ", read as bf16" : "");
+  // Both halves of the weight as they are read, and whether one pass may meet them.
+  std::string projection_text(const model::StoredIndexer& w,
+                              const indexer_projection::Problem& problem) const {
+    const bool one_pass = !indexer_projection::one_pass(problem);
+    return fmt::format("wk {}, gate {}; {}", as_read(w.k, indexer_projection::key_linear(problem)),
+                       quantizes_gate(w.gate, setting_.numerics)
+                           ? shaped(w.gate) + " quantized to " + describe(problem.gate_weight)
+                           : as_read(w.gate, indexer_projection::gate_linear(problem)),
+                       one_pass ? "both bf16: one pass" : "not both bf16: two linears");
   }
 
   HeadProjectionStep choose_head_projection(int64_t layer, const std::string& name, const StoredMatrix& kv_b,

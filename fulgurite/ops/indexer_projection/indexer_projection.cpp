@@ -10,6 +10,12 @@ Setting with_operands(Setting setting, bool fp8) {
   return setting;
 }
 
+Support as_bf16(const char* what, const linear::Problem& problem) {
+  if (linear::reading_of(problem) == WeightReading::kBf16 || problem.weight.form == MatrixForm::kBF16)
+    return std::nullopt;
+  return Refusal{what + (" in " + describe(problem.weight)) + " read at its exact value, takes bf16"};
+}
+
 WeightReading reading(bool rounded) { return rounded ? WeightReading::kBf16 : WeightReading::kExact; }
 
 }  // namespace
@@ -34,6 +40,16 @@ linear::Problem gate_linear(const Problem& problem) {
           linear::Output::kF32,
           problem.largest_batch,
           reading(numerics.activation != Activation::kFp32)};
+}
+
+Support one_pass(const Problem& problem) {
+  const Numerics& n = problem.setting.numerics;
+  const Support refusal = first_refusal(
+      {takes(n.activation, {Activation::kBf16}), takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
+       takes(n.gate_weight, {GateWeight::kStored}), as_bf16("wk", key_linear(problem)),
+       as_bf16("gate weight", gate_linear(problem))});
+  if (!refusal) return std::nullopt;
+  return Refusal{"one pass needs wk and gate in bf16: " + refusal->reason};
 }
 
 void check(const Problem& problem, const Args& args) {

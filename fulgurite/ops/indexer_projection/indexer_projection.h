@@ -56,9 +56,13 @@ void check(const Problem& problem, const Args& args);
 linear::Problem key_linear(const Problem& problem);
 linear::Problem gate_linear(const Problem& problem);
 
+// The condition of one pass over x, for the rows of wk and then those of the heads: both are met as bf16, as
+// stored or rounded once (code * scale too). Refuses with the half that is not.
+Support one_pass(const Problem& problem);
+
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; neither output by the fp8 linear
 extern const Implementation kCpuBf16;  // one pass: bf16 operands met by wk and gate together
-extern const Implementation kCpuFp8;   // two linears: where a knob makes one fp8, or reads them apart
+extern const Implementation kCpuFp8;   // two linears, each of its own operands; what one pass takes too
 
 }  // namespace fulgurite::indexer_projection

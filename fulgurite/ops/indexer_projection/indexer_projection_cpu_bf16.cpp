@@ -7,18 +7,16 @@
 namespace fulgurite::indexer_projection {
 namespace {
 
-Support takes_weight(const char* what, const linear::Problem& problem) {
-  if (linear::reading_of(problem) == WeightReading::kBf16) return cpu::takes_bf16_weight(problem.weight);
-  if (problem.weight.form == MatrixForm::kBF16) return std::nullopt;
-  return Refusal{what + (" in " + describe(problem.weight)) + " read at its exact value, takes bf16"};
+// What this kernel can read as bf16.
+Support takes_weight(const char* what, const MatrixFormat& weight) {
+  const Support refusal = cpu::takes_bf16_weight(weight);
+  if (!refusal) return std::nullopt;
+  return Refusal{what + (": " + refusal->reason)};
 }
 
 Support supports(const Problem& problem) {
-  const Numerics& n = problem.setting.numerics;
-  return first_refusal(
-      {takes(n.activation, {Activation::kBf16}), takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
-       takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
-       takes_weight("wk", key_linear(problem)), takes_weight("gate weight", gate_linear(problem))});
+  return first_refusal({one_pass(problem), kReference.supports(problem), takes_weight("wk", problem.wk),
+                        takes_weight("gate weight", problem.gate_weight)});
 }
 
 struct Scratch {

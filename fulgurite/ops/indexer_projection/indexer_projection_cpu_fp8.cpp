@@ -1,5 +1,5 @@
-// Where the two outputs have no operands in common, as where a knob makes one an fp8 linear: a chain of two
-// linears.
+// A chain of two linears: where the two outputs have no operands in common, as where a knob makes one an fp8
+// linear, and where one pass is left out, as to see what it saves.
 
 #include <algorithm>
 
@@ -23,7 +23,8 @@ Support supports(const Problem& problem) {
   const bool read_apart =
       problem.gate_weight.form == MatrixForm::kF32 && linear::reading_of(key) != linear::reading_of(gate);
   Support fp8;
-  if (n.gate_weight != GateWeight::kFp8 && !read_apart) fp8 = takes(n.indexer_wk, {IndexerWk::kFp8});
+  if (n.gate_weight != GateWeight::kFp8 && !read_apart && one_pass(problem))
+    fp8 = takes(n.indexer_wk, {IndexerWk::kFp8});
   return first_refusal(
       {fp8, kReference.supports(problem), row_of(key).supports(key), row_of(gate).supports(gate)});
 }

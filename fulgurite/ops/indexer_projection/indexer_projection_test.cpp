@@ -346,13 +346,17 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
       "wk in bf16, the fp8 linear takes a quantized weight");
   const auto stored_in_codes = [](Problem& problem, Numerics&) { problem.gate_weight = kBlocks; };
   EXPECT_EQ(refusal(kReference, serving, stored_in_codes), "");
+  EXPECT_EQ(refusal(kCpuFp8, serving, stored_in_codes), "");
   EXPECT_EQ(refusal(kCpuBf16, serving, stored_in_codes), "");
-  EXPECT_EQ(refusal(kCpuFp8, serving, stored_in_codes), "indexer_wk = bf16, takes fp8");
   EXPECT_EQ(refusal(kCpu, fp32, stored_in_codes), "");
   EXPECT_EQ(refusal(kCpuFp8, fp32, stored_in_codes), "indexer_wk = fp32, takes fp8");
   EXPECT_EQ(refusal(kCpuBf16, serving, nothing), "");
-  EXPECT_EQ(refusal(kCpuBf16, fp32, nothing), "activation = fp32, takes bf16");
-  EXPECT_EQ(refusal(kCpuBf16, serving, fp8_k), "indexer_wk = fp8, takes fp32 or bf16");
+  const std::string needs = "one pass needs wk and gate in bf16: ";
+  EXPECT_EQ(refusal(kCpuBf16, fp32, nothing), needs + "activation = fp32, takes bf16");
+  EXPECT_EQ(refusal(kCpuBf16, serving, fp8_k), needs + "indexer_wk = fp8, takes fp32 or bf16");
+  const auto exact_k = [](Problem&, Numerics& n) { n.indexer_wk = IndexerWk::kFp32; };
+  EXPECT_EQ(refusal(kCpuBf16, serving, exact_k),
+            needs + "wk in e4m3 128x128, scales f32 read at its exact value, takes bf16");
   const auto f32_gate = [](Problem& problem, Numerics&) { problem.wk = kBF16, problem.gate_weight = kF32; };
   EXPECT_EQ(refusal(kCpuBf16, serving, f32_gate), "");
   EXPECT_EQ(refusal(kCpu, serving, f32_gate),
@@ -362,7 +366,8 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
   EXPECT_EQ(refusal(kCpu, serving, nothing),
             "wk in e4m3 128x128, scales f32 read as bf16, reads weights at their exact values");
   EXPECT_EQ(refusal(kCpuFp8, serving, fp8_k), "");
-  EXPECT_EQ(refusal(kCpuFp8, serving, nothing), "indexer_wk = bf16, takes fp8");
+  EXPECT_EQ(refusal(kCpuFp8, serving, nothing), "") << "two linears of what one pass takes";
+  EXPECT_EQ(refusal(kCpuFp8, serving, exact_k), "indexer_wk = fp32, takes fp8");
 }
 
 }  // namespace
