@@ -64,6 +64,7 @@ TEST(target, layers_that_the_fast_path_refuses_keep_their_scales) {
           std::pair{"linear kv_a", "cuda_fp8: N = 96, needs N % 64 == 0"}}) {
       const Row& row = row_of(plan, operation);
       EXPECT_EQ(row.implementation, "cuda") << target;
+      ASSERT_FALSE(row.refused.empty()) << target;
       EXPECT_EQ(row.refused.front(), reason) << target;
       EXPECT_EQ(row.scales, "as stored") << target;
     }
@@ -142,6 +143,7 @@ TEST(demands, what_is_required_runs_and_what_is_forbidden_does_not) {
   EXPECT_EQ(row_of(one, "linear q_b").implementation, "cpu_fp8");
   const Plan without = plan_for(tiny.model, "cpu", Activation::kBf16, {forbid("experts:cpu_fp8")});
   EXPECT_NE(row_of(without, "experts").implementation, "cpu_fp8");
+  ASSERT_FALSE(row_of(without, "experts").refused.empty());
   EXPECT_EQ(row_of(without, "experts").refused.front(), "cpu_fp8: forbidden");
 }
 
