@@ -4,17 +4,17 @@
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
-//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; scales of
-//                 128x128 blocks on 9.0 (BLK128x128_32F with VEC128_32F of the activations, from CUDA 12.9 on;
-//                 rows of scales at multiples of four of them), e8m0 of groups of 32 on 10.0 (VEC32_UE8M0);
-//                 results in bf16, fp16 or fp32. A scale of the tensor is not joined with groups of
-//                 activations (both sides have SCALAR_32F or neither): on 9.0 it is handed as that of every
-//                 block.
-//   cuda          everything that the definition covers, codes and scales as stored, products in fp32.
+//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in bf16,
+//                 fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on) beside
+//                 those of the activations' groups (VEC128_32F), rows of scales at multiples of four of them;
+//                 a scale of the tensor is handed as that of every block, since the activations have no
+//                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0).
+//   cuda          everything that the definition covers, codes and scales as stored.
 //
 // Source     DeepGEMM csrc/apis/gemm.hpp and csrc/utils/layout.hpp; SGLang fp8_utils.py,
-//            should_deepgemm_weight_requant_ue8m0; cuBLAS 13 documentation, cublasLtMatmul and "Scaling Mode
-//            Support Overview"; PyTorch ScaledBlas.cpp, is_blockwise_128x128_scaling (the four of a row).
+//            should_deepgemm_weight_requant_ue8m0. cuBLAS 13 documentation, cublasLtMatmul: fp8 kernels, and
+//            the modes that it states for grouped matrices on 9.0 and 10.x; NVIDIA CUDALibrarySamples,
+//            LtBlk128x128Fp8Matmul; PyTorch ScaledBlas.cpp (version 12.9, and the four of a row).
 
 #include <algorithm>
 
