@@ -34,8 +34,8 @@ struct Target {
   CudaVersions cuda = {};
 };
 
-// "cpu", "sm80", "sm90", "sm100", "sm120": what a plan can be made for. A CPU by that name has the instruction
-// set that every x86-64 has. Throws Error{kRequest}.
+// "cpu", "sm80", "sm90", "sm100", "sm120": what a plan can be made for. A CPU by that name has the
+// instruction set that every x86-64 has. Throws Error{kRequest}.
 Target target_named(std::string_view name);
 std::string name(const Target& target);
 std::string_view name(DeviceKind kind);

@@ -3,8 +3,8 @@
 // that is rounded up without new codes for its block makes every value of the block larger; here is the one
 // place where scales become powers of two, and codes and scales leave it together.
 //
-// A block whose scale is a power of two keeps both, so that requantizing twice is requantizing once. Any other
-// gets weight_scale(amax, kPow2) of core/encode.h, and new codes. The original stays as it is stored.
+// A block whose scale is a power of two keeps both, so that requantizing twice is requantizing once. Any
+// other gets weight_scale(amax, kPow2) of core/encode.h, and new codes. The original stays as it is stored.
 
 #include <cstdint>
 #include <vector>
@@ -17,7 +17,8 @@ namespace fulgurite {
 
 // Exponents of the scales as kernels of sm100 and sm120 read them: word(r, g) holds those of row r of the
 // matrix (not of blocks: each stands for every row of its block) and of columns 4 g to 4 g + 3 of blocks, the
-// first in the lowest byte; zeros beyond the last. Columns are contiguous, each padded to a multiple of 4 words.
+// first in the lowest byte; zeros beyond the last. Columns are contiguous, each padded to a multiple of 4
+// words.
 class PackedScales {
  public:
   int64_t rows() const { return rows_; }

@@ -1,11 +1,11 @@
-// The rows of a GPU: what each takes, and the scales that it reads. No kernel of them is in this build. What a
-// rule does not name, it refuses.
+// The rows of a GPU: what each takes, and the scales that it reads. No kernel of them is in this build. What
+// a rule does not name, it refuses.
 //
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
-//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in bf16,
-//                 fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on) beside
+//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in
+//                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on) beside
 //                 those of the activations' groups (VEC128_32F), rows of scales at multiples of four of them;
 //                 a scale of the tensor is handed as that of every block, since the activations have no
 //                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0).
