@@ -5,7 +5,8 @@
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
 //   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in
-//                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on) beside
+//                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on)
+//                 beside
 //                 those of the activations' groups (VEC128_32F), rows of scales at multiples of four of them;
 //                 a scale of the tensor is handed as that of every block, since the activations have no
 //                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0).
