@@ -62,7 +62,7 @@ double mean(const std::vector<double>& values) {
 void print_result(const Options& options, const std::vector<double>& nll, double seconds) {
   const auto tokens = static_cast<int64_t>(nll.size()) * options.window;
   if (options.json) {
-    const nlohmann::ordered_json json{{"numerics", summary(parse_numerics(options.model.numerics))},
+    const nlohmann::ordered_json json{{"numerics", summary(numerics_of(options.model))},
                                       {"nll", mean(nll)},
                                       {"perplexity", std::exp(mean(nll))},
                                       {"window", options.window},
@@ -78,9 +78,8 @@ void print_result(const Options& options, const std::vector<double>& nll, double
     table.add({fmt::format("{}", i), fmt::format("{:.6f}", nll[i]), fmt::format("{:.3f}", std::exp(nll[i]))});
   table.add({"mean", fmt::format("{:.6f}", mean(nll)), fmt::format("{:.3f}", std::exp(mean(nll)))});
   fmt::print("{}", table.text());
-  fmt::print("numerics {}: {} tokens in {:.1f} s, {:.0f} tokens/s\n",
-             summary(parse_numerics(options.model.numerics)), tokens, seconds,
-             static_cast<double>(tokens) / seconds);
+  fmt::print("numerics {}: {} tokens in {:.1f} s, {:.0f} tokens/s\n", summary(numerics_of(options.model)),
+             tokens, seconds, static_cast<double>(tokens) / seconds);
 }
 
 int run_eval(const Options& options) {

@@ -26,12 +26,38 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
       ->type_name("NUMERICS")
       ->check(numerics())
       ->capture_default_str();
+  verb.add_option("--activation", options.activation,
+                  "What is stored between operations; short for the knob of --numerics")
+      ->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")
       ->transform(integer(0, kMostThreads))
       ->capture_default_str();
   verb.add_flag(
       "--references", options.references,
       "Run the references only: plain loops with sums in double, the executable specification (slow)");
+  const auto add_demands = [&](const char* name, std::vector<std::string>& demands, const char* what) {
+    verb.add_option(name, demands, what)
+        ->type_name("OP:IMPL")
+        ->check(demand())
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  };
+  add_demands("--require", options.require,
+              "OP (linear, or a line of the plan: 'linear q_a') has to run by IMPL; a plan that cannot is "
+              "refused with all reasons. Repeatable");
+  add_demands("--forbid", options.forbid, "OP must not run by IMPL. Repeatable");
+  verb.parse_complete_callback([&options] {
+    try {
+      numerics_of(options);
+    } catch (const Error& error) {
+      throw CLI::ValidationError("--activation", error.what());
+    }
+  });
+}
+
+Numerics numerics_of(const ModelOptions& options) {
+  return parse_numerics(options.numerics +
+                        (options.activation.empty() ? "" : ",activation=" + options.activation));
 }
 
 Device device_for(const ModelOptions& options) {
@@ -56,10 +82,18 @@ Tokenizer load_tokenizer(const LoadedModel& loaded) {
   return tokenizer;
 }
 
-plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options) {
-  options.numerics = parse_numerics(model_options.numerics);
+plan::Options plan_options(const ModelOptions& model_options, plan::Options options) {
+  options.numerics = numerics_of(model_options);
   if (model_options.references) options.candidates = plan::Candidates::kReferencesOnly;
-  return plan::make(loaded.model, device_for(model_options), options);
+  for (const std::string& text : model_options.require)
+    options.demands.push_back(plan::parse_demand(plan::DemandKind::kRequire, text));
+  for (const std::string& text : model_options.forbid)
+    options.demands.push_back(plan::parse_demand(plan::DemandKind::kForbid, text));
+  return options;
+}
+
+plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options) {
+  return plan::make(loaded.model, device_for(model_options), plan_options(model_options, std::move(options)));
 }
 
 void note_references(const plan::Plan& plan) {

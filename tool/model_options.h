@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
 #include "fulgurite/fulgurite.h"
 
@@ -13,10 +14,15 @@ struct ModelOptions {
   int threads = 0;          // 0: every processor that the process may use
   bool references = false;  // plan the references only
   std::string numerics = "serving";
+  std::string activation;                    // "": as numerics say
+  std::vector<std::string> require, forbid;  // OP:IMPL
 };
 
-void add_model(CLI::App& verb, ModelOptions& options);      // MODEL alone
-void add_execution(CLI::App& verb, ModelOptions& options);  // --numerics, --threads, --references
+void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
+// --numerics, --activation, --threads, --references, --require, --forbid
+void add_execution(CLI::App& verb, ModelOptions& options);
+
+Numerics numerics_of(const ModelOptions& options);
 
 Device device_for(const ModelOptions& options);
 
@@ -28,7 +34,9 @@ struct LoadedModel {
 LoadedModel load(const ModelOptions& options);
 Tokenizer load_tokenizer(const LoadedModel& loaded);
 
-// `options` with the numerics and candidates that the command line asks for, planned for device_for().
+// `options` with the numerics, candidates and demands that the command line asks for.
+plan::Options plan_options(const ModelOptions& model_options, plan::Options options);
+// With these, planned for device_for().
 plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_options, plan::Options options);
 
 // A line on stderr that names the operations for which the numerics leave the references alone.

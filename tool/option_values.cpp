@@ -9,6 +9,7 @@
 
 #include "fulgurite/core/error.h"
 #include "fulgurite/core/numerics.h"
+#include "fulgurite/plan/demand.h"
 
 namespace fulgurite::tool {
 namespace {
@@ -94,6 +95,14 @@ CLI::Validator file_and_tensor() {
           fail(ErrorKind::kRequest, "expected FILE.safetensors:TENSOR, found \"{}\"", printable(text, 80));
       },
       "");
+}
+
+CLI::Validator demand() {
+  return validator([](const std::string& text) { plan::parse_demand(plan::DemandKind::kRequire, text); }, "");
+}
+
+CLI::Validator target() {
+  return validator([](const std::string& text) { target_named(text); }, "");
 }
 
 void note_threads(int64_t threads, const Device& device) {

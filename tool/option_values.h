@@ -27,6 +27,8 @@ CLI::Validator number(double low, double high, Low kind = Low::kIncluded);
 CLI::Validator given();            // an empty text is no value
 CLI::Validator numerics();         // PRESET[,knob=value...]
 CLI::Validator file_and_tensor();  // FILE.safetensors:TENSOR
+CLI::Validator demand();           // OP:IMPL
+CLI::Validator target();           // a target by name
 
 // A line on stderr if that is more than the device has processors for this process.
 void note_threads(int64_t threads, const Device& device);

@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "tool/model_options.h"
 #include "tool/option_values.h"
@@ -17,12 +19,25 @@ namespace {
 struct Options {
   ModelOptions model;
   plan::Options plan;
+  std::string target;        // "": this machine
+  bool config_only = false;  // MODEL's config.json is all that is read
   bool json = false;
 };
 
 std::string tokens_text(const plan::Row& row) {
   return row.last_token == INT64_MAX ? fmt::format("{}..", row.first_token)
                                      : fmt::format("{}..{}", row.first_token, row.last_token);
+}
+
+std::string runs_text(const plan::Row& row) {
+  if (row.has_kernel || row.implementation == plan::kNoImplementation) return row.implementation;
+  return row.implementation + " (no kernel in this build)";
+}
+
+// On a CPU every row reads scales as they are stored, and none says so.
+std::string format_text(const plan::Plan& plan, const plan::Row& row) {
+  const bool says = !row.scales.empty() && plan.device.target.kind != DeviceKind::kCpu;
+  return says ? row.format + "; handed " + row.scales : row.format;
 }
 
 bool same_but_layer(plan::Row a, const plan::Row& b) {
@@ -65,7 +80,7 @@ void print_rows(const plan::Plan& plan) {
   Table table({{"layers"}, {"operation"}, {"runs"}, {"formats"}, {"tokens"}, {"workspace", Align::kRight}});
   for (const LayerRange& range : ranges(plan)) {
     for (const plan::Row& row : range.rows) {
-      table.add({layers_text(range), row.operation, row.implementation, row.format, tokens_text(row),
+      table.add({layers_text(range), row.operation, runs_text(row), format_text(plan, row), tokens_text(row),
                  plan::human_bytes(row.workspace_bytes)});
       for (const std::string& refused : row.refused) table.note("refused " + refused);
     }
@@ -73,47 +88,91 @@ void print_rows(const plan::Plan& plan) {
   fmt::print("{}", table.text());
 }
 
-void print_bytes(const plan::Plan& plan) {
+// Has the plan a device, whose memory is known?
+bool has_device(const Options& options) { return options.target.empty(); }
+
+std::string fits_text(const Options& options, const plan::Plan& plan) {
+  if (!has_device(options)) return "without a device: what it has is unknown";
+  const std::string available = plan::human_bytes(plan.device.available_bytes);
+  return fmt::format("{}: {} available",
+                     plan.bytes.owned() <= plan.device.available_bytes ? "fits" : "does NOT fit", available);
+}
+
+void print_bytes(const Options& options, const plan::Plan& plan) {
   const plan::Bytes& bytes = plan.bytes;
+  const bool cpu = plan.device.target.kind == DeviceKind::kCpu;
   Table table({{"memory"}, {"bytes", Align::kRight}, {"", Align::kRight}, {"what"}});
   const auto add = [&](const char* name, int64_t count, const std::string& what) {
     table.add({name, fmt::format("{}", count), plan::human_bytes(count), what});
   };
-  add("weights viewed", bytes.viewed, "mapped from the checkpoint, not copied");
+  add("weights viewed", bytes.viewed,
+      cpu ? "mapped from the checkpoint, not copied" : "as the checkpoint stores them");
   add("prepared", bytes.prepared, "vectors as fp32, rotary tables");
+  if (bytes.requantized > 0)
+    add("requantized", bytes.requantized, "codes and scales of rows that read other scales");
   add("latent cache", bytes.latent_cache,
       fmt::format("{} sequence(s) of {} positions", plan.options.sequences, plan.options.context));
   add("index cache", bytes.index_cache, "the same");
   add("activations", bytes.activations, fmt::format("passes of up to {} tokens", plan.options.chunk_tokens));
   add("workspace", bytes.workspace, "the largest of any row");
-  add("owned", bytes.owned(),
-      bytes.owned() <= plan.device.available_bytes
-          ? fmt::format("fits: {} available", plan::human_bytes(plan.device.available_bytes))
-          : fmt::format("does NOT fit: {} available", plan::human_bytes(plan.device.available_bytes)));
+  add("owned", bytes.owned(), fits_text(options, plan));
   fmt::print("{}", table.text());
+}
+
+std::string device_text(const Options& options, const plan::Plan& plan) {
+  const Target& target = plan.device.target;
+  if (target.kind == DeviceKind::kCpu)
+    return fmt::format("cpu: {}, {}, {} thread(s)",
+                       has_device(options) ? plan.device.model : "planned without one", name(target.isa),
+                       plan.device.threads);
+  const auto version = [](int number) { return number == 0 ? "unknown" : fmt::format("{}", number); };
+  return fmt::format("{}: planned without one; driver {}, cuBLASLt {}", name(target),
+                     version(target.cuda.driver), version(target.cuda.cublaslt));
+}
+
+std::vector<std::string> demand_texts(const plan::Plan& plan) {
+  std::vector<std::string> texts;
+  for (const plan::Demand& demand : plan.options.demands) texts.push_back(describe(demand));
+  return texts;
 }
 
 void print_text(const Options& options, const plan::Plan& plan) {
   fmt::print("{}: {}, context {}, batch {}\n", printable(options.model.directory),
              model::name(plan.config.family), plan.options.context, plan.options.sequences);
-  fmt::print("device    cpu: {}, {}, {} thread(s)\n", plan.device.model, name(plan.device.target.isa),
-             plan.device.threads);
+  if (options.config_only) fmt::print("weights   as quantization_config says: no tensor is read\n");
+  fmt::print("device    {}\n", device_text(options, plan));
   std::vector<std::string> knobs;
   for (const auto& [knob, value] : describe(plan.numerics)) knobs.push_back(knob + "=" + value);
-  fmt::print("numerics  {}: {}\n\n", summary(plan.options.numerics), fmt::join(knobs, " "));
+  fmt::print("numerics  {}: {}\n", summary(plan.options.numerics), fmt::join(knobs, " "));
+  if (!plan.options.demands.empty()) fmt::print("demands   {}\n", fmt::join(demand_texts(plan), ", "));
+  fmt::print("\n");
   print_rows(plan);
   fmt::print("\n");
-  print_bytes(plan);
+  print_bytes(options, plan);
 }
 
-void print_json(const plan::Plan& plan) {
+nlohmann::ordered_json device_json(const Options& options, const plan::Plan& plan) {
+  const Target& target = plan.device.target;
+  nlohmann::ordered_json json{{"kind", name(target.kind)}, {"target", name(target)}};
+  json["present"] = has_device(options);
+  if (target.kind == DeviceKind::kCuda) {
+    json["sm"] = target.sm;
+    json["driver"] = target.cuda.driver;
+    json["cublaslt"] = target.cuda.cublaslt;
+    return json;
+  }
+  if (has_device(options)) json["model"] = plan.device.model;
+  json["isa"] = name(target.isa);
+  json["threads"] = plan.device.threads;
+  if (has_device(options)) json["available_bytes"] = plan.device.available_bytes;
+  return json;
+}
+
+void print_json(const Options& options, const plan::Plan& plan) {
   nlohmann::ordered_json json{{"family", model::name(plan.config.family)},
-                              {"device",
-                               {{"kind", "cpu"},
-                                {"model", plan.device.model},
-                                {"isa", name(plan.device.target.isa)},
-                                {"threads", plan.device.threads},
-                                {"available_bytes", plan.device.available_bytes}}},
+                              {"config_only", options.config_only},
+                              {"device", device_json(options, plan)},
+                              {"demands", demand_texts(plan)},
                               {"context", plan.options.context},
                               {"batch", plan.options.sequences},
                               {"chunk_tokens", plan.options.chunk_tokens},
@@ -123,6 +182,7 @@ void print_json(const plan::Plan& plan) {
                                 {"latent_cache", plan.bytes.latent_cache},
                                 {"index_cache", plan.bytes.index_cache},
                                 {"activations", plan.bytes.activations},
+                                {"requantized", plan.bytes.requantized},
                                 {"workspace", plan.bytes.workspace},
                                 {"owned", plan.bytes.owned()}}}};
   for (const auto& [knob, value] : describe(plan.numerics)) json["numerics"][knob] = value;
@@ -131,7 +191,9 @@ void print_json(const plan::Plan& plan) {
     nlohmann::ordered_json entry{{"layer", nullptr},
                                  {"operation", row.operation},
                                  {"implementation", row.implementation},
+                                 {"kernel", row.has_kernel},
                                  {"format", row.format},
+                                 {"scales", row.scales},
                                  {"first_token", row.first_token},
                                  {"last_token", nullptr},
                                  {"workspace_bytes", row.workspace_bytes},
@@ -143,11 +205,30 @@ void print_json(const plan::Plan& plan) {
   fmt::print("{}\n", json.dump(2));
 }
 
+// MODEL is a directory with config.json, or the file.
+model::Model outline_of(const std::string& path) {
+  const std::filesystem::path file = std::filesystem::is_directory(path)
+                                         ? std::filesystem::path(path) / "config.json"
+                                         : std::filesystem::path(path);
+  return model::outline(
+      model::parse_config(read_text(file.string()), checkpoint::printable_path(file.string())));
+}
+
+Device device_of(const Options& options) {
+  if (has_device(options)) return device_for(options.model);
+  Device device = fulgurite::device_of(target_named(options.target));
+  device.threads = std::max(options.model.threads, 1);
+  return device;
+}
+
 int run_plan(const Options& options) {
-  const LoadedModel loaded = load(options.model);
-  const plan::Plan plan = make_plan(loaded, options.model, options.plan);
+  std::optional<LoadedModel> loaded;
+  if (!options.config_only) loaded = load(options.model);
+  const model::Model model =
+      options.config_only ? outline_of(options.model.directory) : std::move(loaded->model);
+  const plan::Plan plan = plan::make(model, device_of(options), plan_options(options.model, options.plan));
   if (options.json)
-    print_json(plan);
+    print_json(options, plan);
   else
     print_text(options, plan);
   return 0;
@@ -166,6 +247,13 @@ void add_plan(CLI::App& app, Run& run) {
   verb.add_option("--batch", options->plan.sequences, "Independent sequences")
       ->transform(integer(1, int64_t{1} << 20))
       ->capture_default_str();
+  verb.add_option("--target", options->target,
+                  "Plan for cpu, sm80, sm90, sm100 or sm120, which need not be here; none: this machine. A "
+                  "CPU by that name has the portable instruction set")
+      ->check(target());
+  verb.add_flag("--config-only", options->config_only,
+                "Read config.json alone (MODEL is its directory or the file): weights as "
+                "quantization_config says");
   verb.add_flag("--json", options->json, "Print the plan as JSON, a row a layer and operation");
   add_execution(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_plan(*options); }; });

@@ -10,7 +10,7 @@
 
 namespace fulgurite {
 
-enum class DeviceKind { kCpu };
+enum class DeviceKind { kCpu, kCuda };
 
 // The instruction sets that the CPU kernels are built for; each later one includes the earlier. kAvx512Bf16
 // has dot products of bf16 pairs, kAmx tiles of them.
@@ -20,11 +20,25 @@ std::string_view name(Isa isa);
 // does.
 bool flushes_denormals(Isa isa);
 
+// What a load on a GPU finds there; 0 where a plan is made without a device.
+struct CudaVersions {
+  int driver = 0;    // of CUDA: 12090 is 12.9
+  int cublaslt = 0;  // cublasLtGetVersion: 120900 is that of CUDA 12.9
+};
+
 // What an implementation's rule may ask about the device.
 struct Target {
   DeviceKind kind = DeviceKind::kCpu;
-  Isa isa = Isa::kPortable;
+  Isa isa = Isa::kPortable;  // of a CPU
+  int sm = 0;                // of a GPU: its compute capability, 90 for 9.0
+  CudaVersions cuda = {};
 };
+
+// "cpu", "sm80", "sm90", "sm100", "sm120": what a plan can be made for. A CPU by that name has the
+// instruction set that every x86-64 has. Throws Error{kRequest}.
+Target target_named(std::string_view name);
+std::string name(const Target& target);
+std::string_view name(DeviceKind kind);
 
 struct Device {
   Target target;
@@ -33,5 +47,8 @@ struct Device {
   std::unique_ptr<Workers> (*make_workers)(int threads) = nullptr;
   int64_t available_bytes = 0;  // memory that can still be had
 };
+
+// One that need not be here, to plan for: a thread, no memory known.
+Device device_of(const Target& target);
 
 }  // namespace fulgurite

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "fulgurite/core/device.h"
+#include "fulgurite/core/matrix.h"
 #include "fulgurite/core/numerics.h"
 #include "fulgurite/core/workers.h"
 
@@ -40,7 +41,12 @@ struct Implementation {
   // May this implementation do this problem on this device? The planner and the tests ask the same function.
   Support (*supports)(const Problem& problem);
   int64_t (*workspace_bytes)(const Problem& problem, int threads);
+  // nullptr: its rule is known, and plans can be made with it, but this build has no kernel of it.
   void (*run)(const Problem& problem, const Args& args, const Lane& lane);
+  DeviceKind device = DeviceKind::kCpu;  // where it runs
+  // The form in which it reads a weight that is stored as problem.weight; none: as stored. A weight that is
+  // in the form already stays as it is.
+  MatrixFormat (*reads)(const Problem& problem) = nullptr;
 };
 
 // The refusal of the first knob that has a value outside its list, if any.

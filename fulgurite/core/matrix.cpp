@@ -1,5 +1,7 @@
 #include "fulgurite/core/matrix.h"
 
+#include <array>
+
 namespace fulgurite {
 namespace {
 
@@ -65,16 +67,20 @@ View<const T, 2> some_rows(const View<const T, 2>& view, int64_t first, int64_t 
 }  // namespace
 
 std::string describe(const MatrixFormat& format) {
+  static constexpr std::array<std::string_view, 4> kLayouts{"", " column-major", " packed in int32",
+                                                            " in tiles"};
+  const auto layout = static_cast<size_t>(format.layout);
+  const std::string_view placed = layout < kLayouts.size() ? kLayouts[layout] : " in an unknown layout";
   switch (format.form) {
     case MatrixForm::kF32:
       return "f32";
     case MatrixForm::kBF16:
       return "bf16";
     case MatrixForm::kE4M3Blocks:
-      return fmt::format("e4m3 {}, scales {}", describe(format.block),
-                         format.scale == ScaleFormat::kE8M0 ? "e8m0" : "f32");
+      return fmt::format("e4m3 {}, scales {}{}", describe(format.block),
+                         format.scale == ScaleFormat::kE8M0 ? "e8m0" : "f32", placed);
     case MatrixForm::kMxfp4:
-      return fmt::format("e2m1 {}, scales e8m0", describe(format.block));
+      return fmt::format("e2m1 {}, scales e8m0{}", describe(format.block), placed);
     case MatrixForm::kNvfp4:
       return fmt::format("e2m1 {}, scales e4m3 x f32", describe(format.block));
   }
@@ -82,7 +88,11 @@ std::string describe(const MatrixFormat& format) {
 }
 
 MatrixFormat format_of(const StoredMatrix& matrix) { return format_of(matrix.as); }
-MatrixFormat format_of(const PreparedMatrix& matrix) { return format_of(matrix.as); }
+MatrixFormat format_of(const PreparedMatrix& matrix) {
+  MatrixFormat format = format_of(matrix.as);
+  if (matrix.packed != nullptr) format.layout = ScaleLayout::kPacked;
+  return format;
+}
 
 StoredMatrix rows_of(const StoredMatrix& matrix, int64_t first, int64_t count) {
   const auto part = overloaded{

@@ -29,6 +29,14 @@ enum class ScaleFormat {
   kE4M3,  // of Nvfp4 alone: an e4m3 value times the tensor's fp32
 };
 
+// How scales lie in memory. Checkpoints store the first; the others are made for kernels.
+enum class ScaleLayout {
+  kRowMajor,     // [rows of blocks, columns of blocks], contiguous
+  kColumnMajor,  // columns contiguous, each at a multiple of 16 bytes, as TMA asks
+  kPacked,       // e8m0, four neighbours of a row in an int32 (PackedScales)
+  kTiles,        // e8m0, tiles of 128 rows by 4 scales, as cuBLASLt reads groups of 32
+};
+
 // Codes and scales, one value: weight(r, c) = data(r, c) * scale(r / block.rows, c / block.columns), exactly.
 // The last block of a row or column may be short.
 struct BlockScaled {
@@ -66,6 +74,7 @@ struct MatrixFormat {
   MatrixForm form = MatrixForm::kF32;
   BlockShape block;  // of a form with scales
   ScaleFormat scale = ScaleFormat::kF32;
+  ScaleLayout layout = ScaleLayout::kRowMajor;
   bool operator==(const MatrixFormat&) const = default;
 };
 std::string describe(const MatrixFormat& format);  // "e4m3 128x128, scales f32"
@@ -90,11 +99,14 @@ MatrixFormat format_of(const StoredMatrix& matrix);
 // scales.
 StoredMatrix rows_of(const StoredMatrix& matrix, int64_t first, int64_t count);
 
+class PackedScales;  // requantized.h, which alone makes them
+
 // As a planned implementation reads it. Made by plan::prepare (and by the tests' inputs) alone.
 struct PreparedMatrix {
   MatrixData as;
   int64_t out = 0;
   int64_t in = 0;
+  const PackedScales* packed = nullptr;  // ScaleLayout::kPacked: the scales again, in that layout
 };
 MatrixFormat format_of(const PreparedMatrix& matrix);
 

@@ -114,7 +114,9 @@ std::string_view knob_name(Knob value) {
 }
 template <class Knob>
 std::string_view value_name(Knob value) {
-  return names_of(value).values[static_cast<size_t>(value)];
+  const auto values = names_of(value).values;
+  const auto at = static_cast<size_t>(value);
+  return at < values.size() ? values[at] : "unknown";  // which no rule takes
 }
 
 // Every knob with its value, in the order above.

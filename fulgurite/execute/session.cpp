@@ -34,6 +34,7 @@ IndexKeys index_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& c
 }
 
 plan::Plan fitting(plan::Plan plan) {
+  plan::require_kernels(plan);
   plan::require_memory(plan);
   return plan;
 }

@@ -22,7 +22,8 @@ struct Chunk {
 
 class Session {
  public:
-  // Throws Error{kMemory} before anything is allocated if the plan does not fit.
+  // Throws Error{kPlan} if this build has no kernel for a row, and Error{kMemory} if the plan does not fit,
+  // before anything is allocated.
   Session(const model::Model& model, plan::Plan plan);
 
   // Logits, f32 [rows, vocabulary], valid until the next call: a row a chunk (its last token) or, with

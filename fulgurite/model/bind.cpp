@@ -115,6 +115,48 @@ void place(const TensorName& want, const Config& config, const Bound& bound, Sto
   indexer.gate = rows_of(matrix, config.index_dim, config.index_heads);
 }
 
+// --- without a checkpoint ---
+
+int64_t blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
+
+MatrixFormat form_of(const Config& config, const TensorName& name) {
+  constexpr MatrixFormat kPlain{MatrixForm::kBF16, {}, ScaleFormat::kF32};
+  if (name.form != Form::kLinear || !config.quantization) return kPlain;
+  const Quantization& quantization = *config.quantization;
+  const bool routed = name.expert != kNotRouted;
+  if (routed && quantization.experts == Fp4::kMxfp4) return {MatrixForm::kMxfp4, {1, 32}, ScaleFormat::kE8M0};
+  if (routed && quantization.experts == Fp4::kNvfp4) return {MatrixForm::kNvfp4, {1, 16}, ScaleFormat::kE4M3};
+  // Model Optimizer's NVFP4 leaves what is no expert alone.
+  if (quantization.experts == Fp4::kNvfp4 && quantization.block == BlockShape{1, kWhole}) return kPlain;
+  return {MatrixForm::kE4M3Blocks, quantization.block, ScaleFormat::kF32};
+}
+
+template <class T>
+View<const T, 2> nothing(int64_t rows, int64_t columns) {
+  return {nullptr, {rows, columns}};
+}
+
+StoredMatrix empty_matrix(const MatrixFormat& format, int64_t out, int64_t in) {
+  const int64_t rows = has_scales(format) ? blocks(out, format.block.rows) : 0;
+  const int64_t columns = has_scales(format) ? blocks(in, format.block.columns) : 0;
+  if (format.form == MatrixForm::kMxfp4)
+    return {Mxfp4{nothing<e2m1x2>(out, in / 2), nothing<e8m0>(rows, columns)}, out, in};
+  if (format.form == MatrixForm::kNvfp4)
+    return {Nvfp4{nothing<e2m1x2>(out, in / 2), nothing<e4m3>(rows, columns), {nullptr, {1}}}, out, in};
+  if (format.form == MatrixForm::kE4M3Blocks)
+    return {BlockScaled{nothing<e4m3>(out, in), nothing<float>(rows, columns), format.block}, out, in};
+  return {nothing<bf16>(out, in), out, in};
+}
+
+int64_t stored_bytes(const StoredMatrix& matrix) {
+  const MatrixFormat format = format_of(matrix);
+  const int64_t elements = matrix.out * matrix.in;
+  if (!has_scales(format)) return elements * 2;
+  const int64_t scales = blocks(matrix.out, format.block.rows) * blocks(matrix.in, format.block.columns);
+  if (!is_fp4(format)) return elements + scales * static_cast<int64_t>(sizeof(float));
+  return elements / 2 + scales + (format.form == MatrixForm::kNvfp4 ? 4 : 0);
+}
+
 [[noreturn]] void refuse(const Finding& finding) { throw Error(ErrorKind::kModel, finding.message); }
 
 }  // namespace
@@ -144,6 +186,27 @@ Model bind(const checkpoint::Checkpoint& checkpoint) {
     model.bound_bytes += claims.claim(model.parts.back());
   }
   claims.refuse_unknown(model.config.family);
+  return model;
+}
+
+Model outline(Config config) {
+  Model model;
+  model.config = std::move(config);
+  model.weights.layers.resize(static_cast<size_t>(model.config.layers));
+  for (int64_t i = model.config.dense_layers; i < model.config.layers; ++i)
+    model.weights.layers[static_cast<size_t>(i)].experts.resize(static_cast<size_t>(model.config.experts));
+  for (TensorName& name : tensor_names(model.config)) {
+    if (!name.required) continue;
+    if (name.form == Form::kVector) {
+      vector_slot(model.weights, name) = View<const float, 1>(nullptr, {name.columns});
+      model.bound_bytes += name.columns * static_cast<int64_t>(sizeof(float));
+    } else {
+      const StoredMatrix matrix = empty_matrix(form_of(model.config, name), name.rows, name.columns);
+      matrix_slot(model.weights, name) = matrix;
+      model.bound_bytes += stored_bytes(matrix);
+    }
+    model.names.push_back(std::move(name));
+  }
   return model;
 }
 

@@ -25,4 +25,8 @@ struct Model {
 // Throws Error{kConfig} or Error{kModel}; reads headers only.
 Model bind(const checkpoint::Checkpoint& checkpoint);
 
+// What bind() makes of a checkpoint that config.json alone speaks of: each weight in the form that
+// quantization_config says, without bytes. For planning; nothing of it can be read.
+Model outline(Config config);
+
 }  // namespace fulgurite::model

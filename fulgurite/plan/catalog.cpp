@@ -5,8 +5,9 @@ namespace {
 
 constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference};
 constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference};
-constexpr const linear::Implementation* kLinear[] = {&linear::kCpuFp8, &linear::kCpuBf16, &linear::kCpu,
-                                                     &linear::kReference};
+constexpr const linear::Implementation* kLinear[] = {
+    &linear::kCpuFp8,  &linear::kCpuBf16,     &linear::kCpu, &linear::kReference,
+    &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
 constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {&latent_prepare::kCpu,
                                                                     &latent_prepare::kReference};

@@ -1,5 +1,6 @@
 #pragma once
-// The one list of every implementation, preferred first. What is not listed here cannot run.
+// The one list of every implementation, of each kind of device the preferred first. What is not listed here
+// cannot run.
 
 #include <span>
 

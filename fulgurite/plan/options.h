@@ -2,8 +2,10 @@
 // What is asked of a plan.
 
 #include <cstdint>
+#include <vector>
 
 #include "fulgurite/core/numerics.h"
+#include "fulgurite/plan/demand.h"
 
 namespace fulgurite::plan {
 
@@ -19,6 +21,7 @@ struct Options {
   LogitRows logits = LogitRows::kLast;
   Tracing tracing = Tracing::kOff;
   Candidates candidates = Candidates::kAll;
+  std::vector<Demand> demands;
 };
 
 }  // namespace fulgurite::plan

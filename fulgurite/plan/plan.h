@@ -76,6 +76,10 @@ struct Row {
   int64_t last_token = INT64_MAX;
   int64_t workspace_bytes = 0;
   std::vector<std::string> refused;  // "NAME: reason", every row of the catalog that was asked before
+  // How the implementation is handed the scales of a linear's weight: "as stored", "requantized to powers of
+  // two, e8m0 packed in int32". Empty where there are none.
+  std::string scales;
+  bool has_kernel = true;  // in this build
   bool operator==(const Row&) const = default;
 };
 
@@ -86,8 +90,11 @@ struct Bytes {
   int64_t index_cache = 0;  // index_keys, then the scales of codes
   int64_t index_keys = 0;   // of index_cache; where the scales begin
   int64_t activations = 0;
-  int64_t workspace = 0;  // the largest of any row; rows run one after another
-  int64_t owned() const { return prepared + latent_cache + index_cache + activations + workspace; }
+  int64_t requantized = 0;  // codes and scales made for rows that read other scales than the stored
+  int64_t workspace = 0;    // the largest of any row; rows run one after another
+  int64_t owned() const {
+    return prepared + requantized + latent_cache + index_cache + activations + workspace;
+  }
 };
 
 struct Plan {
@@ -107,9 +114,15 @@ struct Plan {
   Bytes bytes;
 };
 
-// Throws Error{kPlan} with every reason where every row refuses; Error{kRequest} for a context beyond the
+// Throws Error{kPlan} with every reason where every row refuses, or a demand is not met (on a GPU operations
+// without any row are planned as kNoImplementation); Error{kRequest} for a context beyond the
 // model's.
 Plan make(const model::Model& model, const Device& device, const Options& options);
+
+inline constexpr const char* kNoImplementation = "none in this build";  // of an operation, on a GPU
+
+// Throws Error{kPlan} if this build has no kernel for a row of the plan.
+void require_kernels(const Plan& plan);
 
 // Throws Error{kMemory} if the device has less available than the plan's owned() bytes.
 void require_memory(const Plan& plan);

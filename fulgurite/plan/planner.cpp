@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "fulgurite/core/error.h"
+#include "fulgurite/core/requantized.h"
 #include "fulgurite/plan/bytes.h"
 #include "fulgurite/plan/plan.h"
 #include "fulgurite/plan/prepare.h"
@@ -18,6 +19,28 @@ std::string shaped(const StoredMatrix& matrix) {
 
 std::string place(int64_t layer, const std::string& operation) {
   return layer == model::kNoLayer ? operation : fmt::format("layer {} {}", layer, operation);
+}
+
+// How a row is handed scales that are stored as `stored`, if it reads `read`.
+std::string scales_text(const MatrixFormat& stored, const MatrixFormat& read) {
+  if (read == stored) return "as stored";
+  if (read.layout == ScaleLayout::kTiles) return "e8m0 in tiles of 128x4, the same values";
+  if (read.layout == ScaleLayout::kRowMajor)
+    return fmt::format("the tensor's in each block of {}x{}", read.block.rows, read.block.columns);
+  if (stored.scale == ScaleFormat::kE8M0) return "e8m0 packed in int32, the same values";
+  return "requantized to powers of two, e8m0 packed in int32";
+}
+
+// What plan::prepare makes of a weight that a row reads in another form than the stored.
+int64_t bytes_made(const linear::Problem& stored, const MatrixFormat& read) {
+  if (read == stored.weight) return 0;
+  const int64_t codes = stored.weight.scale == read.scale ? 0 : product({stored.out, stored.in});
+  if (read.layout == ScaleLayout::kPacked)
+    return codes + PackedScales::bytes(stored.out, stored.in, read.block);
+  const auto blocks = [](int64_t extent, int64_t block) { return (extent + block - 1) / block; };
+  const int64_t element = read.scale == ScaleFormat::kF32 ? 4 : 1;
+  return codes +
+         product({blocks(stored.out, read.block.rows), blocks(stored.in, read.block.columns), element});
 }
 
 class Planner {
@@ -40,26 +63,64 @@ class Planner {
   template <class Problem, class Args>
   Step<Problem, Args> choose(int64_t layer, const std::string& operation, const std::string& format,
                              Rows<Implementation<Problem, Args>> candidates, const Problem& problem) {
-    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}};
+    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}, "", true};
     for (const Implementation<Problem, Args>* const candidate : candidates) {
-      if (const Support refusal = admit(candidate->name, candidate->supports(problem))) {
+      if (!is_candidate(operation, candidate->name, candidate->device)) continue;
+      Support refusal = refused_unasked(operation, candidate->name, candidate->device);
+      if (!refusal) refusal = candidate->supports(problem);
+      if (refusal) {
         row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
         continue;
       }
       row.implementation = candidate->name;
+      row.has_kernel = candidate->run != nullptr;
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
       plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
       plan_.rows.push_back(row);
-      return {problem, {{INT64_MAX, candidate}}};
+      return {as_read(*candidate, problem), {{INT64_MAX, candidate}}};
     }
-    fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
-         fmt::join(row.refused, "; "));
+    if (!row.refused.empty() || kind() == DeviceKind::kCpu)
+      fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
+           fmt::join(row.refused, "; "));
+    row.implementation = kNoImplementation;
+    row.has_kernel = false;
+    plan_.rows.push_back(row);
+    return {problem, {}};
   }
 
-  Support admit(std::string_view name, Support refusal) const {
+  DeviceKind kind() const { return setting_.target.kind; }
+
+  // Rows of another kind of device are not worth a line, unless one is required.
+  bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const {
+    return device == kind() || std::ranges::any_of(plan_.options.demands, [&](const Demand& demand) {
+             return demand.kind == DemandKind::kRequire && demand.implementation == name &&
+                    concerns(demand, operation);
+           });
+  }
+
+  // What the request refuses, before the row's own rule is asked.
+  Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const {
+    if (device != kind())
+      return Refusal{fmt::format("runs on {}, the target is {}", fulgurite::name(device),
+                                 fulgurite::name(setting_.target))};
+    for (const Demand& demand : plan_.options.demands) {
+      if (!concerns(demand, operation)) continue;
+      const bool named = demand.implementation == name;
+      if (demand.kind == DemandKind::kForbid && named) return Refusal{"forbidden"};
+      if (demand.kind == DemandKind::kRequire && !named)
+        return Refusal{demand.implementation + " is required"};
+    }
     if (plan_.options.candidates == Candidates::kReferencesOnly && name != "reference")
       return Refusal{"only references are asked for"};
-    return refusal;
+    return std::nullopt;
+  }
+
+  // The problem with the weight in the form that the row reads.
+  template <class Problem, class Args>
+  static Problem as_read(const Implementation<Problem, Args>& row, Problem problem) {
+    if constexpr (requires { problem.weight; })
+      if (row.reads != nullptr) problem.weight = row.reads(problem);
+    return problem;
   }
 
   NormStep choose_norm(int64_t layer, const std::string& operation, int64_t width, float eps) {
@@ -70,10 +131,15 @@ class Planner {
   LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
                            linear::Output output = linear::Output::kActivation) {
     const linear::Problem problem{setting_, weight.in, weight.out, format_of(weight), output, batch()};
-    return choose(layer, "linear " + name, as_read(weight, problem), catalog().linear, problem);
+    const LinearStep step =
+        choose(layer, "linear " + name, reading_text(weight, problem), catalog().linear, problem);
+    if (has_scales(problem.weight))
+      plan_.rows.back().scales = scales_text(problem.weight, step.problem.weight);
+    plan_.bytes.requantized += bytes_made(problem, step.problem.weight);
+    return step;
   }
 
-  static std::string as_read(const StoredMatrix& weight, const linear::Problem& problem) {
+  static std::string reading_text(const StoredMatrix& weight, const linear::Problem& problem) {
     const bool rounds = !linear::quantizes(problem) && problem.weight.form != MatrixForm::kBF16 &&
                         linear::reading_of(problem) == WeightReading::kBf16;
     return shaped(weight) + (rounds ? ", read as bf16" : "");
@@ -144,10 +210,10 @@ class Planner {
   std::string projection_text(const model::StoredIndexer& w,
                               const indexer_projection::Problem& problem) const {
     const bool one_pass = !indexer_projection::one_pass(problem);
-    return fmt::format("wk {}, gate {}; {}", as_read(w.k, indexer_projection::key_linear(problem)),
+    return fmt::format("wk {}, gate {}; {}", reading_text(w.k, indexer_projection::key_linear(problem)),
                        quantizes_gate(w.gate, setting_.numerics)
                            ? shaped(w.gate) + " quantized to " + describe(problem.gate_weight)
-                           : as_read(w.gate, indexer_projection::gate_linear(problem)),
+                           : reading_text(w.gate, indexer_projection::gate_linear(problem)),
                        one_pass ? "both bf16: one pass" : "not both bf16: two linears");
   }
 
@@ -243,6 +309,18 @@ void check_request(const model::Config& config, const Options& options) {
     fail(ErrorKind::kRequest, "chunk: expected 1 to {} tokens, asked for {}", 1 << 20, options.chunk_tokens);
 }
 
+// What is required of an operation that the plan does not have cannot be met.
+void require_demands(const Plan& plan) {
+  for (const Demand& demand : plan.options.demands) {
+    const bool met = std::ranges::any_of(plan.rows, [&](const Row& row) {
+      return concerns(demand, row.operation) && row.implementation == demand.implementation;
+    });
+    if (demand.kind == DemandKind::kRequire && !met)
+      fail(ErrorKind::kPlan, "{}: {} is required, the plan has no row of it for {}", demand.operation,
+           demand.implementation, name(plan.device.target));
+  }
+}
+
 rotary::Frequencies frequencies_of(const model::Config& config) {
   rotary::Frequencies frequencies{config.rope_base, config.rope, std::nullopt};
   if (config.yarn)
@@ -287,6 +365,7 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.frequencies = frequencies_of(model.config);
   plan.activations = make_activation_layout(model.config, plan.options);
   Planner(model, plan).make();
+  require_demands(plan);
   const int64_t cache_rows = product({model.config.layers, plan.options.sequences, plan.options.context});
   plan.bytes.viewed = model.bound_bytes;
   plan.bytes.prepared = prepared_bytes(model, plan.options);
@@ -298,6 +377,16 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.bytes.index_cache = plan.bytes.index_keys + (codes ? product({cache_rows, sizeof(float)}) : 0);
   plan.bytes.activations = plan.activations.total;
   return plan;
+}
+
+void require_kernels(const Plan& plan) {
+  const auto missing = [](const Row& row) { return !row.has_kernel; };
+  const auto first = std::ranges::find_if(plan.rows, missing);
+  if (first == plan.rows.end()) return;
+  fail(ErrorKind::kPlan,
+       "the plan for {} cannot run: this build has no kernel for {} of its {} rows (the first: {}, {})",
+       name(plan.device.target), std::ranges::count_if(plan.rows, missing), plan.rows.size(),
+       place(first->layer, first->operation), first->implementation);
 }
 
 void require_memory(const Plan& plan) {

@@ -1,6 +1,6 @@
 #pragma once
-// Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row of today's
-// catalog reads them so, but the head gate where gate_weight = fp8 quantizes it. Vectors become fp32,
+// Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row that has a kernel
+// reads them so, but the head gate where gate_weight = fp8 quantizes it. Vectors become fp32,
 // exactly; the rotary tables are computed.
 
 #include <vector>

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fulgurite/core/check.h"
+#include "fulgurite/core/error.h"
 #include "fulgurite/core/quantize.h"
 
 namespace fulgurite::linear {
@@ -25,9 +26,11 @@ void check(const Problem& problem, const Args& args) {
   Check("linear")
       .tensor("x", args.x, type, {tokens, problem.in})
       .tensor("y", args.y, problem.output == Output::kF32 ? DType::kF32 : type, {tokens, problem.out});
-  FULGURITE_ASSERT(args.weight != nullptr && args.weight->out == problem.out &&
-                       args.weight->in == problem.in && format_of(*args.weight) == problem.weight,
+  FULGURITE_ASSERT(args.weight != nullptr && args.weight->out == problem.out && args.weight->in == problem.in,
                    "linear: the weight is not the one that was planned");
+  if (format_of(*args.weight) != problem.weight)
+    fail(ErrorKind::kRequest, "linear: weight: expected {}, found {}", describe(problem.weight),
+         describe(format_of(*args.weight)));
 }
 
 }  // namespace fulgurite::linear

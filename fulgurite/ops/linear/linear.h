@@ -42,7 +42,7 @@ struct Problem {
   Setting setting;
   int64_t in = 0;
   int64_t out = 0;
-  MatrixFormat weight;
+  MatrixFormat weight;  // what a row's rule is asked: as stored; what it runs on: as it reads it
   Output output = Output::kActivation;
   int64_t largest_batch = 0;  // tokens that one call may bring: what workspaces are made for
   std::optional<WeightReading> reading = std::nullopt;  // unless the output's type says it
@@ -65,6 +65,11 @@ WeightReading reading_of(const Problem& problem);
 // The columns of a K group of a block: 128, or the weight's block if that is narrower. Refused where neither
 // divides the other.
 int64_t group_columns(const MatrixFormat& weight);
+
+// Of a GPU (linear_rules.cpp): rules without a kernel in this build.
+extern const Implementation kCudaFp8;      // the fast fp8 tensor-core path
+extern const Implementation kCublasltFp8;  // NVIDIA's library
+extern const Implementation kCuda;         // everything, scales as stored
 
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; not the fp8 linear

@@ -1,0 +1,201 @@
+// The rows of a GPU: what each takes, and the scales that it reads. No kernel of them is in this build. What
+// a rule does not name, it refuses.
+//
+//   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
+//                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
+//                 powers of two of both sides, which are handed packed.
+//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in
+//                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on)
+//                 beside
+//                 those of the activations' groups (VEC128_32F), rows of scales at multiples of four of them;
+//                 a scale of the tensor is handed as that of every block, since the activations have no
+//                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0).
+//   cuda          everything that the definition covers, codes and scales as stored.
+//
+// Source     DeepGEMM csrc/apis/gemm.hpp and csrc/utils/layout.hpp; SGLang fp8_utils.py,
+//            should_deepgemm_weight_requant_ue8m0. cuBLAS 13 documentation, cublasLtMatmul: fp8 kernels, and
+//            the modes that it states for grouped matrices on 9.0 and 10.x; NVIDIA CUDALibrarySamples,
+//            LtBlk128x128Fp8Matmul; PyTorch ScaledBlas.cpp (version 12.9, and the four of a row).
+
+#include <algorithm>
+
+#include "fulgurite/ops/linear/linear.h"
+
+namespace fulgurite::linear {
+namespace {
+
+constexpr BlockShape kBlock{128, 128};
+constexpr BlockShape kGroup{1, 32};
+constexpr BlockShape kTensor{kWhole, kWhole};
+constexpr int kCublaslt129 = 120900;  // cublasLtGetVersion of CUDA 12.9
+
+// --- clauses ---
+
+Support takes_architecture(const Problem& problem, std::initializer_list<int> allowed) {
+  const Target& target = problem.setting.target;
+  std::string list;
+  for (const int sm : allowed) {
+    if (target.kind == DeviceKind::kCuda && target.sm == sm) return std::nullopt;
+    list += fmt::format("{}sm{}", list.empty() ? "" : " or ", sm);
+  }
+  return Refusal{fmt::format("target {}, takes {}", name(target), list)};
+}
+
+Support takes_multiples(const Problem& problem, int64_t of_out, int64_t of_in) {
+  const auto clause = [](const char* extent, int64_t value, int64_t multiple) -> Support {
+    if (value > 0 && value % multiple == 0) return std::nullopt;
+    return Refusal{fmt::format("{} = {}, needs {} % {} == 0", extent, value, extent, multiple)};
+  };
+  return first_refusal({clause("N", problem.out, of_out), clause("K", problem.in, of_in)});
+}
+
+Support takes_blocks(const Problem& problem, std::initializer_list<BlockShape> allowed) {
+  const MatrixFormat& weight = problem.weight;
+  if (weight.form == MatrixForm::kE4M3Blocks && std::ranges::find(allowed, weight.block) != allowed.end())
+    return std::nullopt;
+  std::string list;
+  for (const BlockShape& block : allowed)
+    list += (list.empty() ? "" : " or ") +
+            (block == kTensor ? "per tensor" : fmt::format("{}x{}", block.rows, block.columns));
+  return Refusal{fmt::format("weight in {}, takes e4m3 {}", describe(weight), list)};
+}
+
+Support takes_scales(const Problem& problem, std::initializer_list<MatrixFormat> allowed) {
+  std::string list;
+  for (const MatrixFormat& format : allowed) {
+    if (format == problem.weight) return std::nullopt;
+    list += (list.empty() ? "" : " or ") + describe(format);
+  }
+  return Refusal{fmt::format("weight in {}, takes {}", describe(problem.weight), list)};
+}
+
+Support takes_output(const Problem& problem, std::initializer_list<Output> allowed, const char* list) {
+  if (std::ranges::find(allowed, problem.output) != allowed.end()) return std::nullopt;
+  const char* const found = problem.output == Output::kF32 ? "f32" : "unknown";
+  return Refusal{fmt::format("output {}, takes {}", found, list)};
+}
+
+// What the fp8 linear asks of the knobs, on any tensor core.
+Support takes_fp8(const Problem& problem, std::initializer_list<ActivationScale> scales) {
+  const Numerics& n = problem.setting.numerics;
+  return first_refusal({takes(n.activation_quant, {ActivationQuant::kE4m3}),
+                        takes(n.activation_scale, scales), takes(n.mma, {Mma::kExact})});
+}
+
+MatrixFormat blocks(BlockShape block, ScaleFormat scale, ScaleLayout layout = ScaleLayout::kRowMajor) {
+  return {MatrixForm::kE4M3Blocks, block, scale, layout};
+}
+
+// --- cuda_fp8 ---
+
+// Does the tensor core scale by itself, by powers of two?
+bool scales_by_powers(const Problem& problem) { return problem.setting.target.sm >= 100; }
+
+Support fp8_scales(const Problem& problem) {
+  if (!scales_by_powers(problem))
+    return first_refusal({takes_scales(problem, {blocks(kBlock, ScaleFormat::kF32)}),
+                          takes_fp8(problem, {ActivationScale::kFp32, ActivationScale::kPow2})});
+  return first_refusal(
+      {takes_scales(problem, {blocks(kBlock, ScaleFormat::kF32), blocks(kBlock, ScaleFormat::kE8M0),
+                              blocks(kBlock, ScaleFormat::kE8M0, ScaleLayout::kPacked)}),
+       takes_fp8(problem, {ActivationScale::kPow2})});
+}
+
+Support supports_fp8(const Problem& problem) {
+  return first_refusal({takes_architecture(problem, {90, 100, 120}),
+                        takes(problem.setting.numerics.activation, {Activation::kBf16}),
+                        takes_output(problem, {Output::kActivation}, "bf16"), takes_blocks(problem, {kBlock}),
+                        takes_multiples(problem, 64, 128), fp8_scales(problem)});
+}
+
+MatrixFormat reads_fp8(const Problem& problem) {
+  if (!scales_by_powers(problem)) return problem.weight;
+  return blocks(kBlock, ScaleFormat::kE8M0, ScaleLayout::kPacked);
+}
+
+// --- cublaslt_fp8 ---
+
+Support takes_library(const Problem& problem) {
+  const int version = problem.setting.target.cuda.cublaslt;
+  if (version >= kCublaslt129) return std::nullopt;
+  if (version == 0) return Refusal{"the version of cuBLASLt is unknown without a device, needs 12.9"};
+  return Refusal{fmt::format("cuBLASLt {}.{}, needs 12.9", version / 10000, version / 100 % 100)};
+}
+
+Support takes_rows_of_four(const Problem& problem) {
+  const int64_t scales = (problem.in + 127) / 128;
+  if (problem.weight.block == kTensor || scales % 4 == 0) return std::nullopt;
+  return Refusal{fmt::format("K = {} has {} scales a row, takes multiples of 4", problem.in, scales)};
+}
+
+Support cublaslt_scales(const Problem& problem) {
+  const int sm = problem.setting.target.sm;
+  if (sm == 90)
+    return first_refusal(
+        {takes_blocks(problem, {kBlock, kTensor}),
+         takes_scales(problem, {blocks(kBlock, ScaleFormat::kF32), blocks(kTensor, ScaleFormat::kF32)}),
+         takes_rows_of_four(problem), takes_fp8(problem, {ActivationScale::kFp32, ActivationScale::kPow2})});
+  return first_refusal({takes_blocks(problem, {kGroup}),
+                        takes_scales(problem, {blocks(kGroup, ScaleFormat::kE8M0),
+                                               blocks(kGroup, ScaleFormat::kE8M0, ScaleLayout::kTiles)}),
+                        takes_fp8(problem, {ActivationScale::kPow2})});
+}
+
+Support supports_cublaslt(const Problem& problem) {
+  return first_refusal(
+      {takes_architecture(problem, {90, 100}),
+       takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
+       takes_output(problem, {Output::kActivation, Output::kF32}, "bf16, fp16 or f32"),
+       cublaslt_scales(problem), takes_multiples(problem, 16, 16), takes_library(problem)});
+}
+
+MatrixFormat reads_cublaslt(const Problem& problem) {
+  if (problem.weight.block == kTensor) return blocks(kBlock, ScaleFormat::kF32);
+  if (problem.weight.block == kGroup) return blocks(kGroup, ScaleFormat::kE8M0, ScaleLayout::kTiles);
+  return problem.weight;
+}
+
+// --- cuda ---
+
+// What the definition covers, whatever the activations are stored as.
+Support is_defined(Problem problem) {
+  problem.setting.numerics.activation = Activation::kFp32;
+  return kReference.supports(problem);
+}
+
+// A form that there is: kinds of scales that belong to it, and blocks that are some.
+Support takes_known_form(const Problem& problem) {
+  const auto& [form, block, scale, layout] = problem.weight;
+  const bool plain = form == MatrixForm::kF32 || form == MatrixForm::kBF16;
+  const bool scaled =
+      block.rows > 0 && block.columns > 0 &&
+      ((form == MatrixForm::kE4M3Blocks && (scale == ScaleFormat::kF32 || scale == ScaleFormat::kE8M0)) ||
+       (form == MatrixForm::kMxfp4 && scale == ScaleFormat::kE8M0) ||
+       (form == MatrixForm::kNvfp4 && scale == ScaleFormat::kE4M3));
+  if (plain || scaled) return std::nullopt;
+  return Refusal{"weight in a form that is unknown"};
+}
+
+Support takes_stored_layout(const Problem& problem) {
+  if (problem.weight.layout == ScaleLayout::kRowMajor) return std::nullopt;
+  return Refusal{"weight in " + describe(problem.weight) + ", reads scales as stored"};
+}
+
+Support supports_any(const Problem& problem) {
+  const Support refusal = first_refusal(
+      {takes_architecture(problem, {80, 90, 100, 120}),
+       takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
+       takes_output(problem, {Output::kActivation, Output::kF32}, "any"), takes_known_form(problem),
+       takes_stored_layout(problem)});
+  return refusal ? refusal : is_defined(problem);  // which is asked of known forms alone
+}
+
+}  // namespace
+
+const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
+                              nullptr,    DeviceKind::kCuda, reads_fp8};
+const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,
+                                  nullptr,        DeviceKind::kCuda, reads_cublaslt};
+const Implementation kCuda{"cuda", supports_any, no_workspace<Problem>, nullptr, DeviceKind::kCuda};
+
+}  // namespace fulgurite::linear
