@@ -50,7 +50,7 @@ class Planner {
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
       plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
       plan_.rows.push_back(row);
-      return {problem, {{INT64_MAX, candidate}}};
+      return {problem, {{INT64_MAX, candidate, std::ssize(plan_.rows) - 1}}};
     }
     fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
          fmt::join(row.refused, "; "));
