@@ -33,6 +33,12 @@ void hold(int64_t bytes) {
   }
 }
 
+// Mappings are whole pages, whatever length is asked for.
+int64_t paged(size_t length) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return static_cast<int64_t>((length + page - 1) / page * page);
+}
+
 void* counted(void* block) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   if (block != nullptr) hold(static_cast<int64_t>(malloc_usable_size(block)));
@@ -67,17 +73,16 @@ void free(void* pointer) {
   hold(-static_cast<int64_t>(malloc_usable_size(pointer)));
   __libc_free(pointer);
 }
-// Whoever unmaps a part of a file's mapping is counted wrong; nobody here does.
 void* mmap(void* address, size_t length, int protection, int flags, int file, off_t offset) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* const mapped =
       reinterpret_cast<void*>(syscall(SYS_mmap, address, length, protection, flags, file, offset));
-  if (mapped != MAP_FAILED) hold(static_cast<int64_t>(length));
+  if (mapped != MAP_FAILED) hold(paged(length));
   return mapped;
 }
 int munmap(void* address, size_t length) {
   const auto failed = static_cast<int>(syscall(SYS_munmap, address, length));
-  if (failed == 0) hold(-static_cast<int64_t>(length));
+  if (failed == 0) hold(-paged(length));
   return failed;
 }
 }

@@ -149,7 +149,7 @@ TEST(verify_plan, what_differs_is_a_table_and_exit_code_one) {
   EXPECT_EQ(wrong.exit_code(), 1);
   EXPECT_EQ(wrong.text,
             "verify-plan: 1 of 74 rows did not run as planned\n"
-            "layer  operation  planned          expected        counted\n"
+            "layer  operation  planned        expected        counted\n"
             "3      router     cpu_bf16  2 x, 9 tokens  0 x, 0 tokens\n"
             "    and 2 x through reference, which the plan did not choose\n");
   EXPECT_EQ(wrong.json["agrees"], false);
