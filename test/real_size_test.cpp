@@ -137,7 +137,8 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// As many files as the official checkpoint has. Of three attempts the fastest: the machine may have other work.
+// As many files as the official checkpoint has. Of three attempts the fastest: the machine may have other
+// work.
 void expect_inspected_in_three_seconds(const std::string& directory) {
   double fastest = 1e9;
   for (int attempt = 0; attempt < 3 && fastest >= 3.0; ++attempt) {

@@ -1,5 +1,5 @@
-// What ran is what was planned: calls are counted for each row, and a session that runs anything else is found
-// out.
+// What ran is what was planned: calls are counted for each row, and a session that runs anything else is
+// found out.
 
 #include <gtest/gtest.h>
 

@@ -43,8 +43,8 @@ struct CountDifference {
 std::vector<CountDifference> compare_counts(const Plan& plan, std::span<const Pass> passes,
                                             std::span<const RowCount> counted);
 
-// "layer 1 linear q_a: expected 2 calls of cpu_fp8 with 9 tokens, counted 0 calls with 0 tokens and 2 calls of
-// reference, which the plan did not choose"
+// "layer 1 linear q_a: expected 2 calls of cpu_fp8 with 9 tokens, counted 0 calls with 0 tokens and 2 calls
+// of reference, which the plan did not choose"
 std::string describe(const Plan& plan, const CountDifference& difference);
 
 }  // namespace fulgurite::plan

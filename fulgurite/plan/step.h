@@ -33,7 +33,7 @@ struct RowCount {
 };
 
 // Where steps run, and where their calls are counted: one count a row of the plan. Steps are called by one
-// thread, so a call costs an addition and no atomic.
+// thread: a call costs two additions and no atomic.
 struct CountedLane {
   Lane lane;
   std::span<RowCount> counts;
