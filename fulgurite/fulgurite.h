@@ -22,6 +22,7 @@
 #include "fulgurite/model/convert.h"
 #include "fulgurite/model/lint.h"
 #include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/counts.h"
 #include "fulgurite/plan/plan.h"
 #include "fulgurite/tokenizer/text_stream.h"
 #include "fulgurite/tokenizer/tokenizer.h"

@@ -49,37 +49,5 @@ TEST(quality, the_greedy_continuation_is_that_of_the_oracle) {
                         588, 860, 445,  692, 84,   321,  335, 13,   545, 15,  494, 1595, 1493, 890,  1067}));
 }
 
-// Anonymous memory while the session lives, against what the plan says.
-nlohmann::json memory_of(const std::string& arguments) {
-  const test::ToolRun run =
-      test::run_tool("generate " + test::kTinyV32 + " --prompt 'It was' --json " + arguments);
-  EXPECT_EQ(run.exit_code, 0) << run.error;
-  return nlohmann::json::parse(run.out);
-}
-
-void expect_planned_memory(const std::string& numerics, int64_t row_bytes) {
-  const nlohmann::json full =
-      memory_of("--context 2048 --max-new-tokens 2000 --temperature 3 --top-p 1 --numerics " + numerics);
-  const auto planned = full["planned_bytes"].get<int64_t>(),
-             resident = full["anonymous_resident_bytes"].get<int64_t>();
-  // Every cache row that was written is resident: what is measured is the session.
-  const auto positions = static_cast<int64_t>(full["ids"].size());
-  EXPECT_GT(positions, 200);
-  EXPECT_GE(resident, positions * 4 * row_bytes);
-  EXPECT_LE(resident, planned + 16'000'000);
-}
-
-TEST(memory, anonymous_memory_is_what_the_plan_says_and_sixteen_megabytes) {
-  expect_planned_memory("fp32", (576 + 128) * 4);
-  expect_planned_memory("serving", 656 + 132);
-}
-
-TEST(memory, weights_are_not_copied) {
-  const nlohmann::json small = memory_of("--context 16 --max-new-tokens 8");
-  // 14.8 MB of weights would stand out.
-  EXPECT_LE(small["anonymous_resident_bytes"].get<int64_t>(),
-            small["planned_bytes"].get<int64_t>() + 8'000'000);
-}
-
 }  // namespace
 }  // namespace fulgurite

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -65,20 +67,23 @@ nlohmann::json config_671b() {
             {"scale_fmt", "ue8m0"}}}};
 }
 
-// One shard a layer, as the table of names says; MTP tensors included.
+// As many tensors a shard, in the order of the table of names; MTP tensors included. The data is a hole.
 class HollowCheckpoint {
  public:
-  explicit HollowCheckpoint(const nlohmann::json& config) : directory_(test::scratch_file("hollow")) {
+  HollowCheckpoint(const nlohmann::json& config, int64_t shards) : directory_(test::scratch_file("hollow")) {
     fs::remove_all(directory_);
     fs::create_directories(directory_);
     std::ofstream(directory_ / "config.json") << config.dump();
     const model::Config parsed = model::parse_config(config.dump(), "config.json");
-    for (const model::TensorName& tensor : model::tensor_names(parsed)) add(tensor, *parsed.quantization);
+    const std::vector<model::TensorName> names = model::tensor_names(parsed);
+    for (size_t i = 0; i < names.size(); ++i)
+      add(static_cast<int64_t>(i) * shards / static_cast<int64_t>(names.size()), names[i],
+          *parsed.quantization);
     nlohmann::json weight_map;
-    for (const auto& [layer, entries] : shards_) {
-      const std::string file = fmt::format("layer{:02}.safetensors", layer + 1);
+    for (const auto& [shard, entries] : shards_) {
+      const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards);
       for (const auto& [name, entry] : entries.items()) weight_map[name] = file;
-      write(file, entries, sizes_[layer]);
+      write(file, entries, sizes_[shard]);
     }
     std::ofstream(directory_ / "model.safetensors.index.json")
         << nlohmann::json{{"weight_map", weight_map}}.dump();
@@ -87,27 +92,27 @@ class HollowCheckpoint {
   std::string path() const { return directory_; }
 
  private:
-  void add(const model::TensorName& tensor, const model::Quantization& quantization) {
+  void add(int64_t shard, const model::TensorName& tensor, const model::Quantization& quantization) {
     const std::vector<int64_t> shape = tensor.form == model::Form::kVector
                                            ? std::vector<int64_t>{tensor.columns}
                                            : std::vector<int64_t>{tensor.rows, tensor.columns};
     if (tensor.form == model::Form::kLinear) {
       const auto blocks = [](int64_t n, int64_t block) { return (n + block - 1) / block; };
-      add(tensor.layer, model::scale_name(tensor), "F32", 4,
+      add(shard, model::scale_name(tensor), "F32", 4,
           {blocks(tensor.rows, quantization.block.rows), blocks(tensor.columns, quantization.block.columns)});
-      add(tensor.layer, tensor.name, "F8_E4M3", 1, shape);
+      add(shard, tensor.name, "F8_E4M3", 1, shape);
     } else if (tensor.form == model::Form::kVector) {
-      add(tensor.layer, tensor.name, "F32", 4, shape);
+      add(shard, tensor.name, "F32", 4, shape);
     } else {
-      add(tensor.layer, tensor.name, "BF16", 2, shape);
+      add(shard, tensor.name, "BF16", 2, shape);
     }
   }
-  void add(int64_t layer, const std::string& name, const char* dtype, int64_t element,
+  void add(int64_t shard, const std::string& name, const char* dtype, int64_t element,
            const std::vector<int64_t>& shape) {
     int64_t bytes = element;
     for (const int64_t extent : shape) bytes *= extent;
-    int64_t& size = sizes_[layer];
-    shards_[layer][name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {size, size + bytes}}};
+    int64_t& size = sizes_[shard];
+    shards_[shard][name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {size, size + bytes}}};
     size += bytes;
   }
   void write(const std::string& file, const nlohmann::json& header, int64_t bytes) const {
@@ -122,12 +127,33 @@ class HollowCheckpoint {
   }
 
   fs::path directory_;
-  std::map<int64_t, nlohmann::json> shards_;
+  std::map<int64_t, nlohmann::json> shards_;  // entries of each header
   std::map<int64_t, int64_t> sizes_;
 };
 
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// As many files as the official checkpoint has. Of three attempts the fastest: the machine may have other
+// work.
+void expect_inspected_in_three_seconds(const std::string& directory) {
+  double fastest = 1e9;
+  for (int attempt = 0; attempt < 3 && fastest >= 3.0; ++attempt) {
+    test::ToolRun inspect;
+    fastest = std::min(fastest, seconds_of([&] { inspect = test::run_tool("inspect " + directory); }));
+    ASSERT_EQ(inspect.exit_code, 0) << inspect.error;
+    EXPECT_NE(inspect.out.find("in 92425 tensors, 163 shard(s)"), std::string::npos) << inspect.out;
+    EXPECT_NE(inspect.out.find("no findings"), std::string::npos) << inspect.out;
+  }
+  EXPECT_LT(fastest, 3.0);
+}
+
 TEST(real_size, the_whole_671b_model_is_inspected_and_planned_from_its_headers) {
-  const HollowCheckpoint checkpoint(config_671b());
+  const HollowCheckpoint checkpoint(config_671b(), 163);
+  expect_inspected_in_three_seconds(checkpoint.path());
   const test::ToolRun inspect = test::run_tool("inspect " + checkpoint.path() + " --json");
   ASSERT_EQ(inspect.exit_code, 0) << inspect.error;
   const auto json = nlohmann::json::parse(inspect.out);
@@ -154,7 +180,7 @@ TEST(real_size, a_pass_through_layers_of_real_dimensions_ends_with_zero_logits) 
   config["num_hidden_layers"] = 2;
   config["first_k_dense_replace"] = 1;
   config["num_nextn_predict_layers"] = 0;
-  const HollowCheckpoint hollow(config);
+  const HollowCheckpoint hollow(config, 2);
   const auto checkpoint = checkpoint::open(hollow.path());
   const model::Model model = model::bind(checkpoint);
   for (const Numerics& numerics : test::kPresets) {
@@ -168,6 +194,20 @@ TEST(real_size, a_pass_through_layers_of_real_dimensions_ends_with_zero_logits) 
     EXPECT_EQ(logits.extent[1], 129280);
     for (int64_t i = 0; i < logits.extent[1]; ++i) ASSERT_EQ(logits(0, i), 0.0f) << i;
   }
+}
+
+// From the directory to a session that can run.
+TEST(real_size, the_tiny_model_is_loaded_in_a_tenth_of_a_second) {
+  double fastest = 1e9;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    fastest = std::min(
+        fastest, seconds_of([] {
+          const test::TinyModel tiny;
+          const Tokenizer tokenizer = Tokenizer::parse(tiny.checkpoint.tokenizer_text(), "tokenizer.json");
+          const execute::Session session(tiny.model, plan::make(tiny.model, test::device(2), {}));
+        }));
+  }
+  EXPECT_LT(fastest, 0.1);
 }
 
 }  // namespace

@@ -7,12 +7,14 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "tool/model_options.h"
 #include "tool/option_values.h"
 #include "tool/table.h"
 #include "tool/token_stream.h"
 #include "tool/verbs.h"
+#include "tool/verify_plan.h"
 
 namespace fulgurite::tool {
 namespace {
@@ -23,6 +25,7 @@ struct Options {
   int64_t window = 1024;
   int64_t windows = 0;
   bool json = false;
+  bool verify_plan = false;
 };
 
 // -log softmax(logits)[target], in double.
@@ -59,17 +62,19 @@ double mean(const std::vector<double>& values) {
   return sum / static_cast<double>(values.size());
 }
 
-void print_result(const Options& options, const std::vector<double>& nll, double seconds) {
+void print_result(const Options& options, const std::vector<double>& nll, double seconds,
+                  const std::optional<Verification>& verification) {
   const auto tokens = static_cast<int64_t>(nll.size()) * options.window;
   if (options.json) {
-    const nlohmann::ordered_json json{{"numerics", summary(numerics_of(options.model))},
-                                      {"nll", mean(nll)},
-                                      {"perplexity", std::exp(mean(nll))},
-                                      {"window", options.window},
-                                      {"windows", nll},
-                                      {"tokens", tokens},
-                                      {"seconds", seconds},
-                                      {"tokens_per_second", static_cast<double>(tokens) / seconds}};
+    nlohmann::ordered_json json{{"numerics", summary(numerics_of(options.model))},
+                                {"nll", mean(nll)},
+                                {"perplexity", std::exp(mean(nll))},
+                                {"window", options.window},
+                                {"windows", nll},
+                                {"tokens", tokens},
+                                {"seconds", seconds},
+                                {"tokens_per_second", static_cast<double>(tokens) / seconds}};
+    if (verification) json["verify_plan"] = verification->json;
     fmt::print("{}\n", json.dump(2));
     return;
   }
@@ -80,6 +85,14 @@ void print_result(const Options& options, const std::vector<double>& nll, double
   fmt::print("{}", table.text());
   fmt::print("numerics {}: {} tokens in {:.1f} s, {:.0f} tokens/s\n", summary(numerics_of(options.model)),
              tokens, seconds, static_cast<double>(tokens) / seconds);
+}
+
+// The passes of every window.
+Verification verify_windows(const execute::Session& session, int64_t window, int64_t windows) {
+  const std::vector<plan::Pass> once = plan::chunked(window, session.plan().options.chunk_tokens);
+  std::vector<plan::Pass> passes;
+  for (int64_t i = 0; i < windows; ++i) passes.insert(passes.end(), once.begin(), once.end());
+  return verify(session.plan(), passes, session.counts());
 }
 
 int run_eval(const Options& options) {
@@ -108,8 +121,13 @@ int run_eval(const Options& options) {
     if (terminal) fmt::print(stderr, "\rwindow {} of {}, nll {:.4f} ", i + 1, windows, mean(nll));
   }
   if (terminal) fmt::print(stderr, "\r{:40}\r", "");
-  print_result(options, nll, seconds_since_start() - start);
-  return 0;
+  const double seconds = seconds_since_start() - start;
+  std::optional<Verification> verification;
+  if (options.verify_plan) verification = verify_windows(session, options.window, windows);
+  print_result(options, nll, seconds, verification);
+  if (!verification) return 0;
+  fmt::print(stderr, "{}", verification->text);
+  return verification->exit_code();
 }
 
 }  // namespace
@@ -129,6 +147,7 @@ void add_eval(CLI::App& app, Run& run) {
       ->capture_default_str();
   verb.add_flag("--json", options->json, "Print the result as JSON");
   add_execution(verb, options->model);
+  verb.add_flag("--verify-plan", options->verify_plan, kVerifyPlanHelp);
   verb.callback([options, &run] { run = [options] { return run_eval(*options); }; });
 }
 

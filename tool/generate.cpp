@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "fulgurite/core/utf8.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
 #include "tool/verbs.h"
+#include "tool/verify_plan.h"
 
 namespace fulgurite::tool {
 namespace {
@@ -22,6 +24,7 @@ struct Options {
   execute::SamplerOptions sampler;
   bool greedy = false;
   bool json = false;
+  bool verify_plan = false;
 };
 
 struct Result {
@@ -31,6 +34,7 @@ struct Result {
   const char* stopped = "max-new-tokens";
   int64_t planned_bytes = 0;
   int64_t resident_bytes = 0;  // anonymous, while the session lives
+  std::optional<Verification> verification;
 
   double prefill_speed() const {
     return static_cast<double>(prompt_ids.size()) / std::max(prefill_seconds, 1e-9);
@@ -72,8 +76,10 @@ View<const float, 1> prefill(execute::Session& session, std::span<const int32_t>
   return logits[0];
 }
 
+// Calls of forward after the prefill are added to `passes`.
 void decode(execute::Session& session, View<const float, 1> logits, const Options& options,
-            execute::Sampler& sampler, const Tokenizer& tokenizer, Result& result) {
+            execute::Sampler& sampler, const Tokenizer& tokenizer, Result& result,
+            std::vector<plan::Pass>& passes) {
   const model::Config& config = session.plan().config;
   TextStream stream(tokenizer);
   const auto print = [&](const std::string& text) {
@@ -96,6 +102,7 @@ void decode(execute::Session& session, View<const float, 1> logits, const Option
       break;
     }
     logits = session.forward(0, {&id, 1})[0];
+    passes.push_back({1});
   }
   print(stream.finish());
 }
@@ -117,15 +124,17 @@ Result generate(const Options& options) {
   const double start = seconds_since_start();
   const View<const float, 1> logits = prefill(session, result.prompt_ids);
   const double prefilled = seconds_since_start();
-  decode(session, logits, options, sampler, tokenizer, result);
+  std::vector<plan::Pass> passes = plan::chunked(prompt, session.plan().options.chunk_tokens);
+  decode(session, logits, options, sampler, tokenizer, result, passes);
   result.prefill_seconds = prefilled - start;
   result.decode_seconds = seconds_since_start() - prefilled;
   result.resident_bytes = cpu::anonymous_resident_bytes();
+  if (options.verify_plan) result.verification = verify(session.plan(), passes, session.counts());
   return result;
 }
 
 void print_json(const Result& result) {
-  const nlohmann::ordered_json json{
+  nlohmann::ordered_json json{
       {"prompt_ids", result.prompt_ids},
       {"ids", result.ids},
       {"text", result.text},
@@ -135,23 +144,29 @@ void print_json(const Result& result) {
       {"planned_bytes", result.planned_bytes},
       {"anonymous_resident_bytes", result.resident_bytes},
   };
+  if (result.verification) json["verify_plan"] = result.verification->json;
   fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-int run_generate(Options options) {
-  if (options.greedy) options.sampler.temperature = 0.0;
-  const Result result = generate(options);
-  if (options.json) {
-    print_json(result);
-    return 0;
-  }
+void print_speed(const Result& result) {
   fmt::print("\n");
   std::fflush(stdout);
   fmt::print(stderr,
              "\n[prefill {:.0f} tokens/s ({} tokens), decode {:.0f} tokens/s ({} tokens); stopped: {}]\n",
              result.prefill_speed(), result.prompt_ids.size(), result.decode_speed(), result.ids.size(),
              result.stopped);
-  return 0;
+}
+
+int run_generate(Options options) {
+  if (options.greedy) options.sampler.temperature = 0.0;
+  const Result result = generate(options);
+  if (options.json)
+    print_json(result);
+  else
+    print_speed(result);
+  if (!result.verification) return 0;
+  fmt::print(stderr, "{}", result.verification->text);
+  return result.verification->exit_code();
 }
 
 }  // namespace
@@ -188,6 +203,7 @@ void add_generate(CLI::App& app, Run& run) {
   verb.add_flag("--greedy", options->greedy, "Always the most probable token");
   verb.add_flag("--json", options->json, "Print ids, text, speed and memory as JSON, when done");
   add_execution(verb, options->model);
+  verb.add_flag("--verify-plan", options->verify_plan, kVerifyPlanHelp);
   verb.callback([options, &run] { run = [options] { return run_generate(*options); }; });
 }
 

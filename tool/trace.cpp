@@ -11,6 +11,7 @@
 #include "tool/model_options.h"
 #include "tool/option_values.h"
 #include "tool/verbs.h"
+#include "tool/verify_plan.h"
 
 namespace fulgurite::tool {
 namespace {
@@ -21,6 +22,7 @@ struct Options {
   std::vector<std::string> inject_only;
   int64_t last = 0;
   int64_t chunk = 0;
+  bool verify_plan = false;
 };
 
 // FILE:TENSOR, one-dimensional I32.
@@ -62,6 +64,16 @@ audit::Injection read_injection(const Options& options, const model::Config& con
   return injection;
 }
 
+std::vector<plan::Pass> passes_of(int64_t positions, int64_t chunk, const audit::Injection& injection) {
+  std::vector<plan::Pass> passes = plan::chunked(positions, chunk);
+  int64_t begin = 0;
+  for (plan::Pass& pass : passes) {
+    pass.splits = injection.splits(begin, pass.tokens);
+    begin += pass.tokens;
+  }
+  return passes;
+}
+
 int run_trace(const Options& options) {
   const LoadedModel loaded = load(options.model);
   require_writable(options);
@@ -84,13 +96,18 @@ int run_trace(const Options& options) {
   plan_options.logits = plan::LogitRows::kAll;
   plan_options.tracing = plan::Tracing::kOn;
   execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
-  audit::Trace trace(0, positions, last, read_injection(options, loaded.model.config, positions));
+  audit::Injection injection = read_injection(options, loaded.model.config, positions);
+  const std::vector<plan::Pass> passes = passes_of(positions, plan_options.chunk_tokens, injection);
+  audit::Trace trace(0, positions, last, std::move(injection));
   const auto chunk = static_cast<size_t>(plan_options.chunk_tokens);
   for (size_t at = 0; at < ids.size(); at += chunk)
     session.forward(0, std::span(ids).subspan(at, std::min(chunk, ids.size() - at)), &trace);
   trace.write(options.out);
   fmt::print(stderr, "{}: the last {} of {} positions\n", printable(options.out), last, positions);
-  return 0;
+  if (!options.verify_plan) return 0;
+  const Verification verification = verify(session.plan(), passes, session.counts());
+  fmt::print(stderr, "{}", verification.text);
+  return verification.exit_code();
 }
 
 }  // namespace
@@ -120,6 +137,7 @@ void add_trace(CLI::App& app, Run& run) {
       ->check(CLI::IsMember({"topk", "attn_out", "hidden"}))
       ->needs("--inject");
   add_execution(verb, options->model);
+  verb.add_flag("--verify-plan", options->verify_plan, kVerifyPlanHelp);
   verb.callback([options, &run] { run = [options] { return run_trace(*options); }; });
 }
 

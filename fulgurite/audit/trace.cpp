@@ -130,6 +130,16 @@ void Injection::take(const std::string& name, const checkpoint::TensorView& tens
   names_.push_back(name);
 }
 
+std::vector<plan::Pass::Split> Injection::splits(int64_t begin, int64_t tokens) const {
+  std::vector<plan::Pass::Split> splits;
+  for (const auto& [at, rows] : rows_) {
+    const auto& [point, layer] = at;
+    const int64_t first = rows.first_position - begin;
+    if (point == TapPoint::kHidden && first > 0 && first < tokens) splits.push_back({layer, first});
+  }
+  return splits;
+}
+
 Trace::Trace(int32_t sequence, int64_t positions, int64_t last, Injection injection)
     : sequence_(sequence),
       positions_(positions),

@@ -9,6 +9,7 @@
 #include "fulgurite/checkpoint/safetensors.h"
 #include "fulgurite/execute/tap.h"
 #include "fulgurite/model/config.h"
+#include "fulgurite/plan/counts.h"
 
 namespace fulgurite::audit {
 
@@ -24,6 +25,9 @@ class Injection {
             const std::vector<std::string>& only, const model::Config& config, int64_t positions);
 
   const std::vector<std::string>& names() const { return names_; }
+
+  // Layers whose output is replaced from a token within a pass of `tokens` that begins at position `begin`.
+  std::vector<plan::Pass::Split> splits(int64_t begin, int64_t tokens) const;
 
  private:
   friend class Trace;

@@ -6,7 +6,7 @@ namespace fulgurite::execute {
 namespace {
 
 void norm_rows(const plan::NormStep& step, View<const float, 1> weight, const Activations& at, int64_t first,
-               int64_t count, View<const float, 2> replaced, const Lane& lane) {
+               int64_t count, View<const float, 2> replaced, const plan::CountedLane& lane) {
   if (count == 0) return;
   const Tensor<2> stream = rows(at.stream, first, count);
   step.run({stream, rows(at.block, first, count), replaced, weight, stream, rows(at.normed, first, count)},
@@ -16,7 +16,7 @@ void norm_rows(const plan::NormStep& step, View<const float, 1> weight, const Ac
 }  // namespace
 
 void add_and_norm(const plan::NormStep& step, View<const float, 1> weight, int64_t layer,
-                  const Activations& at, const Lane& lane, Tap* tap) {
+                  const Activations& at, const plan::CountedLane& lane, Tap* tap) {
   if (tap == nullptr || layer == model::kNoLayer) return norm_rows(step, weight, at, 0, at.tokens, {}, lane);
   const Tap::Replacement replacement = tap->replaced_hidden(layer);
   const int64_t kept = replacement.rows ? replacement.first_token : at.tokens;

@@ -10,7 +10,7 @@ namespace fulgurite::execute {
 // at.stream + at.block -> at.stream, normed with `weight` -> at.normed; `layer` is the one whose output the
 // sum is (model::kNoLayer: of none, the block's sum is inside a layer).
 void add_and_norm(const plan::NormStep& step, View<const float, 1> weight, int64_t layer,
-                  const Activations& at, const Lane& lane, Tap* tap);
+                  const Activations& at, const plan::CountedLane& lane, Tap* tap);
 
 // at.normed and at.stream -> at.block and at.stream.
 void run_layer(const LayerContext& c);

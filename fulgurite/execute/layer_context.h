@@ -15,7 +15,7 @@ struct LayerContext {
   LatentRows latent_cache;  // this layer's
   IndexKeys index_cache;
   const Activations& at;
-  const Lane& lane;
+  const plan::CountedLane& lane;
   Tap* tap = nullptr;
 
   template <int Rank>

@@ -5,6 +5,7 @@
 
 #include "fulgurite/core/error.h"
 #include "fulgurite/execute/decoder_layer.h"
+#include "fulgurite/model/interchangeable.h"
 
 namespace fulgurite::execute {
 namespace {
@@ -43,6 +44,7 @@ plan::Plan fitting(plan::Plan plan) {
 
 Session::Session(const model::Model& model, plan::Plan plan)
     : plan_(fitting(std::move(plan))),
+      model_(&model),
       weights_(plan::prepare(model, plan_)),
       latent_cache_(plan_.bytes.latent_cache),
       index_cache_(plan_.bytes.index_cache),
@@ -50,7 +52,8 @@ Session::Session(const model::Model& model, plan::Plan plan)
       workspace_(plan_.bytes.workspace),
       workers_(plan_.device.make_workers == nullptr ? nullptr
                                                     : plan_.device.make_workers(plan_.device.threads)),
-      lane_{plan_.device.threads, workers_.get(), workspace_.bytes()},
+      counts_(plan::no_counts(plan_)),
+      lane_{{plan_.device.threads, workers_.get(), workspace_.bytes()}, counts_},
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
       in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
 
@@ -64,6 +67,15 @@ size_t Session::index_of(int32_t sequence) const {
 int64_t Session::length(int32_t sequence) const { return lengths_[index_of(sequence)]; }
 
 void Session::reset(int32_t sequence) { lengths_[index_of(sequence)] = 0; }
+
+void Session::update_weights(const model::Model& model) {
+  model::require_interchangeable(*model_, model);
+  plan::prepare_again(model, plan_, weights_);
+  model_ = &model;
+  std::ranges::fill(lengths_, int64_t{0});
+}
+
+void Session::reset_counts() { std::ranges::copy(plan::no_counts(plan_), counts_.begin()); }
 
 void Session::check(std::span<const Chunk> chunks) {
   int64_t tokens = 0;

@@ -1,7 +1,7 @@
 #pragma once
 // Plan + tokens -> logits. A session owns the prepared weights, the caches of its sequences and every buffer;
 // forward decides nothing and, but for references, allocates nothing. The model (and the checkpoint that it
-// views) must outlive it.
+// views) must outlive it, or the update that puts another in its place.
 
 #include <cstdint>
 #include <memory>
@@ -10,6 +10,7 @@
 
 #include "fulgurite/execute/activations.h"
 #include "fulgurite/execute/tap.h"
+#include "fulgurite/plan/counts.h"
 #include "fulgurite/plan/prepare.h"
 
 namespace fulgurite::execute {
@@ -33,6 +34,18 @@ class Session {
   View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr);
   View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr);
 
+  // Puts the weights of another checkpoint in the place of the present ones: same names, dtypes and shapes,
+  // scales included, and the same config.json. The plan stands, and the same rows prepare them, in the memory
+  // that the old ones had (no other is taken). Every sequence is reset: what its caches hold came from other
+  // weights. Throws Error{kModel} that names the first tensor that differs, expected and found; then the
+  // session goes on with its old weights and sequences. The old model is not read after this returns.
+  void update_weights(const model::Model& model);
+
+  // How often each row of plan().rows has run, in their order, since the session began or reset_counts();
+  // plan::compare_counts holds them against the plan. The texts live as long as the session.
+  std::span<const plan::RowCount> counts() const { return counts_; }
+  void reset_counts();
+
   int64_t length(int32_t sequence) const;  // positions that the sequence holds
   void reset(int32_t sequence);            // forget them
   const plan::Plan& plan() const { return plan_; }
@@ -45,13 +58,15 @@ class Session {
   View<const float, 2> run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap);
 
   plan::Plan plan_;
+  const model::Model* model_;
   plan::PreparedWeights weights_;
   HostBuffer latent_cache_;
   HostBuffer index_cache_;
   HostBuffer arena_;
   HostBuffer workspace_;
   std::unique_ptr<Workers> workers_;
-  Lane lane_;
+  std::vector<plan::RowCount> counts_;
+  plan::CountedLane lane_;
   std::vector<int64_t> lengths_;
   std::vector<uint8_t> in_pass_;  // of check(): sequences that the chunks have named
 };

@@ -77,7 +77,7 @@ class Planner {
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
       plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
       plan_.rows.push_back(row);
-      return {as_read(*candidate, problem), {{INT64_MAX, candidate}}};
+      return {as_read(*candidate, problem), {{INT64_MAX, candidate, std::ssize(plan_.rows) - 1}}};
     }
     if (!row.refused.empty() || kind() == DeviceKind::kCpu)
       fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),

@@ -1,6 +1,7 @@
 #include "fulgurite/plan/prepare.h"
 
 #include <algorithm>
+#include <array>
 
 #include "fulgurite/core/quantize.h"
 
@@ -57,12 +58,13 @@ float quantize_block(const PreparedMatrix& matrix, ScaleRounding rounding, int64
                      View<e4m3, 2> data) {
   const int64_t rows = std::min(kBlock.rows, matrix.out - row),
                 columns = std::min(kBlock.columns, matrix.in - column);
-  std::vector<float> values(static_cast<size_t>(rows * columns));
-  std::vector<e4m3> codes(values.size());
+  std::array<float, kBlock.rows * kBlock.columns> values;
+  std::array<e4m3, values.size()> codes;
   for (int64_t i = 0; i < rows * columns; ++i)
     values[static_cast<size_t>(i)] =
         static_cast<float>(exact_element(matrix, row + i / columns, column + i % columns));
-  const float scale = quantize_e4m3(values, rounding, codes.data());
+  const std::span<const float> block(values.data(), static_cast<size_t>(rows * columns));
+  const float scale = quantize_e4m3(block, rounding, codes.data());
   for (int64_t i = 0; i < rows * columns; ++i)
     data(row + i / columns, column + i % columns) = codes[static_cast<size_t>(i)];
   return scale;
@@ -92,9 +94,9 @@ void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Fl
       quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats) : as_stored(w.gate);
 }
 
-PreparedLayer prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics,
-                            Floats& floats) {
-  PreparedLayer layer;
+// `layer` has room for its experts.
+void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
+                   PreparedLayer& layer) {
   layer.attention_norm = floats.exact(w.attention_norm);
   layer.q_a = as_stored(w.q_a);
   layer.q_a_norm = floats.exact(w.q_a_norm);
@@ -106,11 +108,21 @@ PreparedLayer prepare_layer(const model::StoredLayer& w, bool has_indexer, const
   if (has_indexer) prepare_indexer(w.indexer, numerics, floats, layer);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
   layer.shared = as_stored(w.shared);
-  if (w.experts.empty()) return layer;
+  if (w.experts.empty()) return;
   layer.router = as_stored(w.router);
   layer.router_bias = floats.exact(w.router_bias);
-  for (const model::StoredMlp& expert : w.experts) layer.experts.push_back(as_stored(expert));
-  return layer;
+  for (size_t e = 0; e < w.experts.size(); ++e) layer.experts[e] = as_stored(w.experts[e]);
+}
+
+// All but the rotary tables.
+void prepare_weights(const model::StoredWeights& stored, const Plan& plan, Floats& floats,
+                     PreparedWeights& weights) {
+  weights.embedding = as_stored(stored.embedding);
+  for (size_t i = 0; i < weights.layers.size(); ++i)
+    prepare_layer(stored.layers[i], plan.config.has_indexer(static_cast<int64_t>(i)), plan.numerics, floats,
+                  weights.layers[i]);
+  weights.final_norm = floats.exact(stored.final_norm);
+  weights.head = as_stored(stored.head);
 }
 
 }  // namespace
@@ -127,19 +139,22 @@ int64_t quantized_floats(int64_t out, int64_t in) {
 PreparedWeights prepare(const model::Model& model, const Plan& plan) {
   PreparedWeights weights;
   weights.memory = HostBuffer(plan.bytes.prepared);
+  weights.layers.resize(model.weights.layers.size());
+  for (size_t i = 0; i < weights.layers.size(); ++i)
+    weights.layers[i].experts.resize(model.weights.layers[i].experts.size());
   Floats floats(weights.memory);
-  weights.embedding = as_stored(model.weights.embedding);
-  for (int64_t i = 0; i < plan.config.layers; ++i)
-    weights.layers.push_back(prepare_layer(model.weights.layers[static_cast<size_t>(i)],
-                                           plan.config.has_indexer(i), plan.numerics, floats));
-  weights.final_norm = floats.exact(model.weights.final_norm);
-  weights.head = as_stored(model.weights.head);
+  prepare_weights(model.weights, plan, floats, weights);
   const std::array<int64_t, 2> shape{plan.options.context, plan.config.rope / 2};
   const View<float, 2> cosine(floats.take(shape[0] * shape[1]), shape);
   const View<float, 2> sine(floats.take(shape[0] * shape[1]), shape);
   rotary::fill_table(plan.frequencies, cosine, sine);
   weights.rope = {cosine, sine};
   return weights;
+}
+
+void prepare_again(const model::Model& model, const Plan& plan, PreparedWeights& weights) {
+  Floats floats(weights.memory);
+  prepare_weights(model.weights, plan, floats, weights);
 }
 
 }  // namespace fulgurite::plan

@@ -1,7 +1,8 @@
 #pragma once
 // Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row that has a kernel
 // reads them so, but the head gate where gate_weight = fp8 quantizes it. Vectors become fp32,
-// exactly; the rotary tables are computed.
+// exactly; the rotary tables are computed. Nothing is made on the way that is not kept, but one block of a
+// matrix: preparing holds the prepared weights, and never one tensor more.
 
 #include <vector>
 
@@ -43,6 +44,10 @@ struct PreparedWeights {
 };
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan);
+
+// The same of another model that is interchangeable with the one that `weights` were prepared of, in the same
+// memory: allocates nothing, cannot fail.
+void prepare_again(const model::Model& model, const Plan& plan, PreparedWeights& weights);
 
 // Whether the head gate's weight is quantized here: gate_weight = fp8, and it is not stored in codes.
 bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics);

@@ -1,7 +1,10 @@
 #pragma once
-// One planned operation: its problem, and the implementation of each range of token counts.
+// One planned operation: its problem, and the implementation of each range of token counts. Every call is
+// counted for the row of the plan that chose it (plan/counts.h compares).
 
 #include <cstdint>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "fulgurite/core/assert.h"
@@ -9,20 +12,56 @@
 
 namespace fulgurite::plan {
 
+// How often a row of the plan has run. Its texts are the plan's own and the catalog's.
+struct RowCount {
+  std::string_view planned{};    // the implementation that the row names
+  int64_t calls = 0;             // of that one
+  int64_t tokens = 0;            // of these calls together
+  int64_t unplanned_calls = 0;   // of any other one
+  std::string_view unplanned{};  // the last such
+
+  void add(std::string_view implementation, int64_t tokens_of_call) {
+    if (implementation != planned) {
+      unplanned_calls += 1;
+      unplanned = implementation;
+      return;
+    }
+    calls += 1;
+    tokens += tokens_of_call;
+  }
+  bool operator==(const RowCount&) const = default;
+};
+
+// Where steps run, and where their calls are counted: one count a row of the plan. Steps are called by one
+// thread: a call costs two additions and no atomic.
+struct CountedLane {
+  Lane lane;
+  std::span<RowCount> counts;
+};
+
 template <class Problem, class Args>
 struct Step {
   struct Choice {
     int64_t last_token = INT64_MAX;  // it runs calls of up to so many tokens
     const Implementation<Problem, Args>* implementation = nullptr;
+    int64_t row = -1;  // of Plan::rows, which says so
   };
 
   Problem problem;
   std::vector<Choice> choices;  // ascending; the last one is open
 
-  void run(const Args& args, int64_t tokens, const Lane& lane) const {
+  void run(const Args& args, int64_t tokens, const CountedLane& on) const {
     for (const Choice& choice : choices)
-      if (tokens <= choice.last_token) return choice.implementation->run(problem, args, lane);
+      if (tokens <= choice.last_token) return run(choice, args, tokens, on);
     FULGURITE_ASSERT(false, "no row of the plan takes {} tokens", tokens);
+  }
+
+ private:
+  void run(const Choice& choice, const Args& args, int64_t tokens, const CountedLane& on) const {
+    FULGURITE_ASSERT(choice.row >= 0 && choice.row < static_cast<int64_t>(on.counts.size()),
+                     "{} runs for row {} of {}", choice.implementation->name, choice.row, on.counts.size());
+    on.counts[static_cast<size_t>(choice.row)].add(choice.implementation->name, tokens);
+    choice.implementation->run(problem, args, on.lane);
   }
 };
 
