@@ -27,6 +27,19 @@ inline Setting serving_setting(Isa isa = cpu::best_isa()) {
   return {{DeviceKind::kCpu, isa}, numerics};
 }
 
+// serving with fp16 between operations.
+inline Setting fp16_setting(Isa isa = cpu::best_isa()) {
+  Setting setting = serving_setting(isa);
+  setting.numerics.activation = Activation::kFp16;
+  return setting;
+}
+
+// The preset whose activations are of this type.
+inline Setting setting_of(DType activation, Isa isa = cpu::best_isa()) {
+  if (activation == DType::kF16) return fp16_setting(isa);
+  return activation == DType::kBF16 ? serving_setting(isa) : fp32_setting(isa);
+}
+
 // Every instruction set that this machine has.
 inline std::vector<Isa> machine_isas() {
   std::vector<Isa> isas;

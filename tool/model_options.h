@@ -13,10 +13,14 @@ struct ModelOptions {
   int threads = 0;          // 0: every processor that the process may use
   bool references = false;  // plan the references only
   std::string numerics = "serving";
+  std::string activation;  // "": as numerics says
 };
 
-void add_model(CLI::App& verb, ModelOptions& options);      // MODEL alone
-void add_execution(CLI::App& verb, ModelOptions& options);  // --numerics, --threads, --references
+void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
+void add_execution(CLI::App& verb,
+                   ModelOptions& options);  // --numerics, --activation, --threads, --references
+// --activation, which joins `numerics` once all options are read.
+void add_activation(CLI::App& verb, std::string& activation, std::string& numerics);
 
 Device device_for(const ModelOptions& options);
 
