@@ -124,7 +124,7 @@ TEST(fp16, the_option_is_short_for_the_knob_and_may_not_contradict_it) {
     EXPECT_EQ(plan(same).out, knob.out) << same;
   EXPECT_EQ(knob.out.find("reference"), std::string::npos) << knob.out;
 
-  for (const std::string verb :
+  for (const std::string& verb :
        {"plan " + model, "generate " + model + " --prompt It", "eval " + model + " --text x",
         "trace " + model + " --ids x:y --out z", std::string("bench norm")}) {
     const test::ToolRun run = test::run_tool(verb + " --activation fp16 --numerics serving,activation=bf16");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fulgurite/audit/compare.h"
+#include "fulgurite/core/check.h"
 #include "fulgurite/core/error.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/cpu/kernels.h"

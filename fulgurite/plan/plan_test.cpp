@@ -52,7 +52,7 @@ TEST(plan, numerics_that_nobody_implements_fail_with_every_reason) {
   options.numerics.mma = Mma::kHopper;
   const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
   EXPECT_EQ(message,
-            "linear q_a: no implementation takes it (cpu_fp8: mma = hopper, takes exact; cpu_bf16: "
+            "layer 0 linear q_a: no implementation takes it (cpu_fp8: mma = hopper, takes exact; cpu_bf16: "
             "activation_quant = e4m3, takes none; cpu: activation_quant = e4m3, takes none; reference: "
             "mma = hopper, takes exact)");
 }

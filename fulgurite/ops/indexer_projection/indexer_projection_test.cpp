@@ -340,9 +340,8 @@ TEST(indexer_projection, refuses_numerics_and_weights_that_it_does_not_do) {
       "wk in bf16, the fp8 linear takes a quantized weight");
   const auto stored_in_codes = [](Problem& problem, Numerics&) { problem.gate_weight = kBlocks; };
   EXPECT_EQ(refusal(kReference, serving, stored_in_codes), "");
-  EXPECT_EQ(refusal(kCpuFp8, serving, stored_in_codes), "");
-  EXPECT_EQ(refusal(kCpuBf16, serving, stored_in_codes),
-            "gate weight in e4m3 128x128, scales f32 read at its exact value, takes bf16");
+  EXPECT_EQ(refusal(kCpuBf16, serving, stored_in_codes), "");
+  EXPECT_EQ(refusal(kCpuFp8, serving, stored_in_codes), "indexer_wk = bf16, takes fp8");
   EXPECT_EQ(refusal(kCpu, fp32, stored_in_codes), "");
   EXPECT_EQ(refusal(kCpuFp8, fp32, stored_in_codes), "indexer_wk = fp32, takes fp8");
   EXPECT_EQ(refusal(kCpuBf16, serving, nothing), "");
