@@ -43,7 +43,7 @@ double relative_distance(std::span<const float> a, std::span<const float> b) {
 // Sums in another order now and then tip a rounding, and what follows moves with it.
 TEST(fp16, planned_kernels_and_references_predict_alike) {
   const test::TinyModel tiny;
-  for (const char* const also : {"", ",qk_operands=fp32,latent_cache=bf16", ",activation_quant=none"}) {
+  for (const char* const also : {"", ",qk_operands=fp32,latent_cache=bf16"}) {
     plan::Options options = options_of(kTokens, also);
     const std::vector<float> planned = logits_of(tiny.model, options, 2);
     options.candidates = plan::Candidates::kReferencesOnly;
