@@ -49,13 +49,16 @@ TEST(fp16, planned_kernels_and_references_predict_alike) {
     options.candidates = plan::Candidates::kReferencesOnly;
     const std::vector<float> reference = logits_of(tiny.model, options, 2);
     std::vector<double> apart;
+    int64_t same_first = 0;
     const size_t width = planned.size() / kTokens;
-    for (size_t at = 0; at < planned.size(); at += width)
-      apart.push_back(
-          relative_distance(std::span(planned).subspan(at, width), std::span(reference).subspan(at, width)));
+    for (size_t at = 0; at < planned.size(); at += width) {
+      const auto a = std::span(planned).subspan(at, width), b = std::span(reference).subspan(at, width);
+      apart.push_back(relative_distance(a, b));
+      same_first += std::ranges::max_element(a) - a.begin() == std::ranges::max_element(b) - b.begin();
+    }
     std::ranges::sort(apart);
-    EXPECT_LT(apart[kTokens / 2], 0.02) << also;
-    EXPECT_LT(apart[kTokens * 9 / 10], 0.1) << also;
+    EXPECT_LT(apart[kTokens / 2], 0.05) << also;
+    EXPECT_GE(same_first, kTokens * 90 / 100) << also;
   }
 }
 
