@@ -63,6 +63,7 @@ std::span<std::byte> Arena::bytes(int64_t count, Pages pages) {
 void Arena::fill(DType dtype, std::span<std::byte> bytes) {
   if (dtype == DType::kF8_E4M3) return fill_codes(random_, bytes);
   if (dtype == DType::kBF16) return fill_each<bf16>(bytes, [&] { return to_bf16(bell(random_)); });
+  if (dtype == DType::kF16) return fill_each<fp16>(bytes, [&] { return to_fp16(bell(random_)); });
   fill_each<float>(bytes, [&] { return bell(random_); });
 }
 

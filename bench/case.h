@@ -11,6 +11,7 @@
 
 #include "bench/limits.h"
 #include "bench/shape.h"
+#include "fulgurite/core/check.h"
 #include "fulgurite/plan/catalog.h"
 
 namespace fulgurite::bench {
@@ -64,9 +65,7 @@ struct Request {
   std::string implementation;   // "": as the planner chooses
   std::vector<int64_t> tokens;  // empty: what makes sense for each operation
 
-  DType activation() const {
-    return setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-  }
+  DType activation() const { return activation_type(setting.numerics); }
   int64_t activation_bytes() const { return bits(activation()) / 8; }
   std::vector<int64_t> tokens_or(std::vector<int64_t> usual) const { return tokens.empty() ? usual : tokens; }
 };

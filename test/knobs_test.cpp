@@ -51,13 +51,28 @@ void expect_difference(const model::Model& model, const std::string& base,
 
 TEST(knobs, every_value_runs_and_changes_the_logits) {
   const test::TinyModel tiny;
-  expect_difference(
-      tiny.model, "serving",
-      {"activation=fp32",  "activation_quant=none", "activation_scale=fp32", "norm_input=rounded",
-       "rsqrt=x86_12",     "rsqrt=error:1e-3",      "mla=expanded",          "latent_cache=bf16",
-       "indexer_wk=fp8",   "gate_weight=fp8",       "hadamard=none",         "hadamard=q",
-       "index_quant=none", "index_quant=fp4",       "index_scale=fp32",      "indexer_rope=interleaved",
-       "index_norm=bf16",  "index_norm_eps=1e-2",   "softmax_tile=128",      "softmax_denominator=rounded"});
+  expect_difference(tiny.model, "serving",
+                    {"activation=fp32",
+                     "activation=fp16",
+                     "activation_quant=none",
+                     "activation_scale=fp32",
+                     "norm_input=rounded",
+                     "rsqrt=x86_12",
+                     "rsqrt=error:1e-3",
+                     "mla=expanded",
+                     "latent_cache=bf16",
+                     "indexer_wk=fp8",
+                     "gate_weight=fp8",
+                     "hadamard=none",
+                     "hadamard=q",
+                     "index_quant=none",
+                     "index_quant=fp4",
+                     "index_scale=fp32",
+                     "indexer_rope=interleaved",
+                     "index_norm=bf16",
+                     "index_norm_eps=1e-2",
+                     "softmax_tile=128",
+                     "softmax_denominator=rounded"});
 }
 
 // Values that the kernels of serving do not take: the row that does may sum in another order, which changes the
@@ -67,8 +82,8 @@ TEST(knobs, values_that_another_row_takes_change_the_references_too) {
   expect_difference(tiny.model, "serving",
                     {"latent_cache=fp32", "softmax_tile=none", "softmax_merge=independent", "softmax_p=fp32"},
                     plan::Candidates::kReferencesOnly);
-  expect_difference(tiny.model, "serving,activation=fp32", {"qk_operands=fp32"},
-                    plan::Candidates::kReferencesOnly);
+  for (const char* const base : {"serving,activation=fp32", "serving,activation=fp16"})
+    expect_difference(tiny.model, base, {"qk_operands=fp32"}, plan::Candidates::kReferencesOnly);
 }
 
 // What says nothing on this model: no logits tie at the last token's cut, and scale_fmt says pow2.

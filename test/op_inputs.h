@@ -42,7 +42,7 @@ struct TensorBuffer {
   std::shared_ptr<std::vector<std::byte>> bytes;
   Tensor<Rank> view;
 
-  // Its elements as fp32, in row-major order: contiguous tensors of f32 and bf16.
+  // Its elements as fp32, in row-major order: contiguous tensors of f32, bf16 and fp16.
   std::vector<float> values() const {
     std::vector<float> out;
     int64_t count = 1;
@@ -71,7 +71,7 @@ TensorBuffer<Rank> unwritten(DType dtype, std::array<int64_t, Rank> extent) {
   return buffer;
 }
 
-// Drawn as make() does and rounded to dtype (f32 or bf16).
+// Drawn as make() does and rounded to dtype (f32, bf16 or fp16).
 TensorBuffer<1> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 1> extent);
 TensorBuffer<2> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 2> extent);
 TensorBuffer<3> make_tensor(Random& random, Values values, DType dtype, std::array<int64_t, 3> extent);

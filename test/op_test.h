@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fulgurite/audit/compare.h"
+#include "fulgurite/core/check.h"
 #include "fulgurite/core/error.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/cpu/kernels.h"
@@ -25,6 +26,19 @@ inline Setting serving_setting(Isa isa = cpu::best_isa()) {
   Numerics numerics = Numerics::serving();
   numerics.activation_scale = ActivationScale::kPow2;
   return {{DeviceKind::kCpu, isa}, numerics};
+}
+
+// serving with fp16 between operations.
+inline Setting fp16_setting(Isa isa = cpu::best_isa()) {
+  Setting setting = serving_setting(isa);
+  setting.numerics.activation = Activation::kFp16;
+  return setting;
+}
+
+// The preset whose activations are of this type.
+inline Setting setting_of(DType activation, Isa isa = cpu::best_isa()) {
+  if (activation == DType::kF16) return fp16_setting(isa);
+  return activation == DType::kBF16 ? serving_setting(isa) : fp32_setting(isa);
 }
 
 // Every instruction set that this machine has.

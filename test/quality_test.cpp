@@ -33,6 +33,13 @@ TEST(quality, serving_is_within_two_hundredths_of_the_oracle) {
   EXPECT_NE(json["nll"].get<double>(), evaluated("fp32")["nll"].get<double>());
 }
 
+TEST(quality, fp16_activations_are_within_two_hundredths_of_the_oracle) {
+  const nlohmann::json json = evaluated("serving --activation fp16");
+  EXPECT_EQ(json["numerics"], "serving,activation=fp16");
+  EXPECT_NEAR(json["nll"].get<double>(), 3.20638, 0.02);
+  EXPECT_NE(json["nll"].get<double>(), evaluated("serving")["nll"].get<double>());
+}
+
 TEST(quality, the_greedy_continuation_is_that_of_the_oracle) {
   const test::ToolRun run = test::run_tool("generate " + test::kTinyV32 +
                                            " --prompt 'The old man looked at the sea and said,' --greedy "

@@ -23,7 +23,7 @@ inline int64_t index_of_largest(const Tensor<1>& row) {
 inline void spoil(const Tensor<1>& row, Spoil how) {
   const int64_t at = index_of_largest(row), next = (at + 1) % row.extent[0];
   const float value = load(row, at), beside = load(row, next);
-  if (how == Spoil::kMoved) store(row, value * (row.dtype == DType::kBF16 ? 1 + 0x1p-6f : 1 + 0x1p-12f), at);
+  if (how == Spoil::kMoved) store(row, value * (row.dtype == DType::kF32 ? 1 + 0x1p-12f : 1 + 0x1p-6f), at);
   if (how == Spoil::kNaN) store(row, std::nanf(""), at);
   if (how != Spoil::kSwapped) return;
   store(row, beside, at);

@@ -11,6 +11,7 @@
 #include "fulgurite/core/error.h"
 #include "fulgurite/cpu/machine.h"
 #include "fulgurite/plan/bytes.h"
+#include "tool/model_options.h"
 #include "tool/option_values.h"
 #include "tool/projection_errors.h"
 #include "tool/table.h"
@@ -25,6 +26,7 @@ struct Options {
   std::string threads;  // "": one and all
   std::string tokens;   // "": what each operation meets
   std::string numerics = "serving";
+  std::string activation;  // "": as numerics says
   std::string implementation;
   std::string isa;  // "": the machine's best
   double seconds = 0.5;
@@ -346,6 +348,7 @@ void add_bench(CLI::App& app, Run& run) {
       ->check(given())
       ->excludes(&errors)
       ->capture_default_str();
+  add_activation(verb, options->activation, options->numerics);
   verb.add_option("--impl", options->implementation,
                   "This implementation, not the one that a plan would choose")
       ->check(given())

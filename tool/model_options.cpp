@@ -17,6 +17,32 @@ void add_model(CLI::App& verb, ModelOptions& options) {
       ->required();
 }
 
+namespace {
+
+// `numerics` with its knob activation set. Throws CLI::ValidationError where it names another value.
+std::string with_activation(const std::string& numerics, const std::string& activation) {
+  constexpr std::string_view kKnob = ",activation=";
+  const size_t at = numerics.find(kKnob);
+  if (at == std::string::npos) return fmt::format("{}{}{}", numerics, kKnob, activation);
+  const size_t value = at + kKnob.size();
+  const std::string named = numerics.substr(value, numerics.find(',', value) - value);
+  if (named != activation)
+    throw CLI::ValidationError("--activation",
+                               fmt::format("{} contradicts activation={} of --numerics", activation, named));
+  return numerics;
+}
+
+}  // namespace
+
+void add_activation(CLI::App& verb, std::string& activation, std::string& numerics) {
+  verb.add_option("--activation", activation,
+                  "What is stored between operations: short for the knob activation of --numerics")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  verb.parse_complete_callback([&activation, &numerics] {
+    if (!activation.empty()) numerics = with_activation(numerics, activation);
+  });
+}
+
 void add_execution(CLI::App& verb, ModelOptions& options) {
   verb.add_option(
           "--numerics", options.numerics,
@@ -26,9 +52,7 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
       ->type_name("NUMERICS")
       ->check(numerics())
       ->capture_default_str();
-  verb.add_option("--activation", options.activation,
-                  "What is stored between operations; short for the knob of --numerics")
-      ->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
+  add_activation(verb, options.activation, options.numerics);
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")
       ->transform(integer(0, kMostThreads))
       ->capture_default_str();
@@ -46,19 +70,9 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
               "OP (linear, or a line of the plan: 'linear q_a') has to run by IMPL; a plan that cannot is "
               "refused with all reasons. Repeatable");
   add_demands("--forbid", options.forbid, "OP must not run by IMPL. Repeatable");
-  verb.parse_complete_callback([&options] {
-    try {
-      numerics_of(options);
-    } catch (const Error& error) {
-      throw CLI::ValidationError("--activation", error.what());
-    }
-  });
 }
 
-Numerics numerics_of(const ModelOptions& options) {
-  return parse_numerics(options.numerics +
-                        (options.activation.empty() ? "" : ",activation=" + options.activation));
-}
+Numerics numerics_of(const ModelOptions& options) { return parse_numerics(options.numerics); }
 
 Device device_for(const ModelOptions& options) {
   Device device = cpu::machine();

@@ -10,6 +10,7 @@
 #include "fulgurite/audit/compare.h"
 #include "fulgurite/audit/trace.h"
 #include "fulgurite/core/bf16.h"
+#include "fulgurite/core/fp16.h"
 
 namespace fulgurite::audit {
 namespace {
@@ -29,6 +30,8 @@ double value_at(const TensorView& tensor, int64_t i) {
       return read(double{});
     case DType::kBF16:
       return to_float(read(bf16{}));
+    case DType::kF16:
+      return to_float(read(fp16{}));
     case DType::kI32:
       return read(int32_t{});
     case DType::kI64:
@@ -40,7 +43,8 @@ double value_at(const TensorView& tensor, int64_t i) {
 
 bool integers(DType dtype) { return dtype == DType::kI32 || dtype == DType::kI64; }
 bool comparable(DType dtype) {
-  return integers(dtype) || dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64;
+  return integers(dtype) || dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16 ||
+         dtype == DType::kF64;
 }
 
 std::vector<int64_t> place_of(int64_t flat, const std::vector<int64_t>& shape) {

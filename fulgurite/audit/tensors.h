@@ -39,7 +39,7 @@ void for_each_index(const std::array<int64_t, Rank>& extent, const Visit& visit,
   }
 }
 
-// f32 or bf16, strides free, row-major.
+// f32, bf16 or fp16, strides free, row-major.
 template <int Rank>
 std::vector<float> values(const ConstTensor<Rank>& tensor) {
   std::vector<float> out;

@@ -190,7 +190,7 @@ void Trace::keep(TapPoint point, int64_t layer, const TapTensor& tensor) {
   // Scores of positions that the sequence will never hold say nothing.
   const int64_t width =
       point == TapPoint::kIndexScores ? std::min(tensor.view.extent[2], positions_) : tensor.view.extent[2];
-  kept.dtype = tensor.view.dtype == DType::kI32 ? DType::kI32 : DType::kF32;  // bf16 widens exactly
+  kept.dtype = tensor.view.dtype == DType::kI32 ? DType::kI32 : DType::kF32;  // bf16 and fp16 widen exactly
   kept.shape =
       tensor.rank == 3 ? std::vector<int64_t>{tensor.view.extent[1], width} : std::vector<int64_t>{width};
   for (int64_t t = 0; t < tensor.view.extent[0]; ++t) {

@@ -5,6 +5,7 @@
 
 #include "fulgurite/core/bf16.h"
 #include "fulgurite/core/dtype.h"
+#include "fulgurite/core/fp16.h"
 #include "fulgurite/core/fp8.h"
 #include "fulgurite/core/view.h"
 
@@ -18,6 +19,8 @@ template <>
 inline constexpr DType kDTypeOf<int32_t> = DType::kI32;
 template <>
 inline constexpr DType kDTypeOf<bf16> = DType::kBF16;
+template <>
+inline constexpr DType kDTypeOf<fp16> = DType::kF16;
 template <>
 inline constexpr DType kDTypeOf<e4m3> = DType::kF8_E4M3;
 

@@ -59,8 +59,8 @@ struct LatentCacheView {
 using LatentRows = LatentCacheView<std::byte>;
 using ConstLatentRows = LatentCacheView<const std::byte>;
 
-// What the indexer's queries and keys are made of: index_quant none: the activation's type; fp8: e4m3 with a
-// scale a vector; fp4: bf16, the dequantized values.
+// What the indexer's queries and keys are made of: index_quant none: bf16, fp32 where the activation is fp32;
+// fp8: e4m3 with a scale a vector; fp4: bf16, the dequantized values.
 inline DType index_operand(const Numerics& numerics) {
   if (numerics.index_quant == IndexQuant::kFp8) return DType::kF8_E4M3;
   if (numerics.index_quant == IndexQuant::kFp4) return DType::kBF16;

@@ -13,7 +13,8 @@ namespace fulgurite {
 
 // What activations are stored as.
 inline DType activation_type(const Numerics& numerics) {
-  return numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+  if (numerics.activation == Activation::kFp32) return DType::kF32;
+  return numerics.activation == Activation::kFp16 ? DType::kF16 : DType::kBF16;
 }
 
 class Check {

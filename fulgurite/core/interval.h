@@ -28,7 +28,8 @@ inline Interval operator*(Interval a, double factor) { return a * Interval{facto
 inline Interval widened(Interval a, double error) { return {a.low - error, a.high + error}; }
 
 inline double round_once(DType dtype, double value) {
-  return dtype == DType::kBF16 ? to_float(to_bf16(value)) : static_cast<float>(value);
+  if (dtype == DType::kBF16) return to_float(to_bf16(value));
+  return dtype == DType::kF16 ? to_float(to_fp16(value)) : static_cast<float>(value);
 }
 inline Interval rounded(DType dtype, Interval a) {
   return {round_once(dtype, a.low), round_once(dtype, a.high)};

@@ -36,6 +36,49 @@ void for_every_build(const Body& body) {
   }
 }
 
+// Every code is widened and comes back; every tie between two and what lies beside it is narrowed, as in core.
+TEST(elementwise_kernels, fp16_is_widened_and_narrowed_as_core_does) {
+  std::vector<uint16_t> codes;
+  std::vector<float> values;
+  for (uint32_t code = 0; code < 65536; ++code) {
+    codes.push_back(static_cast<uint16_t>(code));
+    const float value = to_float(fp16{codes.back()}), next = to_float(fp16{static_cast<uint16_t>(code + 1)});
+    const float tie = value / 2 + next / 2;
+    for (const float one : {value, tie, std::nextafter(tie, 0.0f), std::nextafter(tie, 1e30f)})
+      values.push_back(one);
+  }
+  for (const float hard : {65520.0f, 3e38f, kInfinity, 1e-40f, 0x1p-25f})
+    values.insert(values.end(), {hard, -hard});
+  for (const Isa isa : test::machine_isas()) {
+    std::vector<float> wide(codes.size());
+    std::vector<uint16_t> narrow(values.size());
+    kernels(isa).decode_fp16(codes.data(), 65536, wide.data());
+    kernels(isa).narrow_fp16(values.data(), static_cast<int64_t>(values.size()), narrow.data());
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const float expected = to_float(fp16{codes[i]});
+      ASSERT_EQ(std::memcmp(&wide[i], &expected, sizeof expected), 0) << name(isa) << ", " << codes[i];
+    }
+    for (size_t i = 0; i < values.size(); ++i)
+      ASSERT_EQ(narrow[i], to_fp16(values[i]).bits) << name(isa) << ", " << values[i];
+  }
+}
+
+TEST(elementwise_kernels, fp16_of_any_count_leaves_what_lies_beyond) {
+  for_every_build([](const Kernels& kernels, int64_t count) {
+    const std::vector<float> x = hard_values(4, count);
+    std::vector<uint16_t> narrow(x.size(), 0x5A5A), expected = narrow;
+    std::vector<float> wide(x.size(), kUntouched), rounded = wide;
+    for (size_t i = 0; i + 1 < x.size(); ++i) {
+      expected[i] = to_fp16(x[i]).bits;
+      rounded[i] = round_to_fp16(x[i]);
+    }
+    kernels.narrow_fp16(x.data(), count, narrow.data());
+    kernels.decode_fp16(narrow.data(), count, wide.data());
+    EXPECT_EQ(narrow, expected);
+    EXPECT_TRUE(test::identical(wide, rounded));
+  });
+}
+
 TEST(elementwise_kernels, add_adds_and_may_write_to_either_of_its_inputs) {
   for_every_build([](const Kernels& kernels, int64_t count) {
     const std::vector<float> a = hard_values(1, count), b = hard_values(2, count);

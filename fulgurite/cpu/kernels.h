@@ -227,6 +227,10 @@ struct Kernels {
   // sums[j] = (q0 + q2) + (q1 + q3) of the quarters at quarters + j / 4 * stride + 4 * (j % 4), j < count.
   void (*sum_quarters)(const float* quarters, int64_t stride, int64_t count, float* sums);
 
+  // fp16 to fp32, exactly, and back, nearest even, as core/fp16.h has it.
+  void (*decode_fp16)(const uint16_t* values, int64_t count, float* out);
+  void (*narrow_fp16)(const float* values, int64_t count, uint16_t* out);
+
   // Whether products works in tiles (kAmx) for which weights are better packed than met along their rows.
   bool prefers_panels;
 };

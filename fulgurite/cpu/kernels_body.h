@@ -399,6 +399,8 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          multiply_add,
                                          dots,
                                          sum_quarters,
+                                         decode_fp16,
+                                         narrow_fp16,
                                          false};
 
 }  // namespace

@@ -8,11 +8,20 @@
 namespace fulgurite::cpu {
 namespace {
 
-void decode_blocks(const Kernels& kernels, const BlockScaled& weight, int64_t row, int64_t in, float* out) {
-  const auto* codes = reinterpret_cast<const uint8_t*>(weight.data[row].data);
+void read_blocks(const Kernels& kernels, const BlockScaled& weight, WeightReading reading, int64_t row,
+                 int64_t first, int64_t count, float* out) {
+  const auto* const codes = reinterpret_cast<const uint8_t*>(weight.data[row].data) + first;
   const int64_t block = weight.block.columns;
-  for (int64_t i = 0; i < in; i += block) {
-    kernels.decode_e4m3(codes + i, std::min(block, in - i), weight.scale_at(row, i), out + i);
+  uint16_t narrow[kRowTile];
+  for (int64_t i = 0, width = 0; i < count; i += width) {
+    width = std::min({count - i, block - (first + i) % block, kRowTile});
+    const float scale = weight.scale_at(row, first + i);
+    if (reading == WeightReading::kExact) {
+      kernels.decode_e4m3(codes + i, width, scale, out + i);
+    } else {
+      kernels.widen_e4m3(codes + i, width, scale, narrow);
+      kernels.decode_bf16(narrow, width, out + i);
+    }
   }
 }
 
@@ -27,21 +36,31 @@ Rows fp32_rows(const Kernels& kernels, const ConstTensor<2>& x, float* widened) 
 
 int64_t matmul_scratch(int64_t in) { return kWeightTile * ((in + 15) / 16 * 16); }
 
+void read_weight(const Kernels& kernels, const PreparedMatrix& weight, WeightReading reading, int64_t row,
+                 int64_t first, int64_t count, float* out) {
+  if (const auto* f32 = std::get_if<View<const float, 2>>(&weight.as)) {
+    std::copy_n((*f32)[row].data + first, count, out);
+    if (reading == WeightReading::kBf16) kernels.round_bf16(out, count);
+  } else if (const auto* half = std::get_if<View<const bf16, 2>>(&weight.as)) {
+    kernels.decode_bf16(reinterpret_cast<const uint16_t*>((*half)[row].data) + first, count, out);
+  } else if (const auto* blocks = std::get_if<BlockScaled>(&weight.as)) {
+    read_blocks(kernels, *blocks, reading, row, first, count, out);
+  } else if (reading == WeightReading::kExact) {
+    decode(weight, row, first, count, out);
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(element(weight, reading, row, first + i));
+  }
+}
+
 Rows weight_rows(const Kernels& kernels, const PreparedMatrix& weight, int64_t first, int64_t count,
-                 float* scratch) {
+                 float* scratch, WeightReading reading) {
   FULGURITE_ASSERT(count <= kWeightTile, "{} rows, at most {}", count, kWeightTile);
-  if (const auto* f32 = std::get_if<View<const float, 2>>(&weight.as))
+  const auto* const f32 = std::get_if<View<const float, 2>>(&weight.as);
+  if (f32 != nullptr && reading == WeightReading::kExact)
     return {f32->data + first * f32->stride[0], f32->stride[0], count};
   const int64_t stride = matmul_scratch(weight.in) / kWeightTile;
-  for (int64_t r = 0; r < count; ++r) {
-    if (const auto* half = std::get_if<View<const bf16, 2>>(&weight.as))
-      kernels.decode_bf16(reinterpret_cast<const uint16_t*>((*half)[first + r].data), weight.in,
-                          scratch + r * stride);
-    else if (const auto* blocks = std::get_if<BlockScaled>(&weight.as))
-      decode_blocks(kernels, *blocks, first + r, weight.in, scratch + r * stride);
-    else
-      decode(weight, first + r, 0, weight.in, scratch + r * stride);
-  }
+  for (int64_t r = 0; r < count; ++r)
+    read_weight(kernels, weight, reading, first + r, 0, weight.in, scratch + r * stride);
   return {scratch, stride, count};
 }
 
@@ -54,7 +73,7 @@ void matmul(const Kernels& kernels, const Lane& lane, const Product& product, fl
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t n = tile * kWeightTile;
       const int64_t count = std::min(kWeightTile, product.count - n);
-      const Rows w = weight_rows(kernels, *product.weight, product.first + n, count, own);
+      const Rows w = weight_rows(kernels, *product.weight, product.first + n, count, own, product.reading);
       kernels.dot_rows(product.x, w, in, product.y + n, product.y_stride);
     }
   });

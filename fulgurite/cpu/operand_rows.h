@@ -36,7 +36,7 @@ struct OperandMemory {
 };
 OperandMemory cut_operand_memory(Cutter& cutter, int64_t rows, int64_t columns);
 
-// Which rows: row i is x(index ? index[i] : i), i < count. x is f32 or bf16.
+// Which rows: row i is x(index ? index[i] : i), i < count. x is of any activation type.
 struct SourceRows {
   ConstTensor<2> x;
   int64_t count = 0;

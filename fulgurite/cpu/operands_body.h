@@ -1,4 +1,4 @@
-// Operands of products: rounding to bf16, codes to and from e4m3, panels; and sums over heads. Part of
+// Operands of products: rounding to bf16 and fp16, codes to and from e4m3, panels; and sums over heads. Part of
 // kernels_body.h. No #pragma once: it is a body.
 
 #include <cstdint>
@@ -29,6 +29,58 @@ void interleave(const uint16_t* __restrict first, const uint16_t* __restrict sec
                 uint32_t* __restrict out) {
   for (int64_t i = 0; i < count; ++i) out[i] = first[i] | static_cast<uint32_t>(second[i]) << 16;
 }
+
+// --- fp16 ---
+
+#if defined(__AVX512F__)
+
+// The processor's own conversions: masked, so that a short last register is read and written as it is.
+void decode_fp16(const uint16_t* values, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const auto lanes = static_cast<__mmask16>(count - i >= kWidth ? 0xFFFFu : (1u << (count - i)) - 1u);
+    _mm512_mask_storeu_ps(out + i, lanes, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, values + i)));
+  }
+}
+
+void narrow_fp16(const float* values, int64_t count, uint16_t* out) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const auto lanes = static_cast<__mmask16>(count - i >= kWidth ? 0xFFFFu : (1u << (count - i)) - 1u);
+    const __m512 wide = _mm512_maskz_loadu_ps(lanes, values + i);
+    _mm256_mask_storeu_epi16(out + i, lanes, _mm512_cvtps_ph(wide, kNearest));
+  }
+}
+
+#else
+
+// Denormals are made from a number of their step's exponent. (A plain loop: the compiler widens halves
+// better than its own vector conversion does.)
+void decode_fp16(const uint16_t* __restrict values, int64_t count, float* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t magnitude = values[i] & 0x7FFFu, sign = (values[i] & 0x8000u) << 16;
+    const uint32_t normal = (magnitude << 13) + (112u << 23);
+    const float denormal = same_bits<float>((magnitude << 13) + (113u << 23)) - 0x1p-14f;
+    const uint32_t quiet = magnitude > 0x7C00u ? 0x7FC00000u : 0x7F800000u;
+    const uint32_t finite = magnitude < 0x0400u ? same_bits<uint32_t>(denormal) : normal;
+    out[i] = same_bits<float>(sign | (magnitude >= 0x7C00u ? quiet | magnitude << 13 : finite));
+  }
+}
+
+inline Words nearest_fp16(Words bits) {
+  const Words magnitude = bits & 0x7FFFFFFFu, sign = (bits >> 16) & 0x8000u;
+  // Beside 0.5 a step is 2^-24, that of fp16's denormals.
+  const Words denormal = words(floats(magnitude) + 0.5f) - 0x3F000000u;
+  const Words normal = ((magnitude + 0x0FFFu + ((magnitude >> 13) & 1u)) >> 13) - (112u << 10);
+  const Words finite = magnitude < 0x38800000u ? denormal : normal;
+  const Words number = magnitude >= 0x477FF000u ? Words{} + 0x7C00u : finite;
+  return sign | (magnitude > 0x7F800000u ? 0x7E00u | ((magnitude >> 13) & 0x03FFu) : number);
+}
+
+void narrow_fp16(const float* values, int64_t count, uint16_t* out) {
+  convert_all(values, count, out, [](Words bits) { return nearest_fp16(bits); });
+}
+
+#endif
 
 // --- e4m3 to bf16 ---
 

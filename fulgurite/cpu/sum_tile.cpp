@@ -1,6 +1,6 @@
 #include "fulgurite/cpu/sum_tile.h"
 
-#include <cstring>
+#include "fulgurite/cpu/rows.h"
 
 namespace fulgurite::cpu {
 
@@ -9,10 +9,7 @@ void store_sums(const Kernels& kernels, const float* sums, int64_t lanes, const 
   const int64_t stride = tile_lanes(y.extent[0]);
   for (int64_t t = 0; t < y.extent[0]; ++t) {
     const float* const from = sums + t * stride;
-    if (y.dtype == DType::kBF16)
-      kernels.narrow_bf16(from, lanes, reinterpret_cast<uint16_t*>(&y.as<bf16>()(t, first_column)));
-    else
-      std::memcpy(&y.as<float>()(t, first_column), from, static_cast<size_t>(lanes) * sizeof(float));
+    write_floats(kernels, from, first_column, lanes, y[t]);
   }
 }
 

@@ -49,11 +49,12 @@ TEST(plan, the_same_question_has_the_same_answer) {
 TEST(plan, numerics_that_nobody_implements_fail_with_every_reason) {
   const test::TinyModel tiny;
   Options options;
-  options.numerics.activation = Activation::kFp16;
+  options.numerics.mma = Mma::kHopper;
   const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
   EXPECT_EQ(message,
-            "embedding: no implementation takes it (cpu: activation = fp16, takes fp32 or bf16; reference: "
-            "activation = fp16, takes fp32 or bf16)");
+            "layer 0 linear q_a: no implementation takes it (cpu_fp8: mma = hopper, takes exact; cpu_bf16: "
+            "activation_quant = e4m3, takes none; cpu: activation_quant = e4m3, takes none; reference: "
+            "mma = hopper, takes exact)");
 }
 
 TEST(plan, serving_runs_on_kernels_of_its_own_and_prints_what_they_read) {
@@ -71,6 +72,25 @@ TEST(plan, serving_runs_on_kernels_of_its_own_and_prints_what_they_read) {
   for (const Row& row : plan.rows) EXPECT_NE(row.implementation, "reference") << row.operation;
 }
 
+// No kernel of bf16 operands holds fp16; those of fp32 operands stand in, and no reference does.
+TEST(plan, fp16_runs_on_kernels_that_hold_it) {
+  const test::TinyModel tiny;
+  Options options;
+  options.numerics = parse_numerics("serving,activation=fp16");
+  const Plan plan = make(tiny.model, test::device(2), options);
+  EXPECT_EQ(row_of(plan, 1, "linear q_a").implementation, "cpu_fp8");
+  EXPECT_EQ(row_of(plan, model::kNoLayer, "linear head").implementation, "cpu");
+  EXPECT_EQ(row_of(plan, 1, "indexer_projection").implementation, "cpu");
+  EXPECT_EQ(row_of(plan, 1, "sparse_attention").implementation, "cpu_pairs");
+  EXPECT_EQ(row_of(plan, 1, "experts").implementation, "cpu_fp8");
+  for (const char* const also : {"", ",qk_operands=fp32", ",mla=expanded", ",activation_quant=none",
+                                 ",latent_cache=bf16", ",index_quant=none"}) {
+    options.numerics = parse_numerics(std::string("serving,activation=fp16") + also);
+    for (const Row& row : make(tiny.model, test::device(2), options).rows)
+      EXPECT_NE(row.implementation, "reference") << row.operation << also;
+  }
+}
+
 TEST(plan, the_scale_of_activations_is_a_fact_of_the_checkpoint_unless_it_is_asked_for) {
   test::TinyModel tiny;
   tiny.model.config.quantization->activation_scale = ScaleRounding::kNone;
@@ -85,7 +105,7 @@ TEST(plan, the_scale_of_activations_is_a_fact_of_the_checkpoint_unless_it_is_ask
 TEST(plan, no_knob_is_silently_ignored) {
   const test::TinyModel tiny;
   for (const char* const preset : {"serving", "fp32"}) {
-    for (const char* const setting : {"mma=hopper", "activation=fp16", "rsqrt=cuda"}) {
+    for (const char* const setting : {"mma=hopper", "rsqrt=cuda"}) {
       Options options;
       options.numerics = parse_numerics(fmt::format("{},{}", preset, setting));
       const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });

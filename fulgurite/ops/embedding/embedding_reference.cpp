@@ -6,7 +6,8 @@ namespace {
 
 Support supports(const Problem& problem) {
   if (has_scales(problem.table)) return Refusal{"table = " + describe(problem.table) + ", takes f32 or bf16"};
-  return takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16});
+  return takes(problem.setting.numerics.activation,
+               {Activation::kFp32, Activation::kBf16, Activation::kFp16});
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {

@@ -16,17 +16,14 @@ using inputs::TensorBuffer;
 
 constexpr MatrixFormat kF32{MatrixForm::kF32, {}, ScaleFormat::kF32};
 constexpr MatrixFormat kBF16{MatrixForm::kBF16, {}, ScaleFormat::kF32};
-constexpr DType kActivations[] = {DType::kF32, DType::kBF16};
+constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
 
 Problem problem_of(const Case& shape, const MatrixFormat& format, DType activation,
                    Isa isa = cpu::best_isa()) {
-  const Setting setting = activation == DType::kBF16 ? test::serving_setting(isa) : test::fp32_setting(isa);
-  return {setting, shape.vocabulary, shape.hidden, format};
+  return {test::setting_of(activation, isa), shape.vocabulary, shape.hidden, format};
 }
 
-DType activation_of(const Problem& problem) {
-  return problem.setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
-}
+DType activation_of(const Problem& problem) { return activation_type(problem.setting.numerics); }
 
 std::vector<int32_t> make_ids(Random& random, const Case& shape) {
   std::vector<int32_t> ids;
@@ -108,6 +105,16 @@ TEST(embedding, rows_of_f32_are_rounded_once_where_activations_are_bf16) {
   }
 }
 
+// The next fp16 after 1 is 1 + 2^-10; denormals are kept, and a table beyond 65504 overflows.
+TEST(embedding, rows_are_rounded_once_where_activations_are_fp16) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float rows[] = {1.0f + 0x1p-11f, 1.0f + 0x1.8p-10f, 65519.0f, -65520.0f, 0x1.8p-24f};
+  const PreparedMatrix table{View<const float, 2>(rows, {1, 5}), 1, 5};
+  for (const Implementation* const row : {&kReference, &kCpu})
+    EXPECT_EQ(result(*row, problem_of({"", 1, 1, 5}, kF32, DType::kF16), {0}, table),
+              (std::vector<float>{1.0f, 1.0f + 0x1p-9f, 65504.0f, -inf, 0x1p-23f}));
+}
+
 TEST(embedding, the_audit_sees_a_row_that_is_not_the_id_s) {
   Random random(4);
   const inputs::Weight table = inputs::make_weight(random, 3, 4, kBF16);
@@ -139,15 +146,11 @@ TEST(embedding, names_the_tensor_and_the_id_that_break_the_contract) {
   EXPECT_EQ(message({-1, 0}, out.view), "embedding: ids: expected a value in [0, 2], found -1");
 }
 
-TEST(embedding, refuses_tables_and_numerics_that_it_does_not_do) {
+TEST(embedding, refuses_tables_that_it_does_not_read) {
   const Problem blocks =
       problem_of({"", 1, 1, 1}, {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32}, DType::kF32);
-  Problem half = problem_of({"", 1, 1, 1}, kBF16, DType::kF32);
-  half.setting.numerics.activation = Activation::kFp16;
-  for (const Implementation* const row : {&kReference, &kCpu}) {
+  for (const Implementation* const row : {&kReference, &kCpu})
     EXPECT_EQ(test::refusal(*row, blocks), "table = e4m3 128x128, scales f32, takes f32 or bf16");
-    EXPECT_EQ(test::refusal(*row, half), "activation = fp16, takes fp32 or bf16");
-  }
 }
 
 }  // namespace

@@ -5,8 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include "fulgurite/cpu/kernels.h"
+#include "fulgurite/cpu/matmul.h"
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/rows.h"
 #include "fulgurite/cpu/softmax.h"
 #include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
@@ -19,19 +20,21 @@ constexpr int64_t kRows = 64;    // of the cache that are decoded at once
 constexpr int64_t kWeights = 8;  // rows of kv_b likewise
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// bf16 operands are what a bf16 activation gives anyway: rows of such a cache have no more bits.
 Support takes_weight(const MatrixFormat& weight) {
   if (!is_fp4(weight)) return std::nullopt;
   return Refusal{"weight in " + describe(weight) + ", takes f32, bf16 or e4m3 blocks"};
 }
 
+// bf16 operands are what a bf16 activation gives anyway, where rows of the cache have no more bits; those of
+// an fp16 activation are made.
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  const bool narrow = numerics.activation == Activation::kBf16;
-  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
-                        takes(numerics.mla, {Mla::kExpanded}),
-                        narrow ? takes(numerics.latent_cache, {LatentCache::kBf16, LatentCache::kFp8})
-                               : takes(numerics.qk_operands, {QkOperands::kFp32}),
+  Support operands;
+  if (numerics.activation == Activation::kFp32) operands = takes(numerics.qk_operands, {QkOperands::kFp32});
+  if (numerics.activation == Activation::kBf16)
+    operands = takes(numerics.latent_cache, {LatentCache::kBf16, LatentCache::kFp8});
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
+                        takes(numerics.mla, {Mla::kExpanded}), operands,
                         takes(numerics.softmax_merge, {SoftmaxMerge::kRunning}),
                         takes(numerics.mma, {Mma::kExact}), takes_weight(problem.weight)});
 }
@@ -45,7 +48,6 @@ struct Scratch {
   float* tile;     // [value]
   float* rows;     // [kRows, latent + rope]
   float* weights;  // [kWeights, latent]
-  uint16_t* half;  // [latent]
 };
 
 Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
@@ -57,8 +59,7 @@ Scratch cut_scratch(const Problem& problem, cpu::Cutter& cutter) {
           cutter.take<float>(problem.value),
           cutter.take<float>(problem.value),
           cutter.take<float>(kRows * (problem.latent + problem.rope)),
-          cutter.take<float>(kWeights * problem.latent),
-          cutter.take<uint16_t>(problem.latent)};
+          cutter.take<float>(kWeights * problem.latent)};
 }
 
 int64_t bytes_per_thread(const Problem& problem) {
@@ -77,11 +78,11 @@ struct Head {
   const Scratch& scratch;
   int64_t t, h, count;
 
-  bool narrow() const { return args.q.dtype == DType::kBF16; }
-  int64_t key_width() const { return problem.nope + problem.rope; }
-  void round(float* values, int64_t n) const {
-    if (narrow()) kernels.round_bf16(values, n);
+  bool rounds_operands() const {
+    return args.q.dtype == DType::kF16 && problem.setting.numerics.qk_operands == QkOperands::kBf16;
   }
+  int64_t key_width() const { return problem.nope + problem.rope; }
+  void round(float* values, int64_t n) const { cpu::round_floats(kernels, args.q.dtype, values, n); }
 
   void decode_row(int64_t j, float* to) const {
     const LatentRow& form = args.cache.row;
@@ -90,33 +91,14 @@ struct Head {
     for (int64_t r = 0; r < problem.rope; ++r) to[problem.latent + r] = form.rope_value(row, r);
   }
 
-  // Row r of kv_b as the numerics read it.
-  void decode_weight(int64_t r, float* to) const {
-    const int64_t latent = problem.latent;
-    if (const auto* blocks = std::get_if<BlockScaled>(&args.weight->as)) {
-      for (int64_t c = 0; c < latent; c += blocks->block.columns) {
-        const int64_t part = std::min(blocks->block.columns, latent - c);
-        const float scale = blocks->scale_at(r, c);
-        const auto* const codes = reinterpret_cast<const uint8_t*>(blocks->data[r].data) + c;
-        if (!narrow()) kernels.decode_e4m3(codes, part, scale, to + c);
-        if (narrow()) kernels.widen_e4m3(codes, part, scale, scratch.half + c);
-      }
-      if (narrow()) kernels.decode_bf16(scratch.half, latent, to);
-    } else if (const auto* f32 = std::get_if<View<const float, 2>>(&args.weight->as)) {
-      std::copy_n((*f32)[r].data, latent, to);
-      round(to, latent);
-    } else {
-      const auto& half = std::get<View<const bf16, 2>>(args.weight->as);
-      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(half[r].data), latent, to);
-    }
-  }
-
   // out row j [stride] = rows of the cache with rows [first, first + n) of the head's part of kv_b.
   void expand(int64_t rows, int64_t first, int64_t n, float* out, int64_t stride) const {
     const int64_t base = h * (problem.nope + problem.value) + first;
     for (int64_t d = 0; d < n; d += kWeights) {
       const int64_t some = std::min(kWeights, n - d);
-      for (int64_t i = 0; i < some; ++i) decode_weight(base + d + i, scratch.weights + i * problem.latent);
+      for (int64_t i = 0; i < some; ++i)
+        cpu::read_weight(kernels, *args.weight, reading_of(problem.setting.numerics), base + d + i, 0,
+                         problem.latent, scratch.weights + i * problem.latent);
       kernels.dot_rows({scratch.rows, problem.latent + problem.rope, rows},
                        {scratch.weights, problem.latent, some}, problem.latent, out + d, stride);
     }
@@ -138,11 +120,11 @@ struct Head {
   }
 
   void score_all() const {
-    const float* query = scratch.query;
-    if (narrow())
-      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(args.q[t][h].data), key_width(), scratch.query);
-    else
-      query = args.q[t][h].as<float>().data;
+    const float* const query = cpu::as_floats(kernels, args.q[t][h], 0, key_width(), scratch.query);
+    if (rounds_operands()) {
+      kernels.round_bf16(scratch.query, key_width());
+      kernels.round_bf16(scratch.keys, count * key_width());
+    }
     kernels.dot_rows({query, 0, 1}, {scratch.keys, key_width(), count}, key_width(), scratch.p, 0);
     for (int64_t j = 0; j < count; ++j) scratch.p[j] *= problem.scale;
   }
@@ -182,11 +164,8 @@ struct Head {
   }
 
   void write(float denominator) const {
-    if (narrow())
-      return kernels.divide_to_bf16(scratch.sums, denominator, problem.value,
-                                    reinterpret_cast<uint16_t*>(args.out[t][h].data));
-    float* const out = args.out[t][h].as<float>().data;
-    for (int64_t d = 0; d < problem.value; ++d) out[d] = scratch.sums[d] / denominator;
+    for (int64_t d = 0; d < problem.value; ++d) scratch.sums[d] = scratch.sums[d] / denominator;
+    cpu::write_floats(kernels, scratch.sums, 0, problem.value, args.out[t][h]);
   }
 };
 

@@ -212,7 +212,6 @@ TEST(expanded_attention, refuses_numerics_that_it_does_not_do) {
   for (const Implementation* const row : kBoth) {
     for (const Setting& setting : {kFp32Setting, kServing}) {
       const auto why = [&](auto Numerics::*knob, auto value) { return reason(*row, setting, knob, value); };
-      EXPECT_EQ(why(&Numerics::activation, Activation::kFp16), "activation = fp16, takes fp32 or bf16");
       EXPECT_EQ(why(&Numerics::mla, Mla::kAbsorbed), "mla = absorbed, takes expanded");
       EXPECT_EQ(why(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
     }

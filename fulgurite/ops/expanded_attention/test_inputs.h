@@ -30,7 +30,8 @@ inline const Setting kServing = expanded(test::serving_setting());
 
 // Other numerics that the CPU takes, each knob once.
 inline std::vector<Setting> settings() {
-  return {kFp32Setting, kServing,
+  return {kFp32Setting,
+          kServing,
           expanded(test::serving_setting(),
                    [](Numerics& n) {
                      n.softmax_tile = SoftmaxTile::k128;
@@ -38,10 +39,16 @@ inline std::vector<Setting> settings() {
                      n.latent_cache = LatentCache::kBf16;
                      n.qk_operands = QkOperands::kFp32;
                    }),
-          expanded(test::fp32_setting(), [](Numerics& n) {
-            n.softmax_tile = SoftmaxTile::k64;
-            n.softmax_p = SoftmaxP::kBf16;
-            n.latent_cache = LatentCache::kFp8;
+          expanded(test::fp32_setting(),
+                   [](Numerics& n) {
+                     n.softmax_tile = SoftmaxTile::k64;
+                     n.softmax_p = SoftmaxP::kBf16;
+                     n.latent_cache = LatentCache::kFp8;
+                   }),
+          expanded(test::fp16_setting()),
+          expanded(test::fp16_setting(), [](Numerics& n) {
+            n.latent_cache = LatentCache::kBf16;
+            n.qk_operands = QkOperands::kFp32;
           })};
 }
 
@@ -68,7 +75,7 @@ struct Inputs {
 inline Inputs make_inputs(uint64_t seed, const Case& shape, const MatrixFormat& format, Values values,
                           const Setting& setting) {
   Random random(seed);
-  const DType dtype = setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
+  const DType dtype = activation_type(setting.numerics);
   const double width = static_cast<double>((shape.nope + shape.rope) * shape.latent);
   Inputs in;
   in.problem = {setting,     shape.heads,     shape.nope,   shape.rope,

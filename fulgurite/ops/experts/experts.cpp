@@ -45,9 +45,7 @@ linear::Problem down_problem(const Problem& problem, Part part) {
   return linear_problem(problem, part, width_of(problem, part), problem.hidden);
 }
 
-DType activation_type(const Problem& problem) {
-  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-}
+DType activation_type(const Problem& problem) { return fulgurite::activation_type(problem.setting.numerics); }
 
 void check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.x.extent[0];

@@ -72,7 +72,7 @@ linear::Problem down_problem(const Problem& problem, Part part);
 DType activation_type(const Problem& problem);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;  // fp32 operands, activation fp32
+extern const Implementation kCpu;  // fp32 operands, activation fp32 or fp16
 extern const Implementation
     kCpuFp8;  // the fp8 linear; a part in another format (bf16 activations): bf16 operands
 

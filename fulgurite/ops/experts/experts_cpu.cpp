@@ -1,7 +1,7 @@
 // Expert by expert, ascending, each over the tokens that chose it, so that its weights are read once for all
 // of them and a token's sum grows in ascending order of its experts. The threads share the columns of each
 // product: a tile of gate and up becomes hidden values at once, a tile of down is added to the output at
-// once.
+// once. Activations that are not fp32 are widened first, and the sums rounded last.
 
 #include <algorithm>
 #include <numeric>
@@ -9,6 +9,7 @@
 
 #include "fulgurite/cpu/matmul.h"
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/rows.h"
 #include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/experts/experts.h"
 
@@ -16,6 +17,7 @@ namespace fulgurite::experts {
 namespace {
 
 constexpr int64_t kLargestChunk = 256;  // rows of one expert at a time: bounds the workspace of large batches
+constexpr int64_t kMostTokens = 1024;   // that are widened at once, where activations are not fp32
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
@@ -23,7 +25,8 @@ Support supports(const Problem& problem) {
   if ((problem.experts > 0 && linear::quantizes(gate_problem(problem, Part::kRouted))) ||
       (problem.shared_width > 0 && linear::quantizes(gate_problem(problem, Part::kShared))))
     quantization = takes(n.activation_quant, {ActivationQuant::kNone});
-  return first_refusal({takes(n.activation, {Activation::kFp32}), quantization, takes(n.mma, {Mma::kExact})});
+  return first_refusal({takes(n.activation, {Activation::kFp32, Activation::kFp16}), quantization,
+                        takes(n.mma, {Mma::kExact})});
 }
 
 struct Scratch {
@@ -33,9 +36,18 @@ struct Scratch {
   int32_t* ends;    // [experts]: of each expert's entries
   int32_t* tokens;  // [entries]: by expert, then token
   float* weights;   // [entries]
+  float* x;         // [batch, hidden], widened where it is not fp32
+  float* sums;      // [batch, hidden], not yet rounded
 };
 
 int64_t chunk_rows(const Problem& problem) { return std::min(problem.largest_batch, kLargestChunk); }
+
+bool widens(const Problem& problem) { return problem.setting.numerics.activation != Activation::kFp32; }
+
+// Tokens that are done together.
+int64_t batch_of(const Problem& problem) {
+  return widens(problem) ? std::min(problem.largest_batch, kMostTokens) : problem.largest_batch;
+}
 
 int64_t decoded_floats(const Problem& problem) {
   return cpu::matmul_scratch(std::max({problem.hidden, problem.width, problem.shared_width}));
@@ -43,13 +55,16 @@ int64_t decoded_floats(const Problem& problem) {
 
 Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
   const int64_t chunk = chunk_rows(problem);
-  const int64_t entries = problem.largest_batch * std::max<int64_t>(problem.experts_per_token, 1);
+  const int64_t entries = batch_of(problem) * std::max<int64_t>(problem.experts_per_token, 1);
+  const int64_t widened = widens(problem) ? batch_of(problem) * problem.hidden : 0;
   return {cutter.take<float>(chunk * std::max(problem.width, problem.shared_width)),
           cutter.take<float>(2 * threads * chunk * cpu::kWeightTile),
           cutter.take<float>(threads * decoded_floats(problem)),
           cutter.take<int32_t>(problem.experts),
           cutter.take<int32_t>(entries),
-          cutter.take<float>(entries)};
+          cutter.take<float>(entries),
+          cutter.take<float>(widened),
+          cutter.take<float>(widened)};
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
@@ -58,12 +73,21 @@ int64_t workspace_bytes(const Problem& problem, int threads) {
   return cutter.bytes();
 }
 
+// A batch.
 struct Run {
   const Problem& problem;
   const Args& args;
   const cpu::Kernels& kernels;
   const Lane& lane;
   Scratch scratch;
+  cpu::Rows x;
+  View<float, 2> out;  // sums of the experts
+  WeightReading reading;
+
+  // The rounding of an activation.
+  void round(float* values, int64_t count) const {
+    cpu::round_floats(kernels, args.out.dtype, values, count);
+  }
 };
 
 // Sorts (token, slot) by expert, then token.
@@ -95,7 +119,7 @@ struct Columns {
   float* gate() const { return tile() + chunk_rows(run.problem) * cpu::kWeightTile; }
   void multiply(const cpu::Rows& x, const PreparedMatrix& weight, float* y, int64_t y_stride) const {
     float* const decoded = run.scratch.decoded + thread * decoded_floats(run.problem);
-    cpu::matmul(run.kernels, Lane{}, {x, &weight, first, count, y, y_stride}, decoded);
+    cpu::matmul(run.kernels, Lane{}, {x, &weight, first, count, y, y_stride, run.reading}, decoded);
   }
 };
 
@@ -115,30 +139,36 @@ void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x) {
   for_each_tile(run, width, [&](const Columns& columns) {
     columns.multiply(x, mlp.gate, columns.gate(), cpu::kWeightTile);
     columns.multiply(x, mlp.up, columns.tile(), cpu::kWeightTile);
-    for (int64_t r = 0; r < x.count; ++r)
-      run.kernels.silu_mul(columns.gate() + r * cpu::kWeightTile, columns.tile() + r * cpu::kWeightTile,
-                           columns.count, run.scratch.hidden + r * width + columns.first);
+    for (int64_t r = 0; r < x.count; ++r) {
+      float* const gate = columns.gate() + r * cpu::kWeightTile;
+      float* const up = columns.tile() + r * cpu::kWeightTile;
+      float* const hidden = run.scratch.hidden + r * width + columns.first;
+      run.round(gate, columns.count);
+      run.round(up, columns.count);
+      run.kernels.silu_mul(gate, up, columns.count, hidden);
+      run.round(hidden, columns.count);
+    }
   });
 }
 
 // out[tokens[r]] = fma(weights[r], down(row r of scratch.hidden), it); the tokens are distinct.
 void add_output(const Run& run, const Mlp& mlp, std::span<const int32_t> tokens, const float* weights) {
-  const View<float, 2> out = run.args.out.as<float>();
   const cpu::Rows hidden{run.scratch.hidden, mlp.down.in, static_cast<int64_t>(tokens.size())};
   for_each_tile(run, mlp.down.out, [&](const Columns& columns) {
     columns.multiply(hidden, mlp.down, columns.tile(), cpu::kWeightTile);
-    for (size_t r = 0; r < tokens.size(); ++r)
-      run.kernels.add_scaled(columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile, weights[r],
-                             columns.count, out[tokens[r]].data + columns.first);
+    for (size_t r = 0; r < tokens.size(); ++r) {
+      float* const y = columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile;
+      run.round(y, columns.count);
+      run.kernels.add_scaled(y, weights[r], columns.count, run.out[tokens[r]].data + columns.first);
+    }
   });
 }
 
 void add_mlp(const Run& run, const Mlp& mlp, int64_t first_entry, int64_t end_entry) {
-  const View<const float, 2> x = run.args.x.as<float>();
   for (int64_t entry = first_entry; entry < end_entry; entry += kLargestChunk) {
     const int64_t rows = std::min(kLargestChunk, end_entry - entry);
     const int32_t* const tokens = run.scratch.tokens + entry;
-    compute_hidden(run, mlp, {x.data, x.stride[0], rows, tokens});
+    compute_hidden(run, mlp, {run.x.base, run.x.stride, rows, tokens});
     add_output(run, mlp, {tokens, static_cast<size_t>(rows)}, run.scratch.weights + entry);
   }
 }
@@ -161,15 +191,38 @@ void add_shared(const Run& run) {
   add_mlp(run, *run.args.shared, 0, tokens);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
-  check(problem, args);
-  cpu::Cutter cutter(lane.workspace.data());
-  const Run run{problem, args, cpu::kernels(problem.setting.target.isa), lane,
-                cut_scratch(problem, lane.threads, cutter)};
-  const View<float, 2> out = args.out.as<float>();
+void run_batch(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {
+  const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  const View<float, 2> out =
+      widens(problem) ? View<float, 2>(scratch.sums, args.out.extent) : args.out.as<float>();
+  const Part part = problem.experts > 0 ? Part::kRouted : Part::kShared;
+  const Run run{problem, args,
+                kernels, lane,
+                scratch, cpu::fp32_rows(kernels, args.x, scratch.x),
+                out,     linear::reading_of(gate_problem(problem, part))};
   for (int64_t t = 0; t < out.extent[0]; ++t) std::fill_n(out[t].data, problem.hidden, 0.0f);
   add_routed(run);
   if (args.shared != nullptr) add_shared(run);
+  for (int64_t t = 0; t < out.extent[0]; ++t)
+    cpu::write_floats(kernels, out[t].data, 0, problem.hidden, args.out[t]);
+}
+
+void run(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  cpu::Cutter cutter(lane.workspace.data());
+  const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
+  const int64_t tokens = args.x.extent[0];
+  for (int64_t t = 0, count = 0; t < tokens; t += count) {
+    count = std::min(batch_of(problem), tokens - t);
+    Args part = args;
+    part.x = args.x.slice(0, t, count);
+    part.out = args.out.slice(0, t, count);
+    if (problem.experts > 0) {
+      part.expert_ids = args.expert_ids.slice(0, t, count);
+      part.expert_weights = args.expert_weights.slice(0, t, count);
+    }
+    run_batch(problem, part, lane, scratch);
+  }
 }
 
 }  // namespace

@@ -126,7 +126,10 @@ struct Batch {
   cpu::OperandRows codes, copies;  // of all tokens
 
   int64_t tokens() const { return args.x.extent[0]; }
-  bool rounds() const { return args.out.dtype == DType::kBF16; }
+  // The rounding of an activation.
+  void round(float* values, int64_t count) const {
+    cpu::round_floats(kernels, args.out.dtype, values, count);
+  }
   ScaleRounding scale_rounding() const {
     const bool pow2 = problem.setting.numerics.activation_scale == ActivationScale::kPow2;
     return pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
@@ -263,15 +266,13 @@ void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thre
     multiply(batch, piece, piece.x, piece.mlp->up, range, up);
     for (int64_t r = 0; r < piece.rows; ++r) {
       float *const g = gate.sums + r * lanes, *const u = up.sums + r * lanes;
-      if (batch.rounds()) {
-        batch.kernels.round_bf16(g, range.count);
-        batch.kernels.round_bf16(u, range.count);
-      }
+      batch.round(g, range.count);
+      batch.round(u, range.count);
       batch.kernels.silu_mul(g, u, range.count, hidden + r * kGroup + l);
     }
   }
   for (int64_t r = 0; r < piece.rows; ++r) {
-    if (batch.rounds()) batch.kernels.round_bf16(hidden + r * kGroup, columns);
+    batch.round(hidden + r * kGroup, columns);
     write_operand(batch, piece, group * piece.rows + r, hidden + r * kGroup, columns);
   }
 }
@@ -302,7 +303,7 @@ void add_output(const Batch& batch, const Piece& piece, int64_t first, int64_t c
     for (int64_t r = 0; r < piece.rows; ++r) {
       float* const y = tile.sums + r * lanes;
       const int64_t entry = piece.first + r, token = batch.scratch.tokens[entry];
-      if (batch.rounds()) batch.kernels.round_bf16(y, range.count);
+      batch.round(y, range.count);
       batch.kernels.add_scaled(y, batch.scratch.weights[entry], range.count,
                                batch.scratch.sums + token * batch.problem.hidden + first);
     }

@@ -42,14 +42,18 @@ Setting serving_without_codes(Isa isa) {
   return setting;
 }
 
+Setting fp16_without_codes(Isa isa) {
+  Setting setting = test::fp16_setting(isa);
+  setting.numerics.activation_quant = ActivationQuant::kNone;
+  return setting;
+}
+
 // A row, the numerics that it is tried in, and the weights that it reads.
 struct Row {
   const Implementation& implementation;
   Setting (*setting)(Isa);
   MatrixFormat weight, shared;
-  DType type() const {
-    return setting(Isa::kPortable).numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-  }
+  DType type() const { return fulgurite::activation_type(setting(Isa::kPortable).numerics); }
 };
 const Row kFp32{kCpu, test::fp32_setting, kBlocks, kF32};
 const Row kServing{kCpuFp8, test::serving_setting, kBlocks, kBlocks};
@@ -60,7 +64,10 @@ const Row kRows[] = {kFp32,
                      {kCpuFp8, coded_fp32, kBlocks, kNarrowBlocks},
                      {kCpuFp8, test::serving_setting, kBlocks, kBF16},
                      {kCpuFp8, test::serving_setting, kF32, kBlocks},
-                     {kCpuFp8, serving_without_codes, kBlocks, kBF16}};
+                     {kCpuFp8, serving_without_codes, kBlocks, kBF16},
+                     {kCpuFp8, test::fp16_setting, kBlocks, kNarrowBlocks},
+                     {kCpu, fp16_without_codes, kBlocks, kF32},
+                     {kCpu, test::fp16_setting, kBF16, kBF16}};
 
 std::string describe(const Row& row) {
   return fmt::format("{}, {}, {} and {}", row.implementation.name,
@@ -401,17 +408,16 @@ TEST(experts, refuses_numerics_that_it_does_not_do) {
   };
   for (const Row& row : {kFp32, kServing, reference_of(kFp32), reference_of(kServing)}) {
     EXPECT_EQ(reason(row, [](Numerics& n) { n.mma = Mma::kHopper; }), "mma = hopper, takes exact");
-    EXPECT_EQ(reason(row, [](Numerics& n) { n.activation = Activation::kFp16; }),
-              &row.implementation == &kCpu ? "activation = fp16, takes fp32"
-                                           : "activation = fp16, takes fp32 or bf16");
   }
   EXPECT_EQ(reason(kFp32, [](Numerics& n) { n.activation = Activation::kBf16; }),
-            "activation = bf16, takes fp32");
+            "activation = bf16, takes fp32 or fp16");
   EXPECT_EQ(reason(kFp32, [](Numerics& n) { n.activation_quant = ActivationQuant::kE4m3; }),
             "activation_quant = e4m3, takes none");
   EXPECT_EQ(reason(kServing, [](Numerics& n) { n = Numerics::fp32(); }), "activation = fp32, takes bf16");
   EXPECT_EQ(reason(kServing, [](Numerics& n) { n.activation_scale = ActivationScale::kCheckpoint; }),
             "activation_scale = checkpoint, takes fp32 or pow2");
+  EXPECT_EQ(test::refusal(kCpuFp8, problem_of(kAwkwardCases[2], {kCpuFp8, test::fp16_setting, kBF16, kBF16})),
+            "activation = fp16, takes bf16");
   Problem odd = problem_of(kAwkwardCases[2], kServing);
   odd.weight.block = {128, 127};
   EXPECT_NE(test::refusal(kCpuFp8, odd), "");

@@ -52,7 +52,7 @@ void check(const Problem& problem, const Args& args);
 WeightReading reading_of(const Problem& problem);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;      // fp32 operands, activation fp32
+extern const Implementation kCpu;      // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuBf16;  // bf16 operands
 
 }  // namespace fulgurite::head_projection

@@ -19,8 +19,8 @@ TEST(head_projection, its_audit_rejects_what_is_moved_NaN_swapped_or_incomplete)
   constexpr auto last_row = [](const Args& args) { return args.y[1][2]; };
   std::vector<Implementation> wrong = test::every_spoiled<kReference, last_row>();
   wrong.push_back({"incomplete", kReference.supports, no_workspace<Problem>, run_without_the_last_column});
-  for (const Setting& setting : {test::fp32_setting(), test::serving_setting()}) {
-    const DType type = setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
+  for (const Setting& setting : {test::fp32_setting(), test::serving_setting(), test::fp16_setting()}) {
+    const DType type = activation_type(setting.numerics);
     for (const MatrixFormat& format : inputs::all_formats()) {
       for (const Direction direction : {Direction::kFromRows, Direction::kToRows}) {
         const bool from_rows = direction == Direction::kFromRows;

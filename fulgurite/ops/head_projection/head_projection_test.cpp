@@ -22,12 +22,10 @@ constexpr Direction kDirections[] = {Direction::kFromRows, Direction::kToRows};
 constexpr MatrixFormat kBF16{MatrixForm::kBF16, {}, ScaleFormat::kF32};
 
 std::vector<Setting> settings(Isa isa = cpu::best_isa()) {
-  return {test::fp32_setting(isa), test::serving_setting(isa)};
+  return {test::fp32_setting(isa), test::serving_setting(isa), test::fp16_setting(isa)};
 }
 
-DType activation_of(const Setting& setting) {
-  return setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
-}
+DType activation_of(const Setting& setting) { return activation_type(setting.numerics); }
 
 Problem problem_of(const Setting& setting, const Case& shape, Direction direction,
                    const MatrixFormat& format) {
@@ -313,9 +311,10 @@ TEST(head_projection, refuses_numerics_that_it_does_not_do) {
     const Setting setting = row == &kCpu ? fp32 : serving;
     EXPECT_EQ(refusal(*row, setting, nothing), "");
     EXPECT_EQ(refusal(*row, setting, [](Numerics& n) { n.mma = Mma::kHopper; }), "mma = hopper, takes exact");
-    EXPECT_NE(refusal(*row, setting, [](Numerics& n) { n.activation = Activation::kFp16; }), "");
   }
-  EXPECT_EQ(refusal(kCpu, serving, nothing), "activation = bf16, takes fp32");
+  EXPECT_EQ(refusal(kCpu, serving, nothing), "activation = bf16, takes fp32 or fp16");
+  EXPECT_EQ(refusal(kCpu, test::fp16_setting(), nothing), "");
+  EXPECT_EQ(refusal(kCpuBf16, test::fp16_setting(), nothing), "activation = fp16, takes bf16");
   EXPECT_EQ(refusal(kCpuBf16, fp32, nothing), "activation = fp32, takes bf16");
   EXPECT_NE(refusal(kCpuBf16, serving, nothing, {MatrixForm::kE4M3Blocks, {4, 3}, ScaleFormat::kF32}), "");
 }

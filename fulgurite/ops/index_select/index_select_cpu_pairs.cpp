@@ -18,7 +18,7 @@ Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   if (index_operand(numerics) == DType::kF32)
     return Refusal{"index_quant = none with activation = fp32, takes operands of bf16 or e4m3"};
-  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
                         takes(numerics.mma, {Mma::kExact})});
 }
 

@@ -33,6 +33,7 @@ struct Row {
 inline constexpr Row kRows[] = {{&kCpu, "fp32"},
                                 {&kCpuPairs, "serving"},
                                 {&kCpuPairs, "serving,index_quant=none"},
+                                {&kCpuPairs, "serving,activation=fp16,index_quant=none"},
                                 {&kCpuPairs, "fp32,index_quant=fp4"}};
 inline constexpr Row kExact[] = {
     {&kReference, "fp32"}, {&kReference, "serving"}, {&kCpu, "fp32"}, {&kCpuPairs, "serving"}};

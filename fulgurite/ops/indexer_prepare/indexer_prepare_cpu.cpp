@@ -9,6 +9,7 @@
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/rows.h"
 #include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 
@@ -48,21 +49,17 @@ struct Run {
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
   const Numerics& numerics = problem.setting.numerics;
   int64_t dim = problem.head_dim;
-  bool bf16_between = numerics.activation == Activation::kBf16;
+  DType type = args.q.dtype;  // of activations
   bool interleaved = layout_in_force(problem) == rotary::Layout::kInterleaved;
   float heads_root = inverse_root(problem.heads);
   float dim_root = inverse_root(dim);
 
   void read(const ConstTensor<1>& row, float* x) const {
-    if (bf16_between)
-      kernels.decode_bf16(reinterpret_cast<const uint16_t*>(row.as<bf16>().data), dim, x);
-    else
-      std::copy_n(row.as<float>().data, dim, x);
+    const float* const values = cpu::as_floats(kernels, row, 0, dim, x);
+    if (values != x) std::copy_n(values, dim, x);
   }
-  // Only values that the step before made are no bf16 yet.
-  void round(float* x, int64_t count) const {
-    if (bf16_between) kernels.round_bf16(x, count);
-  }
+  // Only values that the step before made are not of the type yet.
+  void round(float* x, int64_t count) const { cpu::round_floats(kernels, type, x, count); }
   void rotate(int64_t position, float* x) const {
     kernels.rotate(args.table.cosine[position].data, args.table.sine[position].data, problem.rope / 2,
                    interleaved, x);
@@ -78,10 +75,7 @@ struct Run {
       return kernels.quantize_e4m3(x, dim, numerics.index_scale == IndexScale::kPow2,
                                    reinterpret_cast<uint8_t*>(row.as<e4m3>().data));
     if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4({x, static_cast<size_t>(dim)});
-    if (row.dtype == DType::kBF16)
-      kernels.narrow_bf16(x, dim, reinterpret_cast<uint16_t*>(row.as<bf16>().data));
-    else
-      std::copy_n(x, dim, row.as<float>().data);
+    cpu::write_floats(kernels, x, 0, dim, row);
     return 1.0f;
   }
 };

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <vector>
 
+#include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
@@ -15,12 +16,8 @@ Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   Support scale;  // fp4 knows powers of two alone
   if (numerics.index_quant == IndexQuant::kFp4) scale = takes(numerics.index_scale, {IndexScale::kPow2});
-  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
                         takes_rsqrt(problem.setting), scale});
-}
-
-DType activation(const Problem& problem) {
-  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
 }
 
 // fp32(n^-1/2)
@@ -34,7 +31,7 @@ Vector values_of(const ConstTensor<1>& row) {
 
 // The rounding to the activation's type that ends a step.
 void round_all(const Problem& problem, Vector& x) {
-  for (float& value : x) value = round_to(activation(problem), value);
+  for (float& value : x) value = round_to(activation_type(problem.setting.numerics), value);
 }
 
 float mean_of(const Vector& x) {

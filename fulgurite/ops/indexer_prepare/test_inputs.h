@@ -41,9 +41,7 @@ inline Problem problem_of(const Case& shape, const std::string& numerics = "fp32
           shape.context};
 }
 
-inline DType activation(const Problem& problem) {
-  return problem.setting.numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
-}
+inline DType activation(const Problem& problem) { return activation_type(problem.setting.numerics); }
 
 struct Batch {
   TensorBuffer<3> q;

@@ -12,23 +12,14 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // tokens: bounds the workspace
 
-Support takes_reading(const char* what, const linear::Problem& problem) {
-  if (linear::reading_of(problem) == WeightReading::kExact || problem.weight.form == MatrixForm::kBF16)
-    return std::nullopt;
-  return Refusal{what + (" in " + describe(problem.weight)) +
-                 " read as bf16, reads weights at their exact values"};
-}
-
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
-                        takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem),
-                        takes_reading("wk", key_linear(problem)),
-                        takes_reading("gate weight", gate_linear(problem))});
+                        takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem)});
 }
 
 struct Scratch {
-  float* x;        // [chunk, hidden]: rows of bf16, widened
+  float* x;        // [chunk, hidden]: rows that are not fp32, widened
   float* k;        // [chunk, head_dim]
   float* decoded;  // of each thread, matmul_scratch(hidden)
 };
@@ -51,8 +42,13 @@ int64_t workspace_bytes(const Problem& problem, int threads) {
 void project(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
   const cpu::Rows x = cpu::fp32_rows(kernels, args.x, scratch.x);
-  cpu::matmul(kernels, lane, {x, args.wk, 0, problem.head_dim, scratch.k, problem.head_dim}, scratch.decoded);
-  cpu::matmul(kernels, lane, {x, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0]},
+  cpu::matmul(
+      kernels, lane,
+      {x, args.wk, 0, problem.head_dim, scratch.k, problem.head_dim, linear::reading_of(key_linear(problem))},
+      scratch.decoded);
+  cpu::matmul(kernels, lane,
+              {x, args.gate_weight, 0, problem.heads, args.gate.data, args.gate.stride[0],
+               linear::reading_of(gate_linear(problem))},
               scratch.decoded);
   const bool rounds_gate = problem.setting.numerics.gate == Gate::kBf16;
   for (int64_t t = 0; t < x.count; ++t) {

@@ -14,7 +14,7 @@ namespace {
 
 Support supports(const Problem& problem) { return kReference.supports(problem); }
 
-// In place in the scratch; a bf16 activation is rounded afterwards.
+// In place in the scratch; it is rounded to the activation's type afterwards.
 norm::Problem norm_of(const Problem& problem) {
   norm::Problem norm{problem.setting, problem.latent, problem.eps};
   norm.setting.numerics.activation = Activation::kFp32;
@@ -69,8 +69,8 @@ void prepare_row(const cpu::Kernels& kernels, const Problem& problem, const Args
   const float* const from = cpu::as_floats(kernels, kv, 0, width, scratch.values);
   if (from != scratch.values) std::copy_n(from, width, scratch.values);
   norm_and_rotate(problem, args, t, scratch.values);
+  cpu::round_floats(kernels, kv.dtype, scratch.values, width);
   kernels.narrow_bf16(scratch.values, width, scratch.rounded);
-  if (kv.dtype == DType::kBF16) kernels.decode_bf16(scratch.rounded, width, scratch.values);
 
   const LatentRow form = args.cache.row;
   std::byte* const row = args.cache.rows[args.places(t).sequence][args.places(t).position].data;

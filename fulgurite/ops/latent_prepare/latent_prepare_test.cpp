@@ -31,13 +31,16 @@ constexpr Kind kKinds[] = {kFp32,
                            {DType::kF32, LatentCache::kFp8},
                            {DType::kBF16, LatentCache::kFp32},
                            {DType::kBF16, LatentCache::kBf16},
-                           kServing};
+                           kServing,
+                           {DType::kF16, LatentCache::kFp32},
+                           {DType::kF16, LatentCache::kBf16},
+                           {DType::kF16, LatentCache::kFp8}};
 std::string describe(Kind kind) {
   return fmt::format("{} into {}", name(kind.activation), value_name(kind.cache));
 }
 
 Problem problem_of(const Case& shape, Kind kind = kFp32, Isa isa = cpu::best_isa()) {
-  Setting setting = kind.activation == DType::kBF16 ? test::serving_setting(isa) : test::fp32_setting(isa);
+  Setting setting = test::setting_of(kind.activation, isa);
   setting.numerics.latent_cache = kind.cache;
   return {setting, shape.latent, shape.rope, 1e-6f, shape.sequences, shape.context};
 }
@@ -141,6 +144,11 @@ TEST(latent_prepare, norms_the_latent_and_turns_the_rest_as_the_cache_stores_it)
       std::vector<float> expected{first, second, -6.0f, 5.0f};
       if (kind.activation == DType::kBF16 || kind.cache == LatentCache::kBf16)
         expected = {round_to_bf16(first), round_to_bf16(second), -6.0f, 5.0f};
+      if (kind.activation == DType::kF16) {  // then the cache's type
+        const bool wide = kind.cache == LatentCache::kFp32;
+        expected = {round_to_fp16(first), round_to_fp16(second), -6.0f, 5.0f};
+        for (float& value : expected) value = wide ? value : round_to_bf16(value);
+      }
       // 2.219 / 448 lies between 2^-8 and 2^-7; 0.832 * 2^7 is 106.5, 2.219 * 2^7 is 284.0.
       if (kind.cache == LatentCache::kFp8) expected = {104.0f / 128.0f, 288.0f / 128.0f, -6.0f, 5.0f};
       EXPECT_EQ(values(cache, {1, 1}), expected) << row->name << ", " << describe(kind);
@@ -318,14 +326,11 @@ TEST(latent_prepare, names_what_breaks_the_contract) {
 }
 
 TEST(latent_prepare, refuses_numerics_that_it_does_not_do) {
-  Problem activation = problem_of({"", 1, 1, 2, 1, 1}), rsqrt = activation;
-  activation.setting.numerics.activation = Activation::kFp16;
+  Problem rsqrt = problem_of({"", 1, 1, 2, 1, 1});
   rsqrt.setting.numerics.rsqrt = Rsqrt::kCuda;
-  for (const Implementation* const row : {&kReference, &kCpu}) {
-    EXPECT_EQ(test::refusal(*row, activation), "activation = fp16, takes fp32 or bf16");
+  for (const Implementation* const row : {&kReference, &kCpu})
     EXPECT_EQ(test::refusal(*row, rsqrt),
               "rsqrt = cuda, takes correct or two_step or x86_12 or x86_14 or error");
-  }
 }
 
 }  // namespace

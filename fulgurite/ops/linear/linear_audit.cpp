@@ -86,6 +86,7 @@ double rounded_bound(const SumBound& bound, DType type) {
   if (!std::isfinite(bound.sum)) return 0.0;
   const Interval actual = rounded(type, Interval::around(bound.sum, bound.actual));
   const Interval reference = rounded(type, Interval::around(bound.sum, bound.reference));
+  if (actual.low == reference.high && actual.high == reference.low) return 0.0;  // infinities too
   return std::max(actual.high - reference.low, reference.high - actual.low);
 }
 

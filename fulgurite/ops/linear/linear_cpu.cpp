@@ -14,22 +14,15 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // tokens: bounds the workspace
 
-Support takes_weight(const Problem& problem) {
-  if (reading_of(problem) == WeightReading::kExact || problem.weight.form == MatrixForm::kBF16)
-    return std::nullopt;
-  return Refusal{"weight in " + describe(problem.weight) +
-                 " read as bf16, reads weights at their exact values"};
-}
-
 Support supports(const Problem& problem) {
   Support quantization;
   if (quantizes(problem))
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kNone});
-  return first_refusal({quantization, kReference.supports(problem), takes_weight(problem)});
+  return first_refusal({quantization, kReference.supports(problem)});
 }
 
 struct Scratch {
-  float* x;        // [chunk, in]: rows of bf16, widened
+  float* x;        // [chunk, in]: rows that are not fp32, widened
   float* decoded;  // of each thread, matmul_scratch(in)
   float* tiles;    // of each thread, [chunk, kWeightTile]
 };
@@ -60,7 +53,7 @@ void multiply(const Problem& problem, const Args& args, const Lane& lane, const 
     for (int64_t n = begin * cpu::kWeightTile; n < std::min(problem.out, end * cpu::kWeightTile);
          n += cpu::kWeightTile) {
       const int64_t count = std::min(cpu::kWeightTile, problem.out - n);
-      const cpu::Rows w = cpu::weight_rows(kernels, *args.weight, n, count, decoded);
+      const cpu::Rows w = cpu::weight_rows(kernels, *args.weight, n, count, decoded, reading_of(problem));
       kernels.dot_rows(x, w, problem.in, sums, cpu::kWeightTile);
       for (int64_t t = 0; t < x.count; ++t)
         cpu::write_floats(kernels, sums + t * cpu::kWeightTile, n, count, args.y[t]);

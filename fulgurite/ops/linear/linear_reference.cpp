@@ -18,8 +18,9 @@ Support takes_groups(const Problem& problem) {
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
-  const Support common = first_refusal(
-      {takes(n.activation, {Activation::kFp32, Activation::kBf16}), takes(n.mma, {Mma::kExact})});
+  const Support common =
+      first_refusal({takes(n.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
+                     takes(n.mma, {Mma::kExact})});
   if (common || !quantizes(problem)) return common;
   return first_refusal(
       {takes(n.activation_scale, {ActivationScale::kFp32, ActivationScale::kPow2}), takes_groups(problem)});

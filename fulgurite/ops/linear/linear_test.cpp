@@ -30,12 +30,13 @@ std::vector<Setting> settings(Isa isa = cpu::best_isa()) {
   all.back().numerics.activation_scale = ActivationScale::kFp32;
   all.push_back(all[1]);
   all.back().numerics.activation = Activation::kFp32;
+  all.push_back(test::fp16_setting(isa));
+  all.push_back(all.back());
+  all.back().numerics.activation_quant = ActivationQuant::kNone;
   return all;
 }
 
-DType activation_of(const Setting& setting) {
-  return setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
-}
+DType activation_of(const Setting& setting) { return activation_type(setting.numerics); }
 
 TensorBuffer<2> make_x(Random& random, Values values, DType type, int64_t tokens, int64_t in) {
   return inputs::make_tensor(random, values, type, std::array{tokens, in});
@@ -217,6 +218,22 @@ TEST(linear, rounds_to_bf16_once_and_not_where_the_output_is_f32) {
   EXPECT_EQ(by_hand(kCpu, test::serving_setting(), {256.0f, 1.5f}, weight), 257.5f);
 }
 
+// 257.5 is an fp16, 4098.5 is none: they are 4 apart there. 65504 is the largest, 65520 rounds beyond it.
+TEST(linear, rounds_to_fp16_once_and_overflows_to_infinity) {
+  const float stored[] = {1.0f, 1.0f};
+  const PreparedMatrix weight{View<const float, 2>(stored, {1, 2}), 1, 2};
+  for (const Implementation* const row : {&kReference, &kCpu}) {
+    const auto sum = [&](float a, float b) {
+      return by_hand(*row, test::fp16_setting(), {a, b}, weight, Output::kActivation);
+    };
+    EXPECT_EQ(sum(256.0f, 1.5f), 257.5f);
+    EXPECT_EQ(sum(4096.0f, 2.5f), 4100.0f);
+    EXPECT_EQ(sum(65504.0f, 15.0f), 65504.0f);
+    EXPECT_EQ(sum(65504.0f, 16.0f), std::numeric_limits<float>::infinity());
+    EXPECT_EQ(sum(-65504.0f, -16.0f), -std::numeric_limits<float>::infinity());
+  }
+}
+
 TEST(linear, gives_the_same_bits_for_any_batch_threads_and_instruction_set) {
   const Case shape{"", 21, 777, 135};
   for (const Setting& setting : settings()) {
@@ -328,9 +345,6 @@ TEST(linear, refuses_what_it_does_not_do) {
   for (const Implementation* const row : kRows) {
     EXPECT_EQ(refusal(*row, serving, kBlocks, [](Problem&, Numerics& n) { n.mma = Mma::kHopper; }).empty(),
               false);
-    EXPECT_EQ(refusal(*row, serving, kBlocks, [](Problem&, Numerics& n) { n.activation = Activation::kFp16; })
-                  .empty(),
-              false);
   }
   const auto unresolved = [](Problem&, Numerics& n) { n.activation_scale = ActivationScale::kCheckpoint; };
   const auto unquantized = [](Problem&, Numerics& n) { n.activation_quant = ActivationQuant::kNone; };
@@ -351,8 +365,11 @@ TEST(linear, refuses_what_it_does_not_do) {
   EXPECT_EQ(refusal(kCpuBf16, serving, kF32, head), "weight in f32 read at its exact value, takes bf16");
   EXPECT_EQ(refusal(kCpuBf16, serving, kBF16, head), "");
   EXPECT_EQ(refusal(kCpu, serving, kF32, head), "");
-  EXPECT_EQ(refusal(kCpu, serving, kF32, nothing),
-            "weight in f32 read as bf16, reads weights at their exact values");
+  EXPECT_EQ(refusal(kCpu, serving, kF32, nothing), "");
+  const Setting fp16 = test::fp16_setting();
+  EXPECT_EQ(refusal(kCpuBf16, fp16, kBF16, nothing), "activation = fp16, takes bf16");
+  EXPECT_EQ(refusal(kCpu, fp16, kBF16, nothing), "");
+  EXPECT_EQ(refusal(kCpuFp8, fp16, kBlocks, nothing), "");
 }
 
 }  // namespace

@@ -41,8 +41,7 @@ Row row_of(const Args& args, int64_t t) {
 // s = x + added, its sum stored; what the norm reads of it stays in s. Returns the sum of its squares, tile
 // by tile.
 double residual(const cpu::Kernels& kernels, const Problem& problem, const Row& row, float* s) {
-  const bool rounds =
-      problem.setting.numerics.norm_input == NormInput::kRounded && row.out.dtype == DType::kBF16;
+  const bool rounds = problem.setting.numerics.norm_input == NormInput::kRounded;
   double squares = 0.0;
   cpu::for_each_tile(problem.width, [&](int64_t first, int64_t count) {
     float left[kRowTile], right[kRowTile];
@@ -52,11 +51,7 @@ double residual(const cpu::Kernels& kernels, const Problem& problem, const Row& 
     else if (x != s + first)
       std::copy_n(x, count, s + first);
     if (row.sum) cpu::write_floats(kernels, s + first, first, count, row.sum);
-    if (rounds) {
-      uint16_t rounded[kRowTile];
-      kernels.narrow_bf16(s + first, count, rounded);
-      kernels.decode_bf16(rounded, count, s + first);
-    }
+    if (rounds) cpu::round_floats(kernels, row.out.dtype, s + first, count);
     squares += kernels.sum_squares(s + first, count);
   });
   return squares;

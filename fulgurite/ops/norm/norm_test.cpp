@@ -15,12 +15,11 @@ namespace {
 using inputs::TensorBuffer;
 using inputs::Values;
 
-constexpr DType kActivations[] = {DType::kF32, DType::kBF16};
+constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 Problem problem_of(const Case& shape, DType activation = DType::kF32, Isa isa = cpu::best_isa()) {
-  const Setting setting = activation == DType::kBF16 ? test::serving_setting(isa) : test::fp32_setting(isa);
-  return {setting, shape.width, 1e-6f};
+  return {test::setting_of(activation, isa), shape.width, 1e-6f};
 }
 
 // Everything that the operation may be given; a test leaves out what it does without.
@@ -191,7 +190,7 @@ TEST(norm, the_audit_sees_a_wrong_sum_and_a_step_too_much) {
     Implementation wrong = kReference;
     wrong.run = [](const Problem& p, const Args& args, const Lane& lane) {
       kReference.run(p, args, lane);
-      const float step = args.out.dtype == DType::kBF16 ? 0x1.02p0f : 1.0f + 0x1p-20f;
+      const float step = args.out.dtype == DType::kF32 ? 1.0f + 0x1p-20f : 0x1.02p0f;
       store(args.sum, load(args.sum, int64_t{1}, int64_t{2}) * step, int64_t{1}, int64_t{2});
       store(args.out, load(args.out, int64_t{0}, int64_t{5}) * step, int64_t{0}, int64_t{5});
     };
@@ -326,8 +325,6 @@ TEST(norm, refuses_numerics_that_it_does_not_do) {
   };
   for (const Implementation* const row : {&kReference, &kCpu}) {
     EXPECT_EQ(refusal(*row, [](Setting& s) { s.numerics.norm_input = NormInput::kRounded; }), "");
-    EXPECT_EQ(refusal(*row, [](Setting& s) { s.numerics.activation = Activation::kFp16; }),
-              "activation = fp16, takes fp32 or bf16");
     EXPECT_EQ(refusal(*row, [](Setting& s) { s.numerics.rsqrt = Rsqrt::kCuda; }),
               "rsqrt = cuda, takes correct or two_step or x86_12 or x86_14 or error");
     EXPECT_EQ(refusal(*row,

@@ -5,7 +5,8 @@ namespace fulgurite::rotary {
 namespace {
 
 Support supports(const Problem& problem) {
-  return takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16});
+  return takes(problem.setting.numerics.activation,
+               {Activation::kFp32, Activation::kBf16, Activation::kFp16});
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {

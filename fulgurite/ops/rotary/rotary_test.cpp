@@ -18,7 +18,7 @@ using inputs::Values;
 
 constexpr int64_t kPositions = 200;
 constexpr Layout kLayouts[] = {Layout::kInterleaved, Layout::kHalfSplit};
-constexpr DType kActivations[] = {DType::kF32, DType::kBF16};
+constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
 
 struct Batch {
   TensorBuffer<3> x;
@@ -33,12 +33,9 @@ Batch make_batch(const Case& shape, Values values, DType activation = DType::kF3
           inputs::make_table(kPositions, shape.dim)};
 }
 
-Setting setting_of(DType activation, Isa isa = cpu::best_isa()) {
-  return activation == DType::kBF16 ? test::serving_setting(isa) : test::fp32_setting(isa);
-}
 Problem problem_of(const Case& shape, Layout layout, DType activation = DType::kF32,
                    Isa isa = cpu::best_isa()) {
-  return {setting_of(activation, isa), layout, shape.heads, shape.dim, kPositions};
+  return {test::setting_of(activation, isa), layout, shape.heads, shape.dim, kPositions};
 }
 
 Args args_of(const Batch& batch, const TensorBuffer<3>& x) {
@@ -95,7 +92,7 @@ TEST(rotary, interleaved_pairs_are_neighbours_and_half_split_pairs_are_half_the_
       for (const Layout layout : kLayouts) {
         const TensorBuffer<3> x = inputs::unwritten<3>(activation, {1, 1, 4});
         for (int64_t i = 0; i < 4; ++i) store(x.view, static_cast<float>(i + 1), int64_t{0}, int64_t{0}, i);
-        test::run(*row, Problem{setting_of(activation), layout, 1, 4, 1},
+        test::run(*row, Problem{test::setting_of(activation), layout, 1, 4, 1},
                   Args{x.view, {places, {1}}, {{cosine, {1, 2}}, {sine, {1, 2}}}});
         const std::vector<float> expected = layout == Layout::kInterleaved
                                                 ? std::vector<float>{-2.0f, 1.0f, 3.0f, 4.0f}
@@ -150,7 +147,7 @@ TEST(rotary, turns_a_slice_of_wider_heads_and_leaves_the_rest) {
   for (const DType activation : kActivations) {
     Batch batch = make_batch({"", 4, 3, 24}, Values::kNormal, activation);
     batch.table = inputs::make_table(kPositions, 8);
-    const Problem problem{setting_of(activation), Layout::kInterleaved, 3, 8, kPositions};
+    const Problem problem{test::setting_of(activation), Layout::kInterleaved, 3, 8, kPositions};
     const std::vector<float> before = batch.x.values();
     std::vector<float> both[2];
     for (const Implementation* const row : {&kReference, &kCpu}) {
@@ -216,13 +213,6 @@ TEST(rotary, names_what_breaks_the_contract) {
   EXPECT_EQ(message([](Args&) {}), "rotary: position: expected a value in [0, 199], found 200");
   batch.places[1].position = -1;
   EXPECT_EQ(message([](Args&) {}), "rotary: position: expected a value in [0, 199], found -1");
-}
-
-TEST(rotary, refuses_numerics_that_it_does_not_do) {
-  Problem problem = problem_of({"", 1, 1, 2}, Layout::kInterleaved);
-  problem.setting.numerics.activation = Activation::kFp16;
-  for (const Implementation* const row : {&kReference, &kCpu})
-    EXPECT_EQ(test::refusal(*row, problem), "activation = fp16, takes fp32 or bf16");
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ enum class Operands { kFp32, kBf16 };  // of the row's products
 
 struct Scratch {
   float* logits;         // [kChunk, experts]
-  float* widened;        // kFp32: [kChunk, hidden] of bf16 rows
+  float* widened;        // kFp32: [kChunk, hidden] of rows that are not fp32
   float* decoded;        // kFp32: of each thread
   cpu::OperandMemory x;  // kBf16
   cpu::SumTiles tiles;   // kBf16
@@ -55,7 +55,7 @@ Scratch cut_scratch(const Problem& problem, Operands operands, int threads, cpu:
     scratch.x = cpu::cut_operand_memory(cutter, kChunk, problem.hidden);
     scratch.tiles = cpu::cut_sum_tiles(cutter, threads, kChunk);
   } else {
-    const bool widens = problem.setting.numerics.activation == Activation::kBf16;
+    const bool widens = problem.setting.numerics.activation != Activation::kFp32;
     scratch.widened = cutter.take<float>(widens ? kChunk * problem.hidden : 0);
     scratch.decoded = cutter.take<float>(threads * cpu::matmul_scratch(problem.hidden));
   }

@@ -16,7 +16,7 @@ Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   if (has_scales(problem.weight))
     return Refusal{"weight = " + describe(problem.weight) + ", takes f32 or bf16"};
-  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16}),
+  return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
                         takes(numerics.mma, {Mma::kExact})});
 }
 

@@ -29,14 +29,13 @@ struct Row {
   const Implementation& implementation;
   Setting (*setting)(Isa);
   MatrixFormat weight;
-  DType activation() const {
-    return setting(Isa::kPortable).numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
-  }
+  DType activation() const { return activation_type(setting(Isa::kPortable).numerics); }
 };
-const Row kRows[] = {{kReference, test::fp32_setting, kF32},  {kCpu, test::fp32_setting, kF32},
-                     {kCpu, test::fp32_setting, kBF16},       {kReference, test::serving_setting, kBF16},
-                     {kCpu, test::serving_setting, kF32},     {kCpu, test::serving_setting, kBF16},
-                     {kCpuBf16, test::serving_setting, kBF16}};
+const Row kRows[] = {{kReference, test::fp32_setting, kF32},   {kCpu, test::fp32_setting, kF32},
+                     {kCpu, test::fp32_setting, kBF16},        {kReference, test::serving_setting, kBF16},
+                     {kCpu, test::serving_setting, kF32},      {kCpu, test::serving_setting, kBF16},
+                     {kCpuBf16, test::serving_setting, kBF16}, {kReference, test::fp16_setting, kBF16},
+                     {kCpu, test::fp16_setting, kF32},         {kCpu, test::fp16_setting, kBF16}};
 
 std::string describe(const Row& row) {
   return fmt::format("{}, x {}, weight {}", row.implementation.name, name(row.activation()),
@@ -396,7 +395,7 @@ TEST(router, refuses_numerics_and_weights_that_it_does_not_do) {
     const bool bf16_alone = &row.implementation == &kCpuBf16;
     EXPECT_EQ(reason([](Problem&) {}), "");
     EXPECT_EQ(reason([](Problem& p) { p.setting.numerics.activation = Activation::kFp16; }),
-              bf16_alone ? "activation = fp16, takes bf16" : "activation = fp16, takes fp32 or bf16");
+              bf16_alone ? "activation = fp16, takes bf16" : "");
     EXPECT_EQ(reason([](Problem& p) { p.setting.numerics.activation = Activation::kFp32; }),
               bf16_alone ? "activation = fp32, takes bf16" : "");
     EXPECT_EQ(reason([](Problem& p) { p.setting.numerics.mma = Mma::kHopper; }), "mma = hopper, takes exact");

@@ -85,7 +85,7 @@ void reference_attend(const Numerics& numerics, std::span<const float> scores,
                       const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;       // fp32 operands, one tile, activation fp32
+extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
 
 }  // namespace fulgurite::sparse_attention

@@ -124,10 +124,10 @@ std::vector<double> attend_bound(const Setting& setting, std::span<const Score> 
 }
 
 void round_expected(DType dtype, std::span<float> expected, std::span<double> bounds) {
-  if (dtype != DType::kBF16) return;
+  if (dtype == DType::kF32) return;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double exact = expected[i];
-    expected[i] = round_to_bf16(expected[i]);
+    expected[i] = round_to(dtype, expected[i]);
     const Interval reach = rounded(dtype, Interval::around(exact, bounds[i]));
     bounds[i] = finite_or_unbounded(std::max(reach.high - expected[i], expected[i] - reach.low));
   }

@@ -13,6 +13,7 @@
 
 #include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
+#include "fulgurite/cpu/rows.h"
 #include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
@@ -27,10 +28,12 @@ constexpr int64_t kCacheLine = 64;
 constexpr int64_t kWorthSharing = 4'000'000;  // products of a token: some 30 us, against four barriers
 
 // Operands are bf16 as they come: q is an activation, and a code times a power of two has few bits. So
-// qk_operands changes nothing.
+// qk_operands changes nothing, but of an fp16 q: that is rounded, where the knob says so.
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
-  return first_refusal({takes(numerics.activation, {Activation::kBf16}),
+  Support operands;
+  if (numerics.activation == Activation::kFp16) operands = takes(numerics.qk_operands, {QkOperands::kBf16});
+  return first_refusal({takes(numerics.activation, {Activation::kBf16, Activation::kFp16}), operands,
                         takes(numerics.mla, {Mla::kAbsorbed}),
                         takes(numerics.latent_cache, {LatentCache::kBf16, LatentCache::kFp8}),
                         takes(numerics.softmax_tile, {SoftmaxTile::k64, SoftmaxTile::k128}),
@@ -166,16 +169,28 @@ class Token {
   // Heads [16 * panel, ...) as lanes; the running softmax begins.
   void pack_queries(int64_t panel) {
     const int64_t h = panel * kLanes, heads = std::min(kLanes, heads_.count - h);
-    const View<const bf16, 2> q = args_.q[t_].as<bf16>(), q_rope = args_.q_rope[t_].as<bf16>();
     uint32_t* const to = memory_.queries + panel * l_.pairs * kLanes;
-    pack(q.slice(0, heads_.first + h, heads), to);
-    pack(q_rope.slice(0, heads_.first + h, heads), to + l_.latent_pairs * kLanes);
+    pack(args_.q[t_].slice(0, heads_.first + h, heads), to);
+    pack(args_.q_rope[t_].slice(0, heads_.first + h, heads), to + l_.latent_pairs * kLanes);
     std::fill_n(memory_.so_far + h, kLanes, -std::numeric_limits<float>::infinity());
     std::fill_n(memory_.denominator + h, kLanes, 0.0f);
   }
-  void pack(View<const bf16, 2> rows, uint32_t* panel) {
+  void pack(const ConstTensor<2>& rows, uint32_t* panel) const {
+    if (rows.dtype == DType::kF16) return pack_rounded(rows, panel);
     kernels_.pack_bf16(reinterpret_cast<const uint16_t*>(rows.data), rows.stride[0], rows.extent[0],
                        rows.extent[1], panel);
+  }
+  void pack_rounded(const ConstTensor<2>& rows, uint32_t* panel) const {
+    constexpr int64_t kColumns = 128;
+    uint16_t narrow[kLanes * kColumns];
+    float wide[kColumns];
+    for (int64_t first = 0; first < rows.extent[1]; first += kColumns, panel += kColumns / 2 * kLanes) {
+      const int64_t count = std::min(kColumns, rows.extent[1] - first);
+      for (int64_t l = 0; l < rows.extent[0]; ++l)
+        kernels_.narrow_bf16(cpu::as_floats(kernels_, rows[l], first, count, wide), count,
+                             narrow + l * kColumns);
+      kernels_.pack_bf16(narrow, kColumns, rows.extent[0], count, panel);
+    }
   }
 
   // Two rows' values as bf16, each part padded with a zero to whole pairs, and in pairs of the two.
@@ -283,10 +298,17 @@ class Token {
   }
 
   void finish(int64_t column, int64_t count) {
-    const View<bf16, 2> out = args_.out[t_].as<bf16>();
-    for (int64_t h = 0; h < heads_.count; ++h)
-      kernels_.divide_to_bf16(memory_.sums + h * l_.stride + column, memory_.denominator[h], count,
-                              reinterpret_cast<uint16_t*>(out[heads_.first + h].data) + column);
+    for (int64_t h = 0; h < heads_.count; ++h) {
+      float* const sums = memory_.sums + h * l_.stride + column;
+      const Tensor<1> out = args_.out[t_][heads_.first + h];
+      auto* const to = reinterpret_cast<uint16_t*>(out.data) + column;
+      if (out.dtype == DType::kBF16) {
+        kernels_.divide_to_bf16(sums, memory_.denominator[h], count, to);
+      } else {
+        for (int64_t i = 0; i < count; ++i) sums[i] = sums[i] / memory_.denominator[h];
+        kernels_.narrow_fp16(sums, count, to);
+      }
+    }
   }
 
   const Problem& problem_;

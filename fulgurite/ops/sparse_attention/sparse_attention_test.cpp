@@ -263,21 +263,22 @@ TEST(sparse_attention, refuses_numerics_that_it_does_not_do) {
     };
     EXPECT_EQ(why(&Numerics::mla, Mla::kExpanded), "mla = expanded, takes absorbed");
     EXPECT_EQ(why(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
-    EXPECT_TRUE(why(&Numerics::activation, Activation::kFp16).starts_with("activation = fp16, takes "));
   }
   const auto fp32 = [](auto Numerics::*knob, auto value) {
     return reason(kCpu, test::fp32_setting(), knob, value);
   };
-  EXPECT_EQ(fp32(&Numerics::activation, Activation::kBf16), "activation = bf16, takes fp32");
-  EXPECT_EQ(fp32(&Numerics::latent_cache, LatentCache::kFp8), "latent_cache = fp8, takes fp32");
-  EXPECT_EQ(fp32(&Numerics::softmax_tile, SoftmaxTile::k64), "softmax_tile = 64, takes none");
-  EXPECT_EQ(fp32(&Numerics::softmax_p, SoftmaxP::kBf16), "softmax_p = bf16, takes fp32");
+  EXPECT_EQ(fp32(&Numerics::activation, Activation::kBf16), "activation = bf16, takes fp32 or fp16");
   EXPECT_EQ(fp32(&Numerics::qk_operands, QkOperands::kBf16), "qk_operands = bf16, takes fp32");
   EXPECT_EQ(fp32(&Numerics::softmax_merge, SoftmaxMerge::kIndependent), "");  // of one tile
   const auto pairs = [](auto Numerics::*knob, auto value) {
     return reason(kCpuPairs, test::serving_setting(), knob, value);
   };
-  EXPECT_EQ(pairs(&Numerics::activation, Activation::kFp32), "activation = fp32, takes bf16");
+  EXPECT_EQ(pairs(&Numerics::activation, Activation::kFp32), "activation = fp32, takes bf16 or fp16");
+  EXPECT_EQ(reason(kCpuPairs, test::fp16_setting(), &Numerics::qk_operands, QkOperands::kFp32),
+            "qk_operands = fp32, takes bf16");
+  EXPECT_EQ(
+      reason(kCpu, serving_with(kFp16, kFp32Operands), &Numerics::softmax_merge, SoftmaxMerge::kIndependent),
+      "softmax_merge = independent, takes running");
   EXPECT_EQ(pairs(&Numerics::latent_cache, LatentCache::kFp32), "latent_cache = fp32, takes bf16 or fp8");
   EXPECT_EQ(pairs(&Numerics::softmax_tile, SoftmaxTile::kNone), "softmax_tile = none, takes 64 or 128");
   EXPECT_EQ(pairs(&Numerics::softmax_merge, SoftmaxMerge::kIndependent),

@@ -34,23 +34,27 @@ Setting serving_with(Knob... change) {
 inline const auto kTile128 = [](Numerics& n) { n.softmax_tile = SoftmaxTile::k128; };
 inline const auto kRounded = [](Numerics& n) { n.softmax_denominator = SoftmaxDenominator::kRounded; };
 inline const auto kBf16Cache = [](Numerics& n) { n.latent_cache = LatentCache::kBf16; };
+inline const auto kFp16 = [](Numerics& n) { n.activation = Activation::kFp16; };
 inline const auto kFp32Operands = [](Numerics& n) { n.qk_operands = QkOperands::kFp32; };
 
 inline std::vector<Way> fast_ways() {
   return {{&kCpu, test::fp32_setting()},
           {&kCpuPairs, test::serving_setting()},
           {&kCpuPairs, serving_with(kTile128, kRounded)},
-          {&kCpuPairs, serving_with(kBf16Cache, kFp32Operands)}};
+          {&kCpuPairs, serving_with(kBf16Cache, kFp32Operands)},
+          {&kCpuPairs, serving_with(kFp16)},
+          {&kCpu, serving_with(kFp16, kFp32Operands)},
+          {&kCpu, serving_with(kFp16, kFp32Operands, kBf16Cache, kTile128, kRounded)}};
 }
 inline std::vector<Way> all_ways() {
   std::vector<Way> ways = fast_ways();
-  ways.insert(ways.end(), {{&kReference, test::fp32_setting()}, {&kReference, test::serving_setting()}});
+  ways.insert(ways.end(), {{&kReference, test::fp32_setting()},
+                           {&kReference, test::serving_setting()},
+                           {&kReference, test::fp16_setting()}});
   return ways;
 }
 
-inline DType activation_of(const Setting& setting) {
-  return setting.numerics.activation == Activation::kBf16 ? DType::kBF16 : DType::kF32;
-}
+inline DType activation_of(const Setting& setting) { return activation_type(setting.numerics); }
 
 struct Cache {
   LatentRow row;
