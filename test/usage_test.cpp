@@ -26,12 +26,26 @@ const std::string kGenerate = "generate " + test::kTinyV32 + " --prompt a ";
 const std::string kTinyBench = "bench --shape tiny-v32 ";
 
 TEST(usage, errors_have_exit_code_two) {
-  for (const char* const arguments :
-       {"", "explode", "generate", "plan", "eval x", "compare a", "plan x --context many",
-        "generate x --prompt a --prompt-file b", "generate x", "trace x --ids a:b", "plan x --context -1",
-        "plan x --batch 0", "plan x --context ''", "trace x --ids a:b --out c --inject-only topk",
-        "synth c --out d", "bench --nonsense", "convert x", "convert x y", "convert x y --form int4",
-        "convert x y --form bf16 --shard-size 0"})
+  for (const char* const arguments : {"",
+                                      "explode",
+                                      "generate",
+                                      "plan",
+                                      "eval x",
+                                      "compare a",
+                                      "plan x --context many",
+                                      "generate x --prompt a --prompt-file b",
+                                      "generate x",
+                                      "trace x --ids a:b",
+                                      "plan x --context -1",
+                                      "plan x --batch 0",
+                                      "plan x --context ''",
+                                      "trace x --ids a:b --out c --inject-only topk",
+                                      "synth c --out d",
+                                      "bench --nonsense",
+                                      "convert x",
+                                      "convert x y",
+                                      "convert x y --form int4",
+                                      "convert x y --form bf16 --shard-size 0"})
     refusal(arguments);
   for (const char* const verb :
        {"", "generate", "eval", "inspect", "plan", "trace", "compare", "synth", "bench", "convert"})
@@ -39,8 +53,9 @@ TEST(usage, errors_have_exit_code_two) {
 }
 
 TEST(usage, a_verb_that_is_none_is_named) {
-  EXPECT_EQ(refusal("foo"),
-            "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, convert, synth, bench\n");
+  EXPECT_EQ(
+      refusal("foo"),
+      "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, convert, synth, bench\n");
   EXPECT_NE(refusal("$'\\x1b[2J'").find("\\x1b[2J"), std::string::npos);
 }
 

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "tool/model_options.h"
-#include "tool/table.h"
 #include "tool/option_values.h"
+#include "tool/table.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {

@@ -36,9 +36,10 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Planne
 
 // Where everything stands in a file of these tensors, for who writes it in an order of his own.
 struct FileLayout {
-  std::string head;              // the length of the header and the header
-  std::vector<int64_t> offsets;  // of each tensor's bytes from the begin of the file, in the order of `tensors`
-  int64_t bytes = 0;             // of the whole file
+  std::string head;  // the length of the header and the header
+  std::vector<int64_t>
+      offsets;        // of each tensor's bytes from the begin of the file, in the order of `tensors`
+  int64_t bytes = 0;  // of the whole file
 };
 // `what` is the file's name in messages. Throws Error{kFile}.
 FileLayout lay_out(std::span<const PlannedTensor> tensors, const std::map<std::string, std::string>& metadata,

@@ -29,7 +29,8 @@ void pack_narrowed(const Kernels& kernels, const View<const float, 2>& weight, c
 
 void pack_blocks(const Kernels& kernels, const BlockScaled& weight, const Piece& piece, uint32_t* panel) {
   const auto widen = [&](int64_t row, uint16_t* out) {
-    kernels.widen_e4m3(codes_at(weight, row, piece.column), piece.width, weight.scale_at(row, piece.column), out);
+    kernels.widen_e4m3(codes_at(weight, row, piece.column), piece.width, weight.scale_at(row, piece.column),
+                       out);
   };
   pack_converted(kernels, piece, widen, panel);
 }

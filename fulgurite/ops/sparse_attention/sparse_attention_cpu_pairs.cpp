@@ -339,9 +339,9 @@ class Alone {
       for (int64_t t = begin; t < end; ++t) attend(t, {0, problem_.heads}, thread);
     });
   }
-  void attend_heads(int64_t t) const {
+  void attend_heads(int64_t t, const Lane& lane) const {
     const int64_t panels = (problem_.heads + kLanes - 1) / kLanes;
-    cpu::parallel_for(lane_, panels, [&](int64_t begin, int64_t end, int thread) {
+    cpu::parallel_for(lane, panels, [&](int64_t begin, int64_t end, int thread) {
       const int64_t first = begin * kLanes;
       attend(t, {first, std::min(problem_.heads, end * kLanes) - first}, thread);
     });
@@ -371,7 +371,7 @@ void run(const Problem& problem, const Args& args, const Lane& whole) {
   threads.attend_tokens(alone);
   for (int64_t t = alone; t < tokens; ++t) {
     if (splits_heads(problem, lane.threads) || !shares) {
-      threads.attend_heads(t);
+      threads.attend_heads(t, shares ? lane : Lane{1, nullptr, lane.workspace});
       continue;
     }
     const int64_t slots = slots_of(problem, kSharedKeys);
