@@ -348,6 +348,9 @@ TEST(bad_input, an_output_that_takes_nothing) {
 }
 
 TEST(bad_input, threads_that_the_system_does_not_give) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer needs the address space that this test takes away";
+#endif
   const auto error = test::scratch_file("threads");
   const std::string command =
       fmt::format("ulimit -v 3000000; '{}' generate {} --prompt hi --threads 1024 >/dev/null 2>'{}'",

@@ -76,6 +76,9 @@ TEST(thread_pool, one_that_never_worked_ends) { ThreadPool workers(8); }
 
 // In a process of its own, whose address space holds the stacks of some threads and not of all.
 TEST(thread_pool, threads_that_the_system_does_not_give_are_an_error) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer needs the address space that this test takes away";
+#endif
   EXPECT_EXIT(
       {
         rlimit limit{};
