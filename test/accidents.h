@@ -12,6 +12,9 @@
 
 namespace fulgurite::test {
 
+inline const std::string kIndexer = "model.layers.1.self_attn.indexer.";
+inline const std::string kWk = kIndexer + "wk.weight";
+
 // More than index_topk: below that every position is selected, and a broken indexer stays unseen.
 constexpr int64_t kAccidentPositions = 150;
 

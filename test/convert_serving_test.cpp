@@ -64,16 +64,6 @@ std::vector<float> logits_of(const model::Model& model, plan::Candidates candida
 }
 
 // |a - b| / |b|, of all logits.
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double difference = 0.0, norm = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
-    norm += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(difference / norm);
-}
-
 // Sums in another order tip a rounding now and then, no more; a form read wrongly is another model.
 TEST(convert_serving, lossy_forms_give_what_their_references_give) {
   const test::TinyModel tiny;
@@ -84,8 +74,8 @@ TEST(convert_serving, lossy_forms_give_what_their_references_give) {
     const auto checkpoint = checkpoint::open(converted.path());
     const model::Model model = model::bind(checkpoint);
     const std::vector<float> planned = logits_of(model, plan::Candidates::kAll);
-    EXPECT_LT(distance(planned, logits_of(model, plan::Candidates::kReferencesOnly)), 0.05) << form;
-    EXPECT_LT(distance(planned, unconverted), 0.5) << form;
+    EXPECT_LT(test::distance(planned, logits_of(model, plan::Candidates::kReferencesOnly)), 0.05) << form;
+    EXPECT_LT(test::distance(planned, unconverted), 0.5) << form;
     EXPECT_FALSE(test::form_trace(converted.path(), kServing) == trace) << form << " loses something";
   }
 }

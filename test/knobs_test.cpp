@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <map>
 
 #include "test/op_test.h"
@@ -29,21 +28,12 @@ std::vector<float> logits_of(const model::Model& model, const std::string& numer
   return {logits.data, logits.data + logits.size()};
 }
 
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0.0, norm = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
-    norm += static_cast<double>(b[i]) * b[i];
-  }
-  return std::sqrt(difference / norm);
-}
-
 void expect_difference(const model::Model& model, const std::string& base,
                        std::initializer_list<const char*> settings,
                        plan::Candidates candidates = plan::Candidates::kAll) {
   const std::vector<float> expected = logits_of(model, base, candidates);
   for (const char* const setting : settings) {
-    const double apart = distance(logits_of(model, base + "," + setting, candidates), expected);
+    const double apart = test::distance(logits_of(model, base + "," + setting, candidates), expected);
     EXPECT_GT(apart, 0.0) << base << "," << setting << " changes nothing";
     EXPECT_LT(apart, 1.0) << base << "," << setting;
   }
@@ -101,7 +91,7 @@ TEST(knobs, a_gate_rounded_to_bf16_changes_the_logits_of_a_longer_text) {
   const auto logits = [&](const char* numerics) {
     return logits_of(tiny.model, numerics, plan::Candidates::kAll, kLonger);
   };
-  EXPECT_GT(distance(logits("serving,gate=bf16"), logits("serving")), 0.0);
+  EXPECT_GT(test::distance(logits("serving,gate=bf16"), logits("serving")), 0.0);
 }
 
 }  // namespace

@@ -10,13 +10,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::convert;
+using test::kIndexer;
+using test::kWk;
 using test::logits_of;
 using test::refusal;
 using test::tiny_logits;
 using testing::HasSubstr;
-
-const std::string kIndexer = "model.layers.1.self_attn.indexer.";
-const std::string kWk = kIndexer + "wk.weight";
 
 // vllm #38684: "wk" was replaced wherever it stood in a name, so the fused tensor's own name became another.
 TEST(loading_accidents, the_fused_projection_is_known_by_its_whole_name) {

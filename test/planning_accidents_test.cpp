@@ -11,23 +11,14 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::convert;
+using test::kIndexer;
+using test::kWk;
 using test::logits_of;
 using test::refusal;
 using test::tiny_logits;
 using testing::HasSubstr;
 
-const std::string kIndexer = "model.layers.1.self_attn.indexer.";
-const std::string kWk = kIndexer + "wk.weight";
 const std::string kO = "model.layers.1.self_attn.o_proj.weight";
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0.0, norm = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
-    norm += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(difference / norm);
-}
 
 // Scales that are no powers of two, in a checkpoint whose activations have powers of two.
 void make_odd(test::EditedCheckpoint& edited) {
@@ -71,8 +62,8 @@ TEST(planning_accidents, scales_of_weights_need_not_be_as_those_of_activations) 
   test::EditedCheckpoint odd;
   make_odd(odd);
   const std::string directory = odd.write();
-  const double expected = distance(logits_of(test::kTinyV32, Numerics::serving()), tiny_logits());
-  EXPECT_LT(distance(logits_of(directory, Numerics::serving()), logits_of(directory)), 2.0 * expected);
+  const double expected = test::distance(logits_of(test::kTinyV32, Numerics::serving()), tiny_logits());
+  EXPECT_LT(test::distance(logits_of(directory, Numerics::serving()), logits_of(directory)), 2.0 * expected);
   const test::ToolRun run = test::run_tool("inspect --sample " + directory);
   EXPECT_EQ(run.exit_code, 0);
   EXPECT_THAT(run.out, HasSubstr("warning scale-not-power-of-two"));
@@ -152,7 +143,7 @@ TEST(planning_accidents, no_block_of_a_fused_projection_holds_rows_of_both_halve
 TEST(planning_accidents, a_quantized_gate_has_its_scales_or_is_refused) {
   test::EditedCheckpoint gate(convert(test::kTinyV32, "gate-fp8"));
   const std::string name = kIndexer + "weights_proj.weight";
-  EXPECT_LT(distance(logits_of(gate.write()), tiny_logits()), 0.5);
+  EXPECT_LT(test::distance(logits_of(gate.write()), tiny_logits()), 0.5);
   gate.erase(name + "_scale_inv");
   EXPECT_THAT(refusal(gate.write()), HasSubstr(name + ": F8_E4M3 [8, 384] needs scales"));
 }

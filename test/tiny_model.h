@@ -1,8 +1,10 @@
 #pragma once
 // The tiny checkpoint and what was recorded of it, for the end-to-end tests.
 
+#include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -43,6 +45,17 @@ inline Device device(int threads) {
   Device device = cpu::machine();
   device.threads = threads;
   return device;
+}
+
+// The relative L2 distance of a from b.
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double difference = 0.0, norm = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / norm);
 }
 
 // A file of this test process that nobody else writes; gone when the process ends.

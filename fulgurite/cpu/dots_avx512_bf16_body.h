@@ -197,29 +197,12 @@ void stored_tile(const GroupedRows& x, const WeightRows& w, int64_t j, int64_t g
       });
 }
 
+// More rows of x leave registers for fewer quads.
 template <int P, class Weight>
 void stored_strip(const GroupedRows& x, const WeightRows& w, int64_t j, int64_t groups, const Weight& weight,
                   const QuarterSums& c) {
-  switch (x.count) {
-    case 1:
-      return stored_tile<1, P>(x, w, j, groups, weight, c);
-    case 2:
-      return stored_tile<2, P>(x, w, j, groups, weight, c);
-    case 3:
-      return stored_tile<3, P>(x, w, j, groups, weight, c);
-    case 4:
-      return stored_tile<4, P>(x, w, j, groups, weight, c);
-  }
-  if constexpr (P <= 2) switch (x.count) {
-      case 5:
-        return stored_tile<5, P>(x, w, j, groups, weight, c);
-      case 6:
-        return stored_tile<6, P>(x, w, j, groups, weight, c);
-      case 7:
-        return stored_tile<7, P>(x, w, j, groups, weight, c);
-      case 8:
-        return stored_tile<8, P>(x, w, j, groups, weight, c);
-    }
+  pairs_in_registers::with_constant<P <= 2 ? 8 : 4>(
+      x.count, [&](auto height) { stored_tile<height, P>(x, w, j, groups, weight, c); });
 }
 
 template <class Weight>

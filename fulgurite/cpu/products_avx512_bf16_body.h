@@ -53,6 +53,14 @@ inline __attribute__((always_inline)) void each(const Body& body) {
   each<Count>(body, std::make_integer_sequence<int, Count>());
 }
 
+// Calls body with count, if it is one of 1 to Most, as a constant.
+template <int Most, class Body>
+inline __attribute__((always_inline)) void with_constant(int64_t count, const Body& body) {
+  each<Most>([&](auto k) __attribute__((always_inline)) {
+    if (count == k + 1) body(std::integral_constant<int, k + 1>());
+  });
+}
+
 inline __m512bh pair_everywhere(const char* at) {
   int pair;
   std::memcpy(&pair, at, sizeof pair);

@@ -96,24 +96,7 @@ inline __attribute__((always_inline)) void with_rows(const PairRows& a, const Bo
     else
       body(Rows<height>(a), height);
   };
-  switch (a.count) {
-    case 1:
-      return with(std::integral_constant<int, 1>());
-    case 2:
-      return with(std::integral_constant<int, 2>());
-    case 3:
-      return with(std::integral_constant<int, 3>());
-    case 4:
-      return with(std::integral_constant<int, 4>());
-    case 5:
-      return with(std::integral_constant<int, 5>());
-    case 6:
-      return with(std::integral_constant<int, 6>());
-    case 7:
-      return with(std::integral_constant<int, 7>());
-    case 8:
-      return with(std::integral_constant<int, 8>());
-  }
+  pairs_in_registers::with_constant<kMostRows>(a.count, with);
 }
 
 constexpr auto packed_columns =

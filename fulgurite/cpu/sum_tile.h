@@ -20,7 +20,7 @@ constexpr int64_t kGroupColumns = 128;  // that are packed at once, at most
 // The lanes of a tile, and the stride of its sums. Few tokens take more, so that enough sums are in flight.
 inline int64_t tile_lanes(int64_t tokens) { return tokens <= 4 ? kMostLanes : kMostLanes / 2; }
 
-// So many tokens meet codes in registers: Kernels::products_columns.
+// So many tokens meet codes in registers: Kernels::dots, products_columns.
 constexpr int64_t kFewTokens = 8;
 
 inline const uint8_t* codes_at(const BlockScaled& blocks, int64_t row, int64_t column) {

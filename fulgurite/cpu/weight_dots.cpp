@@ -12,7 +12,7 @@ constexpr int64_t kMostChunkGroups = 64;  // of one call
 
 // Groups that are met at once: of few tokens whole rows, whose long streams the processor itself reads ahead
 // (what it is asked for line by line is limited by the misses that a core may have in flight).
-int64_t chunk_groups(int64_t tokens) { return tokens <= 8 ? kMostChunkGroups : 4; }
+int64_t chunk_groups(int64_t tokens) { return tokens <= kFewTokens ? kMostChunkGroups : 4; }
 
 // Some columns of some rows: whole groups, or what there is of the last.
 struct Part {

@@ -68,4 +68,14 @@ void check(const Problem& problem, const Args& args) {
   check_weights(problem, args);
 }
 
+Args of_tokens(const Problem& problem, const Args& args, int64_t first, int64_t count) {
+  Args part = args;
+  part.x = args.x.slice(0, first, count);
+  part.out = args.out.slice(0, first, count);
+  if (problem.experts == 0) return part;
+  part.expert_ids = args.expert_ids.slice(0, first, count);
+  part.expert_weights = args.expert_weights.slice(0, first, count);
+  return part;
+}
+
 }  // namespace fulgurite::experts

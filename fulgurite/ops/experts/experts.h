@@ -64,6 +64,8 @@ struct Args {
 using Implementation = fulgurite::Implementation<Problem, Args>;
 
 void check(const Problem& problem, const Args& args);
+// Tokens [first, first + count) alone.
+Args of_tokens(const Problem& problem, const Args& args, int64_t first, int64_t count);
 
 // The three products as what they are: linears of one expert, gate and up alike.
 enum class Part { kRouted, kShared };

@@ -214,14 +214,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const int64_t tokens = args.x.extent[0];
   for (int64_t t = 0, count = 0; t < tokens; t += count) {
     count = std::min(batch_of(problem), tokens - t);
-    Args part = args;
-    part.x = args.x.slice(0, t, count);
-    part.out = args.out.slice(0, t, count);
-    if (problem.experts > 0) {
-      part.expert_ids = args.expert_ids.slice(0, t, count);
-      part.expert_weights = args.expert_weights.slice(0, t, count);
-    }
-    run_batch(problem, part, lane, scratch);
+    run_batch(problem, of_tokens(problem, args, t, count), lane, scratch);
   }
 }
 

@@ -358,13 +358,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const int64_t tokens = args.x.extent[0];
   for (int64_t t = 0; t < tokens; t += kMostTokens) {
     const int64_t count = std::min(kMostTokens, tokens - t);
-    Args part = args;
-    part.x = args.x.slice(0, t, count);
-    part.out = args.out.slice(0, t, count);
-    if (problem.experts > 0) {
-      part.expert_ids = args.expert_ids.slice(0, t, count);
-      part.expert_weights = args.expert_weights.slice(0, t, count);
-    }
+    const Args part = of_tokens(problem, args, t, count);
     run_batch({problem, part, cpu::kernels(problem.setting.target.isa), lane, scratch, {}, {}});
   }
 }
