@@ -26,3 +26,11 @@ if(FULGURITE_SANITIZE)
                                                      -fno-sanitize-recover=all)
   target_link_options(fulgurite_options INTERFACE -fsanitize=${FULGURITE_SANITIZE})
 endif()
+
+# Tests and the command are checked for addresses only: the undefined behaviour looked for is the library's, and looking for it
+# costs most of a test's compile time.
+function(fulgurite_checks_addresses_only target)
+  if(FULGURITE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fno-sanitize=undefined)
+  endif()
+endfunction()

@@ -13,6 +13,7 @@
 
 #include "fulgurite/checkpoint/writer.h"
 #include "test/dequantized.h"
+#include "test/paths.h"
 #include "test/tool_run.h"
 
 namespace fulgurite {
@@ -339,8 +340,7 @@ TEST(bad_input, an_output_that_takes_nothing) {
   for (const std::string& verb :
        {"inspect " + model, "inspect --all --json " + model, "plan " + model, std::string("--help"),
         std::string("--version"), "generate --greedy --max-new-tokens 2 --prompt x " + model}) {
-    const std::string command =
-        fmt::format("'{}' {} >/dev/full 2>'{}'", FULGURITE_TOOL, verb, error.string());
+    const std::string command = fmt::format("'{}' {} >/dev/full 2>'{}'", test::kTool, verb, error.string());
     EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << verb;
     const std::string said(checkpoint::MappedFile(error).text());
     EXPECT_TRUE(said.ends_with("fulgurite: stdout: not everything could be written\n")) << verb << said;
@@ -354,7 +354,7 @@ TEST(bad_input, threads_that_the_system_does_not_give) {
   const auto error = test::scratch_file("threads");
   const std::string command =
       fmt::format("ulimit -v 3000000; '{}' generate {} --prompt hi --threads 1024 >/dev/null 2>'{}'",
-                  FULGURITE_TOOL, test::kTinyV32, error.string());
+                  test::kTool, test::kTinyV32, error.string());
   const int status = std::system(command.c_str());
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 1);

@@ -11,6 +11,7 @@
 #include "test/converted.h"
 #include "test/edited_checkpoint.h"
 #include "test/independent_reader.h"
+#include "test/paths.h"
 
 namespace fulgurite {
 namespace {
@@ -188,7 +189,7 @@ TEST(convert, refuses_what_exists_what_is_unknown_and_what_cannot_be_written) {
 }
 
 pid_t start_convert(const fs::path& out) {
-  const std::string tool = FULGURITE_TOOL, path = out;
+  const std::string tool = test::kTool, path = out;
   const char* const arguments[] = {tool.c_str(),   "convert", test::kTinyV32.c_str(),
                                    path.c_str(),   "--form",  "bf16",
                                    "--shard-size", "1MB",     nullptr};

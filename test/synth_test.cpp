@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "fulgurite/checkpoint/mapped_file.h"
+#include "test/paths.h"
 #include "test/tool_run.h"
 
 namespace fulgurite {
@@ -69,7 +70,7 @@ TEST(synth, ended_by_a_signal_it_leaves_nothing) {
     if (fs::space(out.path().parent_path()).available < int64_t{4} << 30) GTEST_SKIP() << "no room";
     const std::string command = fmt::format(
         "timeout --foreground -s {} 0.2 '{}' synth {} --layers 300 --dense 0 --out '{}' >/dev/null 2>&1",
-        signal, FULGURITE_TOOL, kConfig, (out.path() / "a").string());
+        signal, test::kTool, kConfig, (out.path() / "a").string());
     EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 124) << "it was to be ended";
     EXPECT_FALSE(fs::exists(out.path())) << signal;
   }

@@ -10,10 +10,11 @@
 #include <vector>
 
 #include "fulgurite/fulgurite.h"
+#include "test/paths.h"
 
 namespace fulgurite::test {
 
-inline const std::string kSource = FULGURITE_SOURCE_DIR;
+inline const std::string kSource = kSourceDir;
 inline const std::string kTinyV32 = kSource + "/models/tiny-v32";
 inline const std::string kGolden = kSource + "/golden/tiny-v32.safetensors";
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "test/paths.h"
 #include "test/tiny_model.h"
 
 namespace fulgurite::test {
@@ -18,7 +19,7 @@ struct ToolRun {
 inline ToolRun run_tool(const std::string& arguments) {
   const auto out = scratch_file("out"), error = scratch_file("error");
   const std::string command =
-      fmt::format("'{}' {} >'{}' 2>'{}' </dev/null", FULGURITE_TOOL, arguments, out.string(), error.string());
+      fmt::format("'{}' {} >'{}' 2>'{}' </dev/null", kTool, arguments, out.string(), error.string());
   const int status = std::system(command.c_str());
   ToolRun run;
   if (WIFEXITED(status)) run.exit_code = WEXITSTATUS(status);

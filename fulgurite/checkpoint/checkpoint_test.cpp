@@ -13,6 +13,7 @@
 #include "fulgurite/checkpoint/test_files.h"
 #include "fulgurite/checkpoint/writer.h"
 #include "fulgurite/core/error.h"
+#include "test/paths.h"
 
 namespace fulgurite::checkpoint {
 namespace {
@@ -178,7 +179,7 @@ TEST(checkpoint, the_size_of_a_real_model_opens_in_seconds) {
 
 // The figures below were read from the files by other means.
 TEST(checkpoint, the_tiny_model_reads_as_it_was_written) {
-  const Checkpoint checkpoint = open(FULGURITE_SOURCE_DIR "/models/tiny-v32");
+  const Checkpoint checkpoint = open(std::string(test::kSourceDir) + "/models/tiny-v32");
   EXPECT_THAT(checkpoint.shard_names(),
               ElementsAre("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"));
   EXPECT_EQ(checkpoint.tensors().size(), 261u);

@@ -9,6 +9,8 @@ template <class... Ts>
 struct overloaded : Ts... {
   using Ts::operator()...;
 };
+template <class... Ts>
+overloaded(Ts...) -> overloaded<Ts...>;  // clang below 17 does not deduce it
 
 constexpr int64_t kMxfp4Group = 32;
 constexpr int64_t kNvfp4Group = 16;

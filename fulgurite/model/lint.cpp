@@ -83,8 +83,9 @@ class Linter {
       case ProblemKind::kStrayShard:
         return Rule::kStrayShard;
       case ProblemKind::kElsewhere: {
-        const auto same = std::ranges::equal_range(tensors_, problem.subject, {}, &TensorView::name);
-        return same.size() > 1 ? Rule::kDuplicateTensor : Rule::kShardIndex;
+        const auto first = std::ranges::lower_bound(tensors_, problem.subject, {}, &TensorView::name);
+        const auto last = std::ranges::upper_bound(tensors_, problem.subject, {}, &TensorView::name);
+        return last - first > 1 ? Rule::kDuplicateTensor : Rule::kShardIndex;
       }
       default:
         return Rule::kShardIndex;

@@ -12,6 +12,7 @@
 #include "fulgurite/core/json.h"
 #include "fulgurite/cpu/thread_pool.h"
 #include "fulgurite/model/bind.h"
+#include "test/paths.h"
 
 namespace fulgurite::model {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 using checkpoint::TemporaryDirectory;
 
 std::string config_of(const std::string& file) {
-  return std::string(checkpoint::MappedFile(std::string(FULGURITE_SOURCE_DIR) + "/models/" + file).text());
+  return std::string(checkpoint::MappedFile(std::string(test::kSourceDir) + "/models/" + file).text());
 }
 std::string message_of(const std::function<void()>& body) {
   try {

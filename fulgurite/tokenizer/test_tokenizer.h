@@ -10,11 +10,12 @@
 #include "fulgurite/core/json.h"
 #include "fulgurite/tokenizer/byte_level.h"
 #include "fulgurite/tokenizer/byte_level_bpe.h"
+#include "test/paths.h"
 
 namespace fulgurite {
 
 inline std::string repository_file(const std::string& path) {
-  std::ifstream file(std::string(FULGURITE_SOURCE_DIR "/") + path, std::ios::binary);
+  std::ifstream file(std::string(test::kSourceDir) + "/" + path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 

@@ -7,6 +7,7 @@
 
 #include "fulgurite/checkpoint/safetensors.h"
 #include "fulgurite/tokenizer/test_tokenizer.h"
+#include "test/paths.h"
 
 namespace fulgurite {
 namespace {
@@ -40,7 +41,8 @@ std::vector<int32_t> public_stream(const Tokenizer& tokenizer) {
 TEST(tokenizer, public_text_has_the_ids_that_the_oracle_was_given) {
   const std::vector<int32_t> stream = public_stream(tiny());
   EXPECT_EQ(stream.size(), 108030u);
-  const auto oracle = checkpoint::SafetensorsFile::open(FULGURITE_SOURCE_DIR "/golden/tiny-v32.safetensors");
+  const auto oracle =
+      checkpoint::SafetensorsFile::open(std::string(test::kSourceDir) + "/golden/tiny-v32.safetensors");
   const size_t begins[] = {0, 5000, 20000, 40000};
   for (int sequence = 0; sequence < 4; ++sequence) {
     const auto ids = checkpoint::i32_values(oracle.require(fmt::format("seq{}.input_ids", sequence)));
