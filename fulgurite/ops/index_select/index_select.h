@@ -1,17 +1,18 @@
 #pragma once
-// The lightning indexer's choice: the cache positions with the largest index logits, exactly.
+// The lightning indexer's choice: the cache rows with the largest index logits, exactly. A row stands for `ratio`
+// tokens; with ratio 1 rows are positions.
 //
+//   visible(t) = floor((position(t) + 1) / ratio)
 //   L[t,s] = k_scale[s] * sum over heads ascending of
-//                weights[t,h] * max(0, sum_d q[t,h,d] * key_cache[seq(t), s, d]),   s <= position(t);
+//                weights[t,h] * max(0, sum_d q[t,h,d] * key_cache[seq(t), s, d]),   s < visible(t);
 //            k_scale only where the keys are codes
-//   selected[t] = the min(topk, position(t) + 1) positions of the largest L[t,:], in ascending order of
-//                 position, then -1
+//   selected[t] = the min(topk, visible(t)) rows of the largest L[t,:], in ascending order, then -1
 //
 //   q          [tokens, heads, head_dim]        index_operand(numerics); token and head strides free
 //   weights    [tokens, heads]                  f32
 //   key_cache  [sequences, context, head_dim]   index_operand(numerics), e4m3 with a scale a row; rows
-//                                               0..position(t) must have been written
-//   places     [tokens]                         position < context
+//                                               s < visible(t) must have been written
+//   places     [tokens]                         visible(t) <= context
 //   selected   [tokens, topk]                   i32   every element written
 //   scores     [tokens, context]                f32, optional: L, and -infinity where s is not visible
 //
@@ -20,7 +21,7 @@
 // Ties       equal scores go to the lower position (knob ties = higher: to the higher). -0 equals +0. A NaN
 //            ranks below -infinity, NaNs among themselves by position. max(0, NaN) is NaN.
 // Memory     a tile of logits and the candidates, never [tokens, context].
-// Empty      zero tokens write nothing.
+// Empty      zero tokens write nothing. A token that sees no row has -1 alone.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  of a score: (n + 2 * heads + 2) * 2^-24 * k_scale * sum_h |w| sum_d |q||k|,
 //            n = head_dim / 16 + 8 for fp32 operands, head_dim + 2 for others, and a denormal step for each
@@ -42,9 +43,13 @@ struct Problem {
   int64_t head_dim = 0;
   int64_t topk = 0;
   int64_t sequences = 0;
-  int64_t context = 0;
+  int64_t context = 0;        // rows of a sequence's cache
   int64_t largest_batch = 0;  // tokens that one call may bring
+  int64_t ratio = 1;          // tokens that a row stands for
 };
+
+// Rows that a token at `position` sees.
+inline int64_t visible(const Problem& problem, int64_t position) { return (position + 1) / problem.ratio; }
 
 struct Args {
   ConstTensor<3> q;

@@ -1,7 +1,8 @@
 #pragma once
-// The indexer's operands: query, key (written to its cache) and head weights.
+// The indexer's operands: query, key (written to its cache) and head weights. Without keys (DeepSeek-V4,
+// whose index keys the compressor makes) the query and the weights alone.
 //
-//   q' = Hadamard( RoPE(q) )                per head; RoPE on the first `rope` dims, layout_in_force
+//   q' = Hadamard( RoPE(q) )                per head; RoPE on `rope` dims from rope_first, layout_in_force
 //   k' = Hadamard( RoPE( LayerNorm(k) ) )   written to key_cache[places[t].sequence, places[t].position]
 //   weights[t,h] = (gate[t,h] * heads^-1/2) * head_dim^-1/2              left to right, fp32
 //                = ((gate[t,h] * heads^-1/2) * q_scale[t,h]) * head_dim^-1/2   where index_quant = fp8
@@ -23,6 +24,7 @@
 //                                                     the rows of these tokens are written
 //   rotated_q         [tokens, heads, head_dim]       f32, optional: after RoPE and before Hadamard
 //   rotated_k         [tokens, head_dim]              the same of k
+//   Without keys k, k_weight, k_bias, key_cache and rotated_k are not there.
 //
 // Rounding   sums in double over ascending index, rounded to fp32 once (mean, variance); everything else fp32
 //            as written; LayerNorm, RoPE and Hadamard each rounded to the activation's type.
@@ -32,7 +34,8 @@
 // Errors     check() throws Error naming the tensor, and the place that is not in the cache or the table.
 // Tolerance  0: every implementation makes these roundings in this order. (An fp32 mean would be off by a
 //            part of |mean| r |w|, which no bound in |d r w| covers.)
-// Source     DeepSeek-V3.2-Exp inference/model.py, Indexer.forward (half-split RoPE since 2025-11-17).
+// Source     DeepSeek-V3.2-Exp inference/model.py, Indexer.forward (half-split RoPE since 2025-11-17);
+//            DeepSeek-V4 inference/model.py, Indexer (no keys, the last dims).
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/cache_layout.h"
@@ -50,6 +53,8 @@ struct Problem {
   rotary::Layout layout = rotary::Layout::kHalfSplit;  // the family's; the knob indexer_rope may override it
   int64_t sequences = 0;
   int64_t context = 0;
+  bool keys = true;        // false: no k, and no key cache
+  int64_t rope_first = 0;  // the first rotated dimension
 };
 
 struct Args {
