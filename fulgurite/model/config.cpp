@@ -289,6 +289,8 @@ std::string_view name(Family family) {
   switch (family) {
     case Family::kDeepseekV32:
       return "deepseek_v32";
+    case Family::kDeepseekV4:
+      return "deepseek_v4";
   }
   FULGURITE_ASSERT(false, "family {}", static_cast<int>(family));
 }

@@ -14,7 +14,7 @@
 
 namespace fulgurite::model {
 
-enum class Family { kDeepseekV32 };
+enum class Family { kDeepseekV32, kDeepseekV4 };
 std::string_view name(Family family);
 
 struct Yarn {  // rope_scaling
@@ -32,6 +32,31 @@ struct Quantization {
   BlockShape block;  // weight_block_size; where there is none {1, kWhole}: a scale an output channel
   ScaleRounding activation_scale = ScaleRounding::kNone;  // of activations; kPow2: scale_fmt "ue8m0"
   Fp4 experts = Fp4::kNone;                               // expert_dtype: "fp4", "nvfp4"
+  bool experts_implied = false;  // no expert_dtype, in a family where the tensors tell; `experts` is a guess
+  ScaleFormat scales = ScaleFormat::kF32;  // of fp8 blocks, as the family's own files store them
+};
+
+// How a router's logits become scores.
+enum class Scoring { kSigmoid, kSqrtSoftplus };
+
+// DeepSeek-V4's attention. A head's query, the one key and the one value have head_dim = nope + rope columns,
+// and a key is its own value. A query sees a window of positions in every layer, and in layers with a ratio
+// also entries that stand for so many positions each: of ratio 4 those that an indexer chose, of ratio 128
+// all. Layers with a ratio rotate by compressed_rope_base and YaRN, the others by rope_base without YaRN.
+struct WindowAttention {
+  int64_t window = 0;                 // sliding_window, the query's own position included
+  int64_t head_dim = 0;               // head_dim
+  int64_t o_groups = 0;               // o_groups: of heads, each with an output projection of its own
+  int64_t o_lora = 0;                 // o_lora_rank, of a group
+  std::vector<int64_t> ratios;        // compress_ratios of each layer: 0, 4 or 128
+  double compressed_rope_base = 0.0;  // compress_rope_theta
+};
+
+// Several residual streams, mixed before and after each block.
+struct HyperConnections {
+  int64_t count = 0;                // hc_mult
+  int64_t sinkhorn_iterations = 0;  // hc_sinkhorn_iters
+  float eps = 0.0f;                 // hc_eps
 };
 
 struct Config {
@@ -69,13 +94,26 @@ struct Config {
   int64_t groups_kept = 1;        // topk_group
   float routed_scale = 1.0f;      // routed_scaling_factor
 
+  Scoring scoring = Scoring::kSigmoid;  // scoring_func
+  int64_t hash_layers = 0;              // num_hash_layers: the first so many look experts up by token id
+  std::optional<float> swiglu_limit;    // swiglu_limit: gate at most, up within +-
+
+  std::optional<WindowAttention> window;    // in the place of the latent attention: kv_lora is 0 then
+  std::optional<HyperConnections> streams;  // in the place of the one residual stream
+
   int64_t mtp_layers = 0;    // num_nextn_predict_layers: known, left out
   int32_t bos = 0;           // bos_token_id
   std::vector<int32_t> eos;  // eos_token_id, one or several
   std::optional<Quantization> quantization;
 
   bool dense(int64_t layer) const { return layer < dense_layers; }
+  bool hashed(int64_t layer) const { return layer < hash_layers; }
+  // 0: the layer has no compressed entries; so has none what follows the last layer.
+  int64_t ratio(int64_t layer) const {
+    return window && layer < layers ? window->ratios[static_cast<size_t>(layer)] : 0;
+  }
   bool has_indexer(int64_t layer) const {
+    if (window) return ratio(layer) == 4;
     const auto at = static_cast<size_t>(layer);
     return at >= shares_index.size() || !shares_index[at];
   }
