@@ -95,7 +95,7 @@ TEST(shared_layers, plan_no_indexer) {
     for (const plan::Row& row : plan.rows)
       if (row.operation == "index_select") selecting.insert(row.layer);
     EXPECT_EQ(selecting, (std::set<int64_t>{0, 1, 3}));
-    EXPECT_FALSE(plan.layers[2].attention.indexer.has_value());
+    EXPECT_FALSE(plan.layers[2].attention->indexer.has_value());
     plan::prepare(model, plan);  // asserts that its memory suffices
   }
 }

@@ -81,7 +81,7 @@ TEST(verify_plan, a_prediction_is_a_call_a_pass_and_of_the_head_rows_of_logits) 
 TEST(verify_plan, an_implementation_that_the_plan_did_not_choose_is_found_out) {
   const test::TinyModel tiny;
   plan::Plan plan = plan_of(tiny.model);
-  plan.layers[1].attention.q_a.choices[0].implementation = &linear::kReference;
+  plan.layers[1].attention->q_a.choices[0].implementation = &linear::kReference;
   EXPECT_EQ(
       differences_of(tiny.model, plan),
       (std::vector<std::string>{
@@ -92,7 +92,7 @@ TEST(verify_plan, an_implementation_that_the_plan_did_not_choose_is_found_out) {
 TEST(verify_plan, a_row_that_runs_too_often_and_one_that_never_runs_are_found_out) {
   const test::TinyModel tiny;
   plan::Plan plan = plan_of(tiny.model);
-  plan.layers[2].attention.q_a = plan.layers[1].attention.q_a;  // the step of another layer, and of its row
+  plan.layers[2].attention->q_a = plan.layers[1].attention->q_a;  // the step of another layer, and of its row
   EXPECT_EQ(
       differences_of(tiny.model, plan),
       (std::vector<std::string>{"layer 1 linear q_a: expected 2 calls of cpu_fp8 with 9 tokens, counted 4 "
@@ -104,7 +104,7 @@ TEST(verify_plan, a_row_that_runs_too_often_and_one_that_never_runs_are_found_ou
 TEST(verify_plan, a_row_runs_in_its_range_of_token_counts_alone) {
   const test::TinyModel tiny;
   plan::Plan plan = plan_of(tiny.model);
-  auto& choices = plan.layers[1].attention.q_a.choices;
+  auto& choices = plan.layers[1].attention->q_a.choices;
   plan::Row& few = plan.rows[static_cast<size_t>(choices[0].row)];
   few.last_token = choices[0].last_token = 4;
   plan::Row many = few;

@@ -113,6 +113,7 @@ void print_bytes(const Options& options, const plan::Plan& plan) {
   add("latent cache", bytes.latent_cache,
       fmt::format("{} sequence(s) of {} positions", plan.options.sequences, plan.options.context));
   add("index cache", bytes.index_cache, "the same");
+  if (bytes.compressor_state > 0) add("compressor state", bytes.compressor_state, "what open windows hold");
   add("activations", bytes.activations, fmt::format("passes of up to {} tokens", plan.options.chunk_tokens));
   add("workspace", bytes.workspace, "the largest of any row");
   add("owned", bytes.owned(), fits_text(options, plan));
@@ -181,6 +182,7 @@ void print_json(const Options& options, const plan::Plan& plan) {
                                 {"prepared", plan.bytes.prepared},
                                 {"latent_cache", plan.bytes.latent_cache},
                                 {"index_cache", plan.bytes.index_cache},
+                                {"compressor_state", plan.bytes.compressor_state},
                                 {"activations", plan.bytes.activations},
                                 {"requantized", plan.bytes.requantized},
                                 {"workspace", plan.bytes.workspace},

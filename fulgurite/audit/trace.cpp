@@ -1,9 +1,13 @@
 #include "fulgurite/audit/trace.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <tuple>
 
 #include "fulgurite/checkpoint/writer.h"
@@ -18,8 +22,9 @@ using execute::TapTensor;
 
 // In the order of TapPoint.
 constexpr auto kNames = std::to_array<std::string_view>(
-    {"q_latent", "q", "kv_latent", "k_rope", "index_q", "index_k", "index_weights", "index_scores", "topk",
-     "attn_heads", "attn_out", "expert_ids", "expert_weights", "hidden", "logits"});
+    {"attn_in", "q_latent", "q_normed", "q", "kv_latent", "k_rope", "kv", "entries", "index_q", "index_k",
+     "index_weights", "index_scores", "topk", "attn_heads", "attn_out", "expert_ids", "expert_weights",
+     "hidden", "logits"});
 static_assert(kNames.size() == static_cast<size_t>(TapPoint::kLogits) + 1);
 
 struct ParsedName {
@@ -46,17 +51,32 @@ bool replaceable(TapPoint point) {
   return point == TapPoint::kTopk || point == TapPoint::kAttnOut || point == TapPoint::kHidden;
 }
 
-// Ascending, distinct, each visible from its position, -1 at the end.
-void arrange_selection(const std::string& name, int64_t position, std::span<int32_t> row) {
+// Ascending, distinct, each of the first `visible` rows, -1 at the end; at least one where any is visible.
+void arrange_selection(const std::string& name, int64_t position, int64_t visible, std::span<int32_t> row) {
   std::ranges::sort(row,
                     [](int32_t a, int32_t b) { return static_cast<uint32_t>(a) < static_cast<uint32_t>(b); });
   for (size_t i = 0; i < row.size(); ++i) {
-    const bool visible = row[i] >= -1 && row[i] <= position;
+    const bool seen = row[i] >= -1 && row[i] < visible;
     const bool repeated = i > 0 && row[i] == row[i - 1] && row[i] != -1;
-    if (!visible || repeated || row[0] == -1)
-      fail(ErrorKind::kRequest, "{}: position {}: expected distinct positions of 0 to {}, found {}", name,
-           position, position, row[i]);
+    const bool none = row[0] == -1 && visible > 0;
+    if (!seen || repeated || none)
+      fail(ErrorKind::kRequest, "{}: position {}: expected distinct rows of 0 to {}, found {}", name,
+           position, visible - 1, row[i]);
   }
+}
+
+// Tokens that a row of the selection stands for.
+int64_t tokens_a_row(const model::Config& config, int64_t layer) {
+  return std::max<int64_t>(1, config.ratio(layer));
+}
+
+// The shape of a replaced tensor's row.
+std::vector<int64_t> row_shape(TapPoint point, int64_t layer, const model::Config& config,
+                               int64_t positions) {
+  if (point == TapPoint::kTopk)
+    return {std::min(config.index_topk, std::max<int64_t>(1, positions / tokens_a_row(config, layer)))};
+  if (point == TapPoint::kHidden && config.streams) return {config.streams->count, config.hidden};
+  return {config.hidden};
 }
 
 // `width` elements as f32 or, if that is what they are, i32.
@@ -109,18 +129,20 @@ void Injection::take(const std::string& name, const checkpoint::TensorView& tens
   const ParsedName parsed = parse(name);
   const auto point = static_cast<TapPoint>(parsed.point);
   const bool selection = point == TapPoint::kTopk;
-  const int64_t width = selection ? std::min(config.index_topk, positions) : config.hidden;
+  const std::vector<int64_t> shape = row_shape(point, parsed.layer, config, positions);
   const DType dtype = selection ? DType::kI32 : DType::kF32;
-  if (tensor.dtype != dtype || tensor.shape.size() != 2 || tensor.shape[0] > positions ||
-      tensor.shape[1] != width)
+  if (tensor.dtype != dtype || tensor.shape.size() != shape.size() + 1 || tensor.shape[0] > positions ||
+      !std::equal(shape.begin(), shape.end(), tensor.shape.begin() + 1))
     fail(ErrorKind::kRequest, "{}: expected {} [1 to {}, {}], file has {}", printable(tensor.name),
-         fulgurite::name(dtype), positions, width, checkpoint::describe(tensor));
+         fulgurite::name(dtype), positions, fmt::join(shape, ", "), checkpoint::describe(tensor));
+  const int64_t width = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
   Rows rows{positions - tensor.shape[0], width, {}, {}};
   if (selection) {
     const auto values = checkpoint::i32_values(tensor);
     rows.i32.assign(values.begin(), values.end());
     for (int64_t r = 0; r < tensor.shape[0]; ++r)
       arrange_selection(name, rows.first_position + r,
+                        (rows.first_position + r + 1) / tokens_a_row(config, parsed.layer),
                         {rows.i32.data() + r * width, static_cast<size_t>(width)});
   } else {
     const auto values = checkpoint::f32_values(tensor);
@@ -188,14 +210,16 @@ void Trace::inject(TapPoint point, int64_t layer, const TapTensor& tensor) const
 void Trace::keep(TapPoint point, int64_t layer, const TapTensor& tensor) {
   Kept& kept = kept_[trace_name(point, layer)];
   // Scores of positions that the sequence will never hold say nothing.
-  const int64_t width =
-      point == TapPoint::kIndexScores ? std::min(tensor.view.extent[2], positions_) : tensor.view.extent[2];
+  const int64_t width = point == TapPoint::kIndexScores
+                            ? std::min(tensor.view.extent[2], positions_ / tensor.column_tokens)
+                            : tensor.view.extent[2];
   kept.dtype = tensor.view.dtype == DType::kI32 ? DType::kI32 : DType::kF32;  // bf16 and fp16 widen exactly
   kept.shape =
       tensor.rank == 3 ? std::vector<int64_t>{tensor.view.extent[1], width} : std::vector<int64_t>{width};
   for (int64_t t = 0; t < tensor.view.extent[0]; ++t) {
     const TokenPlace place = places_[static_cast<size_t>(t)];
-    if (place.sequence != sequence_ || place.position < first_) continue;
+    if (place.sequence != sequence_ || (place.position + 1) % tensor.every != 0) continue;
+    if (tensor.every == 1 && place.position < first_) continue;  // of what is rarer, all rows
     for (int64_t h = 0; h < tensor.view.extent[1]; ++h) {
       append(tensor.view[t][h], width, kept.bytes);
     }
@@ -205,7 +229,9 @@ void Trace::keep(TapPoint point, int64_t layer, const TapTensor& tensor) {
 void Trace::write(const std::filesystem::path& path) const {
   std::vector<checkpoint::TensorView> tensors;
   for (const auto& [name, kept] : kept_) {
-    std::vector<int64_t> shape{positions_ - first_};
+    const int64_t width =
+        std::accumulate(kept.shape.begin(), kept.shape.end(), int64_t{4}, std::multiplies<>());
+    std::vector<int64_t> shape{static_cast<int64_t>(kept.bytes.size()) / width};
     shape.insert(shape.end(), kept.shape.begin(), kept.shape.end());
     tensors.push_back({name, kept.dtype, shape, kept.bytes});
   }

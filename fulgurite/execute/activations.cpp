@@ -38,13 +38,20 @@ Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens)
   a.stream = matrix(at.stream, c.hidden);
   a.normed = matrix(at.normed, c.hidden);
   a.block = matrix(at.block, c.hidden);
+  if (c.streams) {
+    const int64_t count = c.streams->count;
+    a.streams = cube(at.streams, count, c.hidden);
+    a.post = view_at<float, 2>(base(at.post), {tokens, count});
+    a.mix = view_at<float, 3>(base(at.mix), {tokens, count, count});
+  }
   a.q_raw = matrix(at.q_raw, c.q_lora);
   a.q_latent = matrix(at.q_latent, c.q_lora);
   a.q = cube(at.q, c.heads, c.nope + c.rope);
-  a.kv = matrix(at.kv, c.kv_lora + c.rope);
+  a.kv = matrix(at.kv, at.kv_width);
   a.absorbed = cube(at.absorbed, c.heads, c.kv_lora);
   a.attended = cube(at.attended, c.heads, c.kv_lora);
   a.head_outputs = cube(at.head_outputs, c.heads, c.value);
+  if (c.window) a.grouped = cube(at.grouped, c.window->o_groups, c.window->o_lora);
   a.index_q = cube(at.index_q, c.index_heads, c.index_dim);
   a.index_operand =
       tensor_at<3>(base(at.index_operand), at.index_dtype, {tokens, c.index_heads, c.index_dim});
@@ -57,7 +64,8 @@ Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens)
   if (plan.options.tracing == plan::Tracing::kOn) {
     a.rotated_q = view_at<float, 3>(base(at.rotated_q), {tokens, c.index_heads, c.index_dim});
     a.rotated_k = view_at<float, 2>(base(at.rotated_k), {tokens, c.index_dim});
-    a.index_scores = view_at<float, 2>(base(at.index_scores), {tokens, plan.options.context});
+    a.index_scores = view_at<float, 2>(base(at.index_scores), {tokens, at.score_width});
+    if (c.window) a.q_normed = view_at<float, 3>(base(at.q_normed), {tokens, c.heads, c.window->head_dim});
   }
   return a;
 }
@@ -82,11 +90,9 @@ Tensor<2> flat(const Tensor<3>& tensor) {
   return tensor_at<2>(tensor.data, tensor.dtype, {tensor.extent[0], tensor.extent[1] * tensor.extent[2]});
 }
 
-Tensor<2> rows(const Tensor<2>& tensor, int64_t first, int64_t count) {
-  Tensor<2> part = tensor;
-  part.data += first * tensor.stride[0] * bits(tensor.dtype) / 8;
-  part.extent[0] = count;
-  return part;
+Tensor<3> grouped(const Tensor<3>& tensor, int64_t groups) {
+  return tensor_at<3>(tensor.data, tensor.dtype,
+                      {tensor.extent[0], groups, tensor.extent[1] * tensor.extent[2] / groups});
 }
 
 }  // namespace fulgurite::execute

@@ -13,10 +13,13 @@ struct Activations {
   View<TokenPlace, 1> places;
   View<int32_t, 1> ids;
   Tensor<2> stream, normed, block;
+  Tensor<3> streams;  // hyper-connections: [tokens, count, hidden], and what mixes them
+  View<float, 2> post;
+  View<float, 3> mix;
   Tensor<2> q_raw, q_latent;
   Tensor<3> q;
   Tensor<2> kv;
-  Tensor<3> absorbed, attended, head_outputs;
+  Tensor<3> absorbed, attended, head_outputs, grouped;
   Tensor<3> index_q, index_operand;
   Tensor<2> index_k;
   View<float, 2> index_gate, index_weights;
@@ -26,6 +29,7 @@ struct Activations {
   View<float, 3> rotated_q;     // no data unless the plan traces
   View<float, 2> rotated_k;     // the same
   View<float, 2> index_scores;  // the same
+  View<float, 3> q_normed;      // the same
 };
 
 Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens);
@@ -38,7 +42,12 @@ View<float, 2> cut_logits(const plan::Plan& plan, const HostBuffer& arena, int64
 Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count);
 // [tokens, a, b] as [tokens, a * b]; contiguous.
 Tensor<2> flat(const Tensor<3>& tensor);
+// [tokens, heads, d] as [tokens, groups, heads / groups * d]; contiguous.
+Tensor<3> grouped(const Tensor<3>& tensor, int64_t groups);
 // Rows [first, first + count).
-Tensor<2> rows(const Tensor<2>& tensor, int64_t first, int64_t count);
+template <int Rank>
+Tensor<Rank> rows(const Tensor<Rank>& tensor, int64_t first, int64_t count) {
+  return tensor.slice(0, first, count);
+}
 
 }  // namespace fulgurite::execute

@@ -1,39 +1,31 @@
 #include "fulgurite/execute/decoder_layer.h"
 
-#include "fulgurite/execute/attention_layer.h"
+#include "fulgurite/execute/latent_attention.h"
+#include "fulgurite/execute/site.h"
+#include "fulgurite/execute/window_attention.h"
 
 namespace fulgurite::execute {
 namespace {
 
-void norm_rows(const plan::NormStep& step, View<const float, 1> weight, const Activations& at, int64_t first,
-               int64_t count, View<const float, 2> replaced, const plan::CountedLane& lane) {
-  if (count == 0) return;
-  const Tensor<2> stream = rows(at.stream, first, count);
-  step.run({stream, rows(at.block, first, count), replaced, weight, stream, rows(at.normed, first, count)},
-           count, lane);
+void run_attention(const LayerContext& c) {
+  enter_block({c.plan.attention_site, c.weights.attention_norm, c.weights.attention_streams, c.layer - 1,
+               c.layer == 0},
+              c.at, c.lane, c.tap);
+  if (!c.plan.window) return run_latent_attention(c);
+  c.show(TapPoint::kAttnIn, c.at.stream);
+  run_window_attention(c);
 }
 
-}  // namespace
-
-void add_and_norm(const plan::NormStep& step, View<const float, 1> weight, int64_t layer,
-                  const Activations& at, const plan::CountedLane& lane, Tap* tap) {
-  if (tap == nullptr || layer == model::kNoLayer) return norm_rows(step, weight, at, 0, at.tokens, {}, lane);
-  const Tap::Replacement replacement = tap->replaced_hidden(layer);
-  const int64_t kept = replacement.rows ? replacement.first_token : at.tokens;
-  norm_rows(step, weight, at, 0, kept, {}, lane);
-  norm_rows(step, weight, at, kept, at.tokens - kept, replacement.rows, lane);
-}
-
-void run_layer(const LayerContext& c) {
+void run_experts(const LayerContext& c) {
   const Activations& at = c.at;
-  run_attention(c);
-  add_and_norm(c.plan.feed_forward_norm, c.weights.feed_forward_norm, model::kNoLayer, at, c.lane, c.tap);
+  enter_block({c.plan.feed_forward_site, c.weights.feed_forward_norm, c.weights.feed_forward_streams}, at,
+              c.lane, c.tap);
   View<const int32_t, 2> expert_ids;  // none in a dense layer
   View<const float, 2> expert_weights;
   if (c.plan.router) {
-    c.plan.router->run(
-        {at.normed, &c.weights.router, c.weights.router_bias, at.expert_ids, at.expert_weights}, at.tokens,
-        c.lane);
+    c.plan.router->run({at.normed, &c.weights.router, c.weights.router_bias, at.expert_ids, at.expert_weights,
+                        at.ids, c.weights.expert_table},
+                       at.tokens, c.lane);
     c.show(TapPoint::kExpertIds, at.expert_ids);
     c.show(TapPoint::kExpertWeights, at.expert_weights);
     expert_ids = at.expert_ids;
@@ -41,6 +33,13 @@ void run_layer(const LayerContext& c) {
   }
   c.plan.experts.run({at.normed, expert_ids, expert_weights, c.weights.experts, &c.weights.shared, at.block},
                      at.tokens, c.lane);
+}
+
+}  // namespace
+
+void run_layer(const LayerContext& c) {
+  run_attention(c);
+  run_experts(c);
 }
 
 }  // namespace fulgurite::execute

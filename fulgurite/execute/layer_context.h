@@ -7,20 +7,29 @@
 
 namespace fulgurite::execute {
 
+// Those of one layer; what it does not have is without data.
+struct LayerCaches {
+  LatentRows latent;
+  KvRows window;
+  KvRows entries;
+  IndexKeys index;
+  View<float, 4> state;
+  View<float, 4> index_state;
+};
+
 struct LayerContext {
   int64_t layer = 0;
   const plan::LayerPlan& plan;
   const plan::PreparedLayer& weights;
   rotary::Table rope;
-  LatentRows latent_cache;  // this layer's
-  IndexKeys index_cache;
+  LayerCaches caches;
   const Activations& at;
   const plan::CountedLane& lane;
   Tap* tap = nullptr;
 
   template <int Rank>
   void show(TapPoint point, const Tensor<Rank>& tensor) const {
-    if (tap != nullptr) execute::show(*tap, point, layer, tensor);
+    if (tap != nullptr) tap->at(point, layer, tap_tensor(tensor));
   }
   template <class T, int Rank>
   void show(TapPoint point, const View<T, Rank>& view) const {

@@ -5,33 +5,83 @@
 
 #include "fulgurite/core/error.h"
 #include "fulgurite/execute/decoder_layer.h"
+#include "fulgurite/execute/site.h"
 #include "fulgurite/model/interchangeable.h"
 
 namespace fulgurite::execute {
 namespace {
 
-// One layer of a cache [layers, sequences, context, row_bytes].
-View<std::byte, 3> cache_layer(const plan::Plan& plan, int64_t layer, std::byte* cache, int64_t row_bytes) {
-  const std::array<int64_t, 3> extent{plan.options.sequences, plan.options.context, row_bytes};
-  return {cache + layer * extent[0] * extent[1] * extent[2], extent};
-}
+// This layer's parts of the buffer of all caches.
+class CacheCutter {
+ public:
+  CacheCutter(const plan::Plan& plan, int64_t layer, const HostBuffer& memory)
+      : plan_(plan),
+        at_(plan.caches.layers[static_cast<size_t>(layer)]),
+        ratio_(plan.config.ratio(layer)),
+        memory_(memory) {}
 
-LatentRows latent_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& cache) {
-  return {plan.latent_row, cache_layer(plan, layer, cache.bytes().data(), plan.latent_row.bytes())};
-}
+  LayerCaches cut() const {
+    return {latent(),
+            kv_rows(at_.window, plan_.caches.ring),
+            kv_rows(at_.entries, at_.entry_rows),
+            index(),
+            state(at_.state, plan_.config.nope + plan_.config.rope),
+            state(at_.index_state, plan_.config.index_dim)};
+  }
 
-IndexKeys index_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& cache) {
-  const int64_t dim = plan.config.index_dim;
-  IndexKeys keys;
-  keys.keys.dtype = plan.activations.index_dtype;
-  keys.keys.data = cache_layer(plan, layer, cache.bytes().data(), dim * keys.keys.element_bytes()).data;
-  keys.keys.extent = {plan.options.sequences, plan.options.context, dim};
-  keys.keys.stride = {plan.options.context * dim, dim, 1};
-  if (keys.keys.dtype != DType::kF8_E4M3) return keys;
-  std::byte* const scales = cache.bytes().data() + plan.bytes.index_keys;
-  keys.scales = {reinterpret_cast<float*>(cache_layer(plan, layer, scales, sizeof(float)).data),
-                 {plan.options.sequences, plan.options.context}};
-  return keys;
+ private:
+  std::byte* begin(const plan::CacheRegion& region) const { return memory_.bytes().data() + region.offset; }
+  int64_t sequences() const { return plan_.options.sequences; }
+
+  LatentRows latent() const {
+    if (at_.latent.bytes == 0) return {};
+    const LatentRow& row = plan_.caches.latent_row;
+    return {row, {begin(at_.latent), {sequences(), plan_.options.context, row.bytes()}}};
+  }
+
+  KvRows kv_rows(const plan::CacheRegion& region, int64_t rows) const {
+    if (region.bytes == 0) return {};
+    const KvRow& row = plan_.caches.kv_row;
+    return {row, {begin(region), {sequences(), KvRow::blocks(rows), row.block_bytes()}}};
+  }
+
+  IndexKeys index() const {
+    if (at_.index_keys.bytes == 0) return {};
+    const int64_t rows = at_.index_rows, dim = plan_.config.index_dim;
+    IndexKeys keys;
+    keys.keys.dtype = plan_.caches.index_dtype;
+    keys.keys.data = begin(at_.index_keys);
+    keys.keys.extent = {sequences(), rows, dim};
+    keys.keys.stride = {rows * dim, dim, 1};
+    if (at_.index_scales.bytes > 0)
+      keys.scales = {reinterpret_cast<float*>(begin(at_.index_scales)), {sequences(), rows}};
+    return keys;
+  }
+
+  View<float, 4> state(const plan::CacheRegion& region, int64_t dim) const {
+    if (region.bytes == 0) return {};
+    compressor::Problem problem;
+    problem.ratio = ratio_;
+    problem.dim = dim;
+    return {reinterpret_cast<float*>(begin(region)),
+            {sequences(), compressor::state_rows(problem), 2, compressor::width(problem)}};
+  }
+
+  const plan::Plan& plan_;
+  const plan::LayerCaches& at_;
+  const int64_t ratio_;
+  const HostBuffer& memory_;
+};
+
+// Every stream begins as the embedding.
+void spread(const Activations& at) {
+  if (!at.streams) return;
+  const int64_t count = at.streams.extent[1];
+  const size_t bytes = static_cast<size_t>(at.stream.extent[1] * at.stream.element_bytes());
+  for (int64_t t = 0; t < at.tokens; ++t)
+    for (int64_t s = 0; s < count; ++s)
+      std::memcpy(at.streams.data + (t * count + s) * static_cast<int64_t>(bytes),
+                  at.stream.data + t * static_cast<int64_t>(bytes), bytes);
 }
 
 plan::Plan fitting(plan::Plan plan) {
@@ -46,8 +96,7 @@ Session::Session(const model::Model& model, plan::Plan plan)
     : plan_(fitting(std::move(plan))),
       model_(&model),
       weights_(plan::prepare(model, plan_)),
-      latent_cache_(plan_.bytes.latent_cache),
-      index_cache_(plan_.bytes.index_cache),
+      caches_(plan_.caches.total()),
       arena_(plan_.bytes.activations),
       workspace_(plan_.bytes.workspace),
       workers_(plan_.device.make_workers == nullptr ? nullptr
@@ -119,18 +168,16 @@ int64_t Session::place_tokens(std::span<const Chunk> chunks) {
 void Session::run_layers(const Activations& at, Tap* tap) {
   const model::Config& config = plan_.config;
   plan_.embedding.run({at.ids, &weights_.embedding, at.stream}, at.tokens, lane_);
+  spread(at);
   // Nothing precedes the first layer: its sum adds zeros.
   std::memset(at.block.data, 0, static_cast<size_t>(at.tokens * config.hidden * bits(at.block.dtype) / 8));
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    const plan::LayerPlan& plan = plan_.layers[static_cast<size_t>(layer)];
-    const plan::PreparedLayer& weights = weights_.layers[static_cast<size_t>(layer)];
-    add_and_norm(plan.attention.norm, weights.attention_norm, layer - 1, at, lane_, tap);
-    if (layer > 0 && tap != nullptr) show(*tap, TapPoint::kHidden, layer - 1, at.stream);
-    run_layer({layer, plan, weights, weights_.rope, latent_layer(plan_, layer, latent_cache_),
-               index_layer(plan_, layer, index_cache_), at, lane_, tap});
+    const rotary::Table& rope = config.ratio(layer) == 0 ? weights_.rope : weights_.compressed_rope;
+    run_layer({layer, plan_.layers[static_cast<size_t>(layer)], weights_.layers[static_cast<size_t>(layer)],
+               rope, CacheCutter(plan_, layer, caches_).cut(), at, lane_, tap});
   }
-  add_and_norm(plan_.final_norm, weights_.final_norm, config.layers - 1, at, lane_, tap);
-  if (tap != nullptr) show(*tap, TapPoint::kHidden, config.layers - 1, at.stream);
+  enter_block({plan_.final_site, weights_.final_norm, weights_.head_streams, config.layers - 1}, at, lane_,
+              tap);
 }
 
 View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap) {
@@ -148,7 +195,7 @@ View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Acti
   }
   const View<float, 2> logits = cut_logits(plan_, arena_, count);
   plan_.head.run({inputs, &weights_.head, logits}, count, lane_);
-  if (tap != nullptr && all) show(*tap, TapPoint::kLogits, model::kNoLayer, logits);
+  if (tap != nullptr && all) tap->at(TapPoint::kLogits, model::kNoLayer, tap_tensor(Tensor<2>(logits)));
   return logits;
 }
 

@@ -60,8 +60,7 @@ class Session {
   plan::Plan plan_;
   const model::Model* model_;
   plan::PreparedWeights weights_;
-  HostBuffer latent_cache_;
-  HostBuffer index_cache_;
+  HostBuffer caches_;
   HostBuffer arena_;
   HostBuffer workspace_;
   std::unique_ptr<Workers> workers_;

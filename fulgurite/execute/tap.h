@@ -13,26 +13,32 @@ namespace fulgurite::execute {
 
 // In the order of the computation within a layer; shapes are those of the model.
 enum class TapPoint {
+  kAttnIn,         // [tokens, hidden], what the streams collapse to before the attention's norm
   kQLatent,        // [tokens, q_lora]
+  kQNormed,        // [tokens, heads, head_dim], after the heads' norm, before RoPE
   kQ,              // [tokens, heads, nope + rope], rotated
   kKvLatent,       // [tokens, kv_lora], as attention reads it
   kKRope,          // [tokens, rope], as attention reads it
+  kKv,             // [tokens, head_dim], key and value in one, as attention reads it
+  kEntries,        // [tokens, head_dim], the entry that a token completes, as attention reads it
   kIndexQ,         // [tokens, index_heads, index_dim], rotated, before Hadamard
   kIndexK,         // [tokens, index_dim], the same
   kIndexWeights,   // [tokens, index_heads]
-  kIndexScores,    // [tokens, context], -infinity where not visible
+  kIndexScores,    // [tokens, index keys of a sequence], -infinity where not visible
   kTopk,           // i32 [tokens, selected], ascending, then -1          may be replaced
   kAttnHeads,      // [tokens, heads, value], before the output projection
   kAttnOut,        // [tokens, hidden]                                    may be replaced
   kExpertIds,      // i32 [tokens, experts_per_token], ascending
   kExpertWeights,  // [tokens, experts_per_token]
-  kHidden,         // [tokens, hidden], the stored stream                 may be replaced: see replaced_hidden
-  kLogits,         // [logit rows, vocabulary]
+  kHidden,  // [tokens, hidden] or [tokens, streams, hidden], as stored   may be replaced: see replaced_hidden
+  kLogits,  // [logit rows, vocabulary]
 };
 
 struct TapTensor {
   int rank = 2;
-  Tensor<3> view;  // rank 2: [tokens, 1, width]
+  Tensor<3> view;             // rank 2: [tokens, 1, width]
+  int64_t every = 1;          // only tokens at positions every - 1, 2 * every - 1, ... have a row
+  int64_t column_tokens = 1;  // of index scores: positions that a column stands for
 };
 
 class Tap {
@@ -48,22 +54,19 @@ class Tap {
   // Values for layer's output: they stand for the residual sum of the tokens from `first_token` on.
   struct Replacement {
     int64_t first_token = 0;
-    View<const float, 2> rows;  // no data: nothing is replaced
+    View<const float, 2> rows;  // [., hidden], of all streams side by side; no data: nothing is replaced
   };
   virtual Replacement replaced_hidden(int64_t) { return {}; }
 };
 
-// Shows a tensor of rank 2 or 3.
-inline void show(Tap& tap, TapPoint point, int64_t layer, const Tensor<3>& tensor) {
-  tap.at(point, layer, {3, tensor});
-}
-inline void show(Tap& tap, TapPoint point, int64_t layer, const Tensor<2>& tensor) {
+inline TapTensor tap_tensor(const Tensor<3>& tensor) { return {3, tensor}; }
+inline TapTensor tap_tensor(const Tensor<2>& tensor) {
   Tensor<3> view;
   view.data = tensor.data;
   view.dtype = tensor.dtype;
   view.extent = {tensor.extent[0], 1, tensor.extent[1]};
   view.stride = {tensor.stride[0], tensor.extent[1], tensor.stride[1]};
-  tap.at(point, layer, {2, view});
+  return {2, view};
 }
 
 }  // namespace fulgurite::execute

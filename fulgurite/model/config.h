@@ -107,6 +107,8 @@ struct Config {
   std::optional<Quantization> quantization;
 
   bool dense(int64_t layer) const { return layer < dense_layers; }
+  // Where a routed expert's weight is multiplied: before its down projection, or after it.
+  bool weight_before_down() const { return family == Family::kDeepseekV4; }
   bool hashed(int64_t layer) const { return layer < hash_layers; }
   // 0: the layer has no compressed entries; so has none what follows the last layer.
   int64_t ratio(int64_t layer) const {

@@ -36,13 +36,16 @@ class Arena {
 
 }  // namespace
 
-ActivationLayout make_activation_layout(const model::Config& c, const Options& options) {
+ActivationLayout make_activation_layout(const model::Config& c, const Options& options,
+                                        const Caches& caches) {
   ActivationLayout at;
   at.dtype = dtype_of(options.numerics.activation);
   at.index_dtype = index_operand(options.numerics);
   at.logit_rows = options.logits == LogitRows::kAll ? options.chunk_tokens
                                                     : std::min(options.sequences, options.chunk_tokens);
-  at.selected_width = std::min(c.index_topk, options.context);
+  at.kv_width = c.window ? c.window->head_dim : c.kv_lora + c.rope;
+  for (const LayerCaches& layer : caches.layers) at.score_width = std::max(at.score_width, layer.index_rows);
+  at.selected_width = std::min(c.index_topk, at.score_width);
   const int64_t tokens = options.chunk_tokens, element = bits(at.dtype) / 8;
   Arena arena;
   at.places = arena.take(product({tokens, sizeof(TokenPlace)}));
@@ -50,13 +53,19 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.stream = arena.take(product({tokens, c.hidden, element}));
   at.normed = arena.take(product({tokens, c.hidden, element}));
   at.block = arena.take(product({tokens, c.hidden, element}));
+  if (c.streams) {
+    at.streams = arena.take(product({tokens, c.streams->count, c.hidden, element}));
+    at.post = arena.take(product({tokens, c.streams->count, 4}));
+    at.mix = arena.take(product({tokens, c.streams->count, c.streams->count, 4}));
+  }
   at.q_raw = arena.take(product({tokens, c.q_lora, element}));
   at.q_latent = arena.take(product({tokens, c.q_lora, element}));
   at.q = arena.take(product({tokens, c.heads, c.nope + c.rope, element}));
-  at.kv = arena.take(product({tokens, c.kv_lora + c.rope, element}));
+  at.kv = arena.take(product({tokens, at.kv_width, element}));
   at.absorbed = arena.take(product({tokens, c.heads, c.kv_lora, element}));
   at.attended = arena.take(product({tokens, c.heads, c.kv_lora, element}));
   at.head_outputs = arena.take(product({tokens, c.heads, c.value, element}));
+  if (c.window) at.grouped = arena.take(product({tokens, c.window->o_groups, c.window->o_lora, element}));
   at.index_q = arena.take(product({tokens, c.index_heads, c.index_dim, element}));
   at.index_operand = arena.take(product({tokens, c.index_heads, c.index_dim, bits(at.index_dtype) / 8}));
   at.index_k = arena.take(product({tokens, c.index_dim, element}));
@@ -70,7 +79,8 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   if (options.tracing == Tracing::kOn) {
     at.rotated_q = arena.take(product({tokens, c.index_heads, c.index_dim, 4}));
     at.rotated_k = arena.take(product({tokens, c.index_dim, 4}));
-    at.index_scores = arena.take(product({tokens, options.context, 4}));
+    at.index_scores = arena.take(product({tokens, at.score_width, 4}));
+    if (c.window) at.q_normed = arena.take(product({tokens, c.heads, c.window->head_dim, 4}));
   }
   at.total = arena.total();
   return at;

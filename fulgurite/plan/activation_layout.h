@@ -6,6 +6,7 @@
 
 #include "fulgurite/core/dtype.h"
 #include "fulgurite/model/config.h"
+#include "fulgurite/plan/caches.h"
 #include "fulgurite/plan/options.h"
 
 namespace fulgurite::plan {
@@ -18,13 +19,17 @@ struct ActivationLayout {
   int64_t stream = 0;               // [tokens, hidden]: the residual stream
   int64_t normed = 0;               // [tokens, hidden]: what a block reads
   int64_t block = 0;                // [tokens, hidden]: what a block adds
+  int64_t streams = 0;              // [tokens, count, hidden]; `stream` is what they collapse to
+  int64_t post = 0;                 // f32 [tokens, count]
+  int64_t mix = 0;                  // f32 [tokens, count, count]
   int64_t q_raw = 0;                // [tokens, q_lora]
   int64_t q_latent = 0;             // [tokens, q_lora]
   int64_t q = 0;                    // [tokens, heads, nope + rope]
-  int64_t kv = 0;                   // [tokens, kv_lora + rope]
+  int64_t kv = 0;                   // [tokens, kv_width]
   int64_t absorbed = 0;             // [tokens, heads, kv_lora]
   int64_t attended = 0;             // [tokens, heads, kv_lora]
   int64_t head_outputs = 0;         // [tokens, heads, value]
+  int64_t grouped = 0;              // [tokens, o_groups, o_lora]
   int64_t index_q = 0;              // [tokens, index_heads, index_dim]
   int64_t index_operand =
       0;                // index_operand(numerics) [tokens, index_heads, index_dim]: what index_select reads
@@ -38,13 +43,17 @@ struct ActivationLayout {
   int64_t logits = 0;          // f32 [logit rows, vocabulary]
   int64_t rotated_q = 0;       // f32 [tokens, index_heads, index_dim], tracing only
   int64_t rotated_k = 0;       // f32 [tokens, index_dim], tracing only
-  int64_t index_scores = 0;    // f32 [tokens, context], tracing only
+  int64_t index_scores = 0;    // f32 [tokens, score_width], tracing only
+  int64_t q_normed = 0;        // f32 [tokens, heads, head_dim], tracing only
   int64_t total = 0;
 
   int64_t logit_rows = 0;
-  int64_t selected_width = 0;  // min(index_topk, context)
+  int64_t kv_width = 0;        // kv_lora + rope, or head_dim
+  int64_t score_width = 0;     // index keys of a sequence: the most of any layer
+  int64_t selected_width = 0;  // min(index_topk, score_width)
 };
 
-ActivationLayout make_activation_layout(const model::Config& config, const Options& options);
+ActivationLayout make_activation_layout(const model::Config& config, const Options& options,
+                                        const Caches& caches);
 
 }  // namespace fulgurite::plan

@@ -5,10 +5,12 @@
 namespace fulgurite::plan {
 namespace {
 
-// The row that reads what this layer left: the norm that makes its residual sum.
-bool follows(const Row& row, int64_t layer, int64_t layers) {
-  if (layer + 1 == layers) return row.layer == model::kNoLayer && row.operation == "norm final";
-  return row.layer == layer + 1 && row.operation == "norm attention";
+// The row that reads what this layer left: the norm that makes its residual sum, or the update of its streams.
+bool follows(const Row& row, int64_t layer, const model::Config& config) {
+  const std::string_view operation = config.streams ? "hyper_connection" : "norm";
+  if (layer + 1 == config.layers)
+    return row.layer == model::kNoLayer && row.operation == fmt::format("{} final", operation);
+  return row.layer == layer + 1 && row.operation == fmt::format("{} attention", operation);
 }
 
 bool is_head(const Row& row) { return row.layer == model::kNoLayer && row.operation == "linear head"; }
@@ -19,10 +21,11 @@ void call(const Row& row, int64_t tokens, RowCount& count) {
 }
 
 // The head meets rows of logits, everything else every token.
-void count_pass(const Row& row, const Pass& pass, bool chunks_alone, int64_t layers, RowCount& count) {
+void count_pass(const Row& row, const Pass& pass, bool chunks_alone, const model::Config& config,
+                RowCount& count) {
   if (chunks_alone) return call(row, pass.chunks, count);
   for (const Pass::Split& split : pass.splits) {
-    if (!follows(row, split.layer, layers)) continue;
+    if (!follows(row, split.layer, config)) continue;
     call(row, split.first_token, count);
     return call(row, pass.tokens - split.first_token, count);
   }
@@ -52,7 +55,7 @@ std::vector<RowCount> predicted_counts(const Plan& plan, std::span<const Pass> p
   for (size_t i = 0; i < counts.size(); ++i) {
     const Row& row = plan.rows[i];
     const bool chunks_alone = plan.options.logits == LogitRows::kLast && is_head(row);
-    for (const Pass& pass : passes) count_pass(row, pass, chunks_alone, plan.config.layers, counts[i]);
+    for (const Pass& pass : passes) count_pass(row, pass, chunks_alone, plan.config, counts[i]);
   }
   return counts;
 }

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/device.h"
 #include "fulgurite/model/bind.h"
 #include "fulgurite/ops/rotary/rotary_table.h"
 #include "fulgurite/plan/activation_layout.h"
+#include "fulgurite/plan/caches.h"
 #include "fulgurite/plan/catalog.h"
 #include "fulgurite/plan/options.h"
 #include "fulgurite/plan/step.h"
@@ -30,12 +30,24 @@ using SparseAttentionStep = Step<sparse_attention::Problem, sparse_attention::Ar
 using ExpandedAttentionStep = Step<expanded_attention::Problem, expanded_attention::Args>;
 using RouterStep = Step<router::Problem, router::Args>;
 using ExpertsStep = Step<experts::Problem, experts::Args>;
+using HyperConnectionStep = Step<hyper_connection::Problem, hyper_connection::Args>;
+using QueryPrepareStep = Step<query_prepare::Problem, query_prepare::Args>;
+using KvPrepareStep = Step<kv_prepare::Problem, kv_prepare::Args>;
+using CompressorStep = Step<compressor::Problem, compressor::Args>;
+using CompressedAttentionStep = Step<compressed_attention::Problem, compressed_attention::Args>;
 
 struct IndexerPlan {
   LinearStep q;                      // q_latent -> index q
   IndexerProjectionStep projection;  // x -> index k, head gate
   IndexerPrepareStep prepare;
   IndexSelectStep select;
+};
+
+// What comes before a block, and after the one before it. The norm makes the residual sum; with hyper-connections the streams
+// take up the block before, and are mixed into what the norm reads.
+struct SitePlan {
+  std::optional<HyperConnectionStep> streams;
+  NormStep norm;
 };
 
 // mla = absorbed: attention in latent space, between two projections of kv_b.
@@ -45,8 +57,7 @@ struct AbsorbedPlan {
   HeadProjectionStep value;
 };
 
-struct AttentionPlan {
-  NormStep norm;
+struct LatentAttentionPlan {
   LinearStep q_a;
   NormStep q_a_norm;
   LinearStep q_b;
@@ -59,9 +70,35 @@ struct AttentionPlan {
   LinearStep o;
 };
 
+// The indexer of compressed entries: its keys are entries of their own.
+struct EntryIndexerPlan {
+  LinearStep q;         // q_latent -> index q
+  LinearStep gate;      // x -> head gate
+  CompressorStep keys;  // x -> index keys
+  IndexerPrepareStep prepare;
+  IndexSelectStep select;
+};
+
+// DeepSeek-V4: a window, and entries that stand for many positions.
+struct WindowAttentionPlan {
+  LinearStep q_a;
+  NormStep q_a_norm;
+  LinearStep q_b;
+  QueryPrepareStep query;
+  LinearStep kv;
+  KvPrepareStep kv_prepare;
+  std::optional<CompressorStep> compressor;  // none: the window alone
+  std::optional<EntryIndexerPlan> indexer;   // none: every entry that is visible
+  CompressedAttentionStep attention;
+  HeadProjectionStep o_a;
+  LinearStep o_b;
+};
+
 struct LayerPlan {
-  AttentionPlan attention;
-  NormStep feed_forward_norm;
+  SitePlan attention_site;
+  std::optional<LatentAttentionPlan> attention;  // exactly one of these two
+  std::optional<WindowAttentionPlan> window;
+  SitePlan feed_forward_site;
   std::optional<RouterStep> router;  // none in a dense layer
   ExpertsStep experts;
 };
@@ -84,16 +121,16 @@ struct Row {
 };
 
 struct Bytes {
-  int64_t viewed = 0;    // weights, where the checkpoint maps them
-  int64_t prepared = 0;  // weights and tables in a layout of their own
-  int64_t latent_cache = 0;
-  int64_t index_cache = 0;  // index_keys, then the scales of codes
-  int64_t index_keys = 0;   // of index_cache; where the scales begin
+  int64_t viewed = 0;            // weights, where the checkpoint maps them
+  int64_t prepared = 0;          // weights and tables in a layout of their own
+  int64_t latent_cache = 0;      // latents, or windows and entries
+  int64_t index_cache = 0;       // index keys and the scales of codes
+  int64_t compressor_state = 0;  // what open windows hold
   int64_t activations = 0;
   int64_t requantized = 0;  // codes and scales made for rows that read other scales than the stored
   int64_t workspace = 0;    // the largest of any row; rows run one after another
   int64_t owned() const {
-    return prepared + requantized + latent_cache + index_cache + activations + workspace;
+    return prepared + requantized + latent_cache + index_cache + compressor_state + activations + workspace;
   }
 };
 
@@ -105,11 +142,12 @@ struct Plan {
   model::Config config;
   EmbeddingStep embedding;
   std::vector<LayerPlan> layers;
-  NormStep final_norm;
+  SitePlan final_site;
   LinearStep head;
   rotary::Frequencies frequencies;
+  rotary::Frequencies compressed_frequencies;  // of layers with compressed entries
   ActivationLayout activations;
-  LatentRow latent_row;  // of the latent cache
+  Caches caches;
   std::vector<Row> rows;
   Bytes bytes;
 };

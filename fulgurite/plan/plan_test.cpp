@@ -34,10 +34,10 @@ TEST(plan, norms_of_the_latents_have_the_eps_of_the_published_code) {
   test::TinyModel tiny;
   tiny.model.config.norm_eps = 1e-5f;
   const Plan plan = make(tiny.model, test::device(1), {});
-  EXPECT_EQ(plan.layers[2].attention.norm.problem.eps, 1e-5f);
-  EXPECT_EQ(plan.layers[2].feed_forward_norm.problem.eps, 1e-5f);
-  EXPECT_EQ(plan.layers[2].attention.q_a_norm.problem.eps, 1e-6f);
-  EXPECT_EQ(plan.layers[2].attention.latent.problem.eps, 1e-6f);
+  EXPECT_EQ(plan.layers[2].attention_site.norm.problem.eps, 1e-5f);
+  EXPECT_EQ(plan.layers[2].feed_forward_site.norm.problem.eps, 1e-5f);
+  EXPECT_EQ(plan.layers[2].attention->q_a_norm.problem.eps, 1e-6f);
+  EXPECT_EQ(plan.layers[2].attention->latent.problem.eps, 1e-6f);
 }
 
 TEST(plan, the_same_question_has_the_same_answer) {
@@ -132,8 +132,8 @@ TEST(plan, mla_expanded_is_another_operation) {
   Options options;
   options.numerics.mla = Mla::kExpanded;
   const Plan plan = make(tiny.model, test::device(1), options);
-  EXPECT_FALSE(plan.layers[0].attention.absorbed);
-  EXPECT_TRUE(plan.layers[0].attention.expanded);
+  EXPECT_FALSE(plan.layers[0].attention->absorbed);
+  EXPECT_TRUE(plan.layers[0].attention->expanded);
 }
 
 TEST(plan, cache_bytes_are_rows_times_width) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "fulgurite/core/quantize.h"
+#include "fulgurite/plan/bytes.h"
 
 namespace fulgurite::plan {
 namespace {
@@ -14,40 +15,53 @@ experts::Mlp as_stored(const model::StoredMlp& mlp) {
   return {as_stored(mlp.gate), as_stored(mlp.up), as_stored(mlp.down)};
 }
 
-// Hands out 64-byte aligned floats of one buffer, whose size is the plan's prepared bytes.
+// Hands out 64-byte aligned floats of one buffer, whose size is the plan's prepared bytes; without a buffer it counts them.
 class Floats {
  public:
+  Floats() = default;
   explicit Floats(const HostBuffer& memory)
       : at_(reinterpret_cast<float*>(memory.bytes().data())),
         left_(memory.size() / static_cast<int64_t>(sizeof(float))) {}
 
+  // Null where they are counted.
   float* take(int64_t count) {
     const int64_t padded = (count + 15) / 16 * 16;
+    taken_ += padded;
+    if (at_ == nullptr) return nullptr;
     FULGURITE_ASSERT(padded <= left_, "{} floats are prepared, {} are left", padded, left_);
-    float* const taken = at_;
-    at_ += padded;
     left_ -= padded;
-    return taken;
+    return at_ + taken_ - padded;
   }
+  int64_t taken() const { return taken_; }
 
   View<const float, 1> exact(const model::StoredVector& vector) {
-    return std::visit(
-        [&](const auto& stored) {
-          float* const values = take(stored.extent[0]);
-          for (int64_t i = 0; i < stored.extent[0]; ++i) {
-            if constexpr (std::is_same_v<std::decay_t<decltype(stored)>, View<const bf16, 1>>)
-              values[i] = to_float(stored(i));
-            else
-              values[i] = stored(i);
-          }
-          return View<const float, 1>(values, {stored.extent[0]});
-        },
-        vector);
+    return std::visit([&](const auto& stored) { return exact(stored); }, vector);
+  }
+
+  // A matrix that is never quantized: in place where it is stored as f32.
+  View<const float, 2> exact(const StoredMatrix& matrix) {
+    if (const auto* const f32 = std::get_if<View<const float, 2>>(&matrix.as)) return *f32;
+    return exact(std::get<View<const bf16, 2>>(matrix.as));
   }
 
  private:
-  float* at_;
-  int64_t left_;
+  template <class T, int Rank>
+  View<const float, Rank> exact(const View<const T, Rank>& stored) {
+    int64_t count = 1;
+    for (const int64_t extent : stored.extent) count *= extent;
+    float* const values = take(count);
+    for (int64_t i = 0; values != nullptr && i < count; ++i) {
+      if constexpr (std::is_same_v<T, bf16>)
+        values[i] = to_float(stored.data[i]);
+      else
+        values[i] = stored.data[i];
+    }
+    return {values, stored.extent};
+  }
+
+  float* at_ = nullptr;
+  int64_t left_ = 0;
+  int64_t taken_ = 0;
 };
 
 constexpr BlockShape kBlock{128, 128};
@@ -78,10 +92,33 @@ PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, F
   const View<float, 2> scales(floats.take(blocks[0] * blocks[1]), blocks);
   const View<e4m3, 2> data(reinterpret_cast<e4m3*>(floats.take((matrix.out * matrix.in + 3) / 4)),
                            {matrix.out, matrix.in});
-  for (int64_t r = 0; r < blocks[0]; ++r)
+  for (int64_t r = 0; scales.data != nullptr && r < blocks[0]; ++r)
     for (int64_t c = 0; c < blocks[1]; ++c)
       scales(r, c) = quantize_block(matrix, rounding, r * kBlock.rows, c * kBlock.columns, data);
   return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
+}
+
+PreparedCompressor prepare_compressor(const model::StoredCompressor& w, Floats& floats) {
+  return {as_stored(w.kv), as_stored(w.gate), floats.exact(w.ape), floats.exact(w.norm)};
+}
+
+PreparedStreams prepare_streams(const std::optional<model::StoredStreams>& w, Floats& floats) {
+  if (!w) return {};
+  return {floats.exact(w->fn), floats.exact(w->base), floats.exact(w->scale)};
+}
+
+void prepare_window(const model::StoredLayer& w, Floats& floats, PreparedLayer& layer) {
+  const model::StoredWindowAttention& window = *w.window;
+  layer.window.kv = as_stored(window.kv);
+  layer.window.kv_norm = floats.exact(window.kv_norm);
+  layer.window.sink = floats.exact(window.sink);
+  layer.window.o_a = as_stored(window.o_a);
+  layer.window.o_b = as_stored(window.o_b);
+  if (window.compressor) layer.window.compressor = prepare_compressor(*window.compressor, floats);
+  if (!w.indexer.compressor) return;
+  layer.window.index_keys = prepare_compressor(*w.indexer.compressor, floats);
+  layer.index_q = as_stored(w.indexer.q);
+  layer.index_gate = as_stored(w.indexer.gate);
 }
 
 void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Floats& floats,
@@ -94,6 +131,15 @@ void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Fl
       quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats) : as_stored(w.gate);
 }
 
+void prepare_latent(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
+                    PreparedLayer& layer) {
+  layer.kv_a = as_stored(w.kv_a);
+  layer.kv_a_norm = floats.exact(w.kv_a_norm);
+  layer.kv_b = as_stored(w.kv_b);
+  layer.o = as_stored(w.o);
+  if (has_indexer) prepare_indexer(w.indexer, numerics, floats, layer);
+}
+
 // `layer` has room for its experts.
 void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
                    PreparedLayer& layer) {
@@ -101,16 +147,18 @@ void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics
   layer.q_a = as_stored(w.q_a);
   layer.q_a_norm = floats.exact(w.q_a_norm);
   layer.q_b = as_stored(w.q_b);
-  layer.kv_a = as_stored(w.kv_a);
-  layer.kv_a_norm = floats.exact(w.kv_a_norm);
-  layer.kv_b = as_stored(w.kv_b);
-  layer.o = as_stored(w.o);
-  if (has_indexer) prepare_indexer(w.indexer, numerics, floats, layer);
+  if (w.window)
+    prepare_window(w, floats, layer);
+  else
+    prepare_latent(w, has_indexer, numerics, floats, layer);
+  layer.attention_streams = prepare_streams(w.attention_streams, floats);
+  layer.feed_forward_streams = prepare_streams(w.feed_forward_streams, floats);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
   layer.shared = as_stored(w.shared);
   if (w.experts.empty()) return;
   layer.router = as_stored(w.router);
   layer.router_bias = floats.exact(w.router_bias);
+  layer.expert_table = w.expert_table;
   for (size_t e = 0; e < w.experts.size(); ++e) layer.experts[e] = as_stored(w.experts[e]);
 }
 
@@ -121,8 +169,32 @@ void prepare_weights(const model::StoredWeights& stored, const Plan& plan, Float
   for (size_t i = 0; i < weights.layers.size(); ++i)
     prepare_layer(stored.layers[i], plan.config.has_indexer(static_cast<int64_t>(i)), plan.numerics, floats,
                   weights.layers[i]);
+  weights.head_streams = prepare_streams(stored.head_streams, floats);
   weights.final_norm = floats.exact(stored.final_norm);
   weights.head = as_stored(stored.head);
+}
+
+PreparedWeights with_room(const model::Model& model) {
+  PreparedWeights weights;
+  weights.layers.resize(model.weights.layers.size());
+  for (size_t i = 0; i < weights.layers.size(); ++i)
+    weights.layers[i].experts.resize(model.weights.layers[i].experts.size());
+  return weights;
+}
+
+rotary::Table make_table(const rotary::Frequencies& frequencies, int64_t positions, Floats& floats) {
+  const std::array<int64_t, 2> shape{positions, frequencies.dim / 2};
+  const View<float, 2> cosine(floats.take(shape[0] * shape[1]), shape);
+  const View<float, 2> sine(floats.take(shape[0] * shape[1]), shape);
+  if (cosine.data != nullptr) rotary::fill_table(frequencies, cosine, sine);
+  return {cosine, sine};
+}
+
+void prepare_all(const model::Model& model, const Plan& plan, Floats& floats, PreparedWeights& weights) {
+  prepare_weights(model.weights, plan, floats, weights);
+  weights.rope = make_table(plan.frequencies, plan.options.context, floats);
+  if (plan.config.window)
+    weights.compressed_rope = make_table(plan.compressed_frequencies, plan.options.context, floats);
 }
 
 }  // namespace
@@ -131,24 +203,18 @@ bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics) {
   return numerics.gate_weight == GateWeight::kFp8 && !has_scales(format_of(gate));
 }
 
-int64_t quantized_floats(int64_t out, int64_t in) {
-  const auto padded = [](int64_t floats) { return (floats + 15) / 16 * 16; };
-  return padded(blocks_of(out) * blocks_of(in)) + padded((out * in + 3) / 4);
+int64_t prepared_bytes(const model::Model& model, const Plan& plan) {
+  PreparedWeights weights = with_room(model);
+  Floats counted;
+  prepare_all(model, plan, counted, weights);
+  return product({counted.taken(), sizeof(float)});
 }
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan) {
-  PreparedWeights weights;
+  PreparedWeights weights = with_room(model);
   weights.memory = HostBuffer(plan.bytes.prepared);
-  weights.layers.resize(model.weights.layers.size());
-  for (size_t i = 0; i < weights.layers.size(); ++i)
-    weights.layers[i].experts.resize(model.weights.layers[i].experts.size());
   Floats floats(weights.memory);
-  prepare_weights(model.weights, plan, floats, weights);
-  const std::array<int64_t, 2> shape{plan.options.context, plan.config.rope / 2};
-  const View<float, 2> cosine(floats.take(shape[0] * shape[1]), shape);
-  const View<float, 2> sine(floats.take(shape[0] * shape[1]), shape);
-  rotary::fill_table(plan.frequencies, cosine, sine);
-  weights.rope = {cosine, sine};
+  prepare_all(model, plan, floats, weights);
   return weights;
 }
 

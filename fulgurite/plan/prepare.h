@@ -13,6 +13,28 @@
 
 namespace fulgurite::plan {
 
+struct PreparedCompressor {
+  PreparedMatrix kv, gate;
+  View<const float, 2> ape;
+  View<const float, 1> norm;
+};
+
+struct PreparedStreams {
+  View<const float, 2> fn;
+  View<const float, 1> base;
+  View<const float, 1> scale;
+};
+
+struct PreparedWindowAttention {
+  PreparedMatrix kv;
+  View<const float, 1> kv_norm;
+  View<const float, 1> sink;
+  PreparedMatrix o_a;
+  PreparedMatrix o_b;
+  PreparedCompressor compressor;  // of layers with a ratio
+  PreparedCompressor index_keys;  // of layers with an indexer
+};
+
 struct PreparedLayer {
   View<const float, 1> attention_norm;
   PreparedMatrix q_a;
@@ -27,9 +49,13 @@ struct PreparedLayer {
   View<const float, 1> index_k_norm_weight;
   View<const float, 1> index_k_norm_bias;
   PreparedMatrix index_gate;
+  PreparedWindowAttention window;  // DeepSeek-V4, in the place of kv_a to o
+  PreparedStreams attention_streams;
+  PreparedStreams feed_forward_streams;
   View<const float, 1> feed_forward_norm;
   PreparedMatrix router;
   View<const float, 1> router_bias;
+  View<const int64_t, 2> expert_table;
   std::vector<experts::Mlp> experts;
   experts::Mlp shared;
 };
@@ -38,10 +64,15 @@ struct PreparedWeights {
   HostBuffer memory;
   PreparedMatrix embedding;
   std::vector<PreparedLayer> layers;
+  PreparedStreams head_streams;
   View<const float, 1> final_norm;
   PreparedMatrix head;
   rotary::Table rope;
+  rotary::Table compressed_rope;  // of layers with compressed entries; nothing where no layer has them
 };
+
+// The bytes that prepare() takes, found by doing all of it but the writing.
+int64_t prepared_bytes(const model::Model& model, const Plan& plan);
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan);
 
@@ -51,8 +82,5 @@ void prepare_again(const model::Model& model, const Plan& plan, PreparedWeights&
 
 // Whether the head gate's weight is quantized here: gate_weight = fp8, and it is not stored in codes.
 bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics);
-
-// Floats of prepared memory that a matrix quantized to e4m3 in blocks of 128x128 takes.
-int64_t quantized_floats(int64_t out, int64_t in);
 
 }  // namespace fulgurite::plan

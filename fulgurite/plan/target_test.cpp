@@ -44,7 +44,7 @@ TEST(target, each_architecture_gets_the_scales_that_its_row_reads) {
   EXPECT_EQ(hopper.bytes.requantized, 0);
   EXPECT_EQ(row_of(blackwell, "linear q_a").implementation, "cuda_fp8");
   EXPECT_EQ(row_of(blackwell, "linear q_a").scales, "requantized to powers of two, e8m0 packed in int32");
-  EXPECT_EQ(blackwell.layers[0].attention.q_a.problem.weight.layout, ScaleLayout::kPacked);
+  EXPECT_EQ(blackwell.layers[0].attention->q_a.problem.weight.layout, ScaleLayout::kPacked);
   EXPECT_GT(blackwell.bytes.requantized, int64_t{61} * 7168 * 1536);
   EXPECT_EQ(row_of(plan_for(large(), "sm80"), "linear q_a").implementation, "cuda");
 }
@@ -84,7 +84,7 @@ TEST(target, fp16_activations_leave_every_scale_as_it_is) {
       EXPECT_EQ(row.scales, row.operation == "linear head" ? "" : "as stored");
     }
     for (const LayerPlan& layer : plan.layers)
-      EXPECT_EQ(layer.attention.o.problem.weight.layout, ScaleLayout::kRowMajor);
+      EXPECT_EQ(layer.attention->o.problem.weight.layout, ScaleLayout::kRowMajor);
   }
 }
 

@@ -1,6 +1,7 @@
-#include "fulgurite/execute/attention_layer.h"
+#include "fulgurite/execute/latent_attention.h"
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/execute/query_latent.h"
 
 namespace fulgurite::execute {
 namespace {
@@ -8,82 +9,79 @@ namespace {
 // The tokens' own cache rows, gathered for the tap: what attention reads of them.
 void show_latent(const LayerContext& c) {
   if (c.tap == nullptr) return;
-  const int64_t latent = c.plan.attention.latent.problem.latent, rope = c.plan.attention.latent.problem.rope;
+  const int64_t latent = c.caches.latent.row.latent, rope = c.caches.latent.row.rope;
   const Tensor<2> kv = c.at.kv;  // its values are in the cache: free to be overwritten
   for (int64_t t = 0; t < c.at.tokens; ++t) {
     const TokenPlace place = c.at.places(t);
-    const std::byte* const row = c.latent_cache.rows[place.sequence][place.position].data;
-    for (int64_t i = 0; i < latent; ++i) store(kv, c.latent_cache.row.latent_value(row, i), t, i);
-    for (int64_t i = 0; i < rope; ++i) store(kv, c.latent_cache.row.rope_value(row, i), t, latent + i);
+    const std::byte* const row = c.caches.latent.rows[place.sequence][place.position].data;
+    for (int64_t i = 0; i < latent; ++i) store(kv, c.caches.latent.row.latent_value(row, i), t, i);
+    for (int64_t i = 0; i < rope; ++i) store(kv, c.caches.latent.row.rope_value(row, i), t, latent + i);
   }
   c.show(TapPoint::kKvLatent, kv.slice(1, 0, latent));
   c.show(TapPoint::kKRope, kv.slice(1, latent, rope));
 }
 
 void project_query(const LayerContext& c) {
-  const plan::AttentionPlan& p = c.plan.attention;
+  const plan::LatentAttentionPlan& p = *c.plan.attention;
   const Activations& at = c.at;
-  p.q_a.run({at.normed, &c.weights.q_a, at.q_raw}, at.tokens, c.lane);
-  p.q_a_norm.run({at.q_raw, {}, {}, c.weights.q_a_norm, {}, at.q_latent}, at.tokens, c.lane);
-  c.show(TapPoint::kQLatent, at.q_latent);
-  p.q_b.run({at.q_latent, &c.weights.q_b, flat(at.q)}, at.tokens, c.lane);
+  project_query_latent(c, p);
   const int64_t rope = p.q_rope.problem.dim;
   p.q_rope.run({columns(at.q, at.q.extent[2] - rope, rope), at.places, c.rope}, at.tokens, c.lane);
   c.show(TapPoint::kQ, at.q);
 }
 
 void cache_latent(const LayerContext& c) {
-  const plan::AttentionPlan& p = c.plan.attention;
+  const plan::LatentAttentionPlan& p = *c.plan.attention;
   const Activations& at = c.at;
   p.kv_a.run({at.normed, &c.weights.kv_a, at.kv}, at.tokens, c.lane);
-  p.latent.run({at.kv, c.weights.kv_a_norm, at.places, c.rope, c.latent_cache}, at.tokens, c.lane);
+  p.latent.run({at.kv, c.weights.kv_a_norm, at.places, c.rope, c.caches.latent}, at.tokens, c.lane);
   show_latent(c);
 }
 
 void select_rows(const LayerContext& c) {
-  const plan::IndexerPlan& p = *c.plan.attention.indexer;
+  const plan::IndexerPlan& p = *c.plan.attention->indexer;
   const Activations& at = c.at;
   p.q.run({at.q_latent, &c.weights.index_q, flat(at.index_q)}, at.tokens, c.lane);
   p.projection.run({at.normed, &c.weights.index_k, &c.weights.index_gate, at.index_k, at.index_gate},
                    at.tokens, c.lane);
   p.prepare.run(
       {at.index_q, at.index_k, at.index_gate, c.weights.index_k_norm_weight, c.weights.index_k_norm_bias,
-       at.places, c.rope, at.index_weights, c.index_cache, at.index_operand, at.rotated_q, at.rotated_k},
+       at.places, c.rope, at.index_weights, c.caches.index, at.index_operand, at.rotated_q, at.rotated_k},
       at.tokens, c.lane);
   if (at.rotated_q) {
     c.show(TapPoint::kIndexQ, at.rotated_q);
     c.show(TapPoint::kIndexK, at.rotated_k);
   }
   c.show(TapPoint::kIndexWeights, at.index_weights);
-  p.select.run({at.index_operand, at.index_weights, c.index_cache, at.places, at.selected, at.index_scores},
+  p.select.run({at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores},
                at.tokens, c.lane);
   if (at.index_scores) c.show(TapPoint::kIndexScores, at.index_scores);
 }
 
 void attend(const LayerContext& c) {
   const Activations& at = c.at;
-  if (const auto& expanded = c.plan.attention.expanded)
-    return expanded->run({at.q, &c.weights.kv_b, c.latent_cache, at.selected, at.places, at.head_outputs},
+  if (const auto& expanded = c.plan.attention->expanded)
+    return expanded->run({at.q, &c.weights.kv_b, c.caches.latent, at.selected, at.places, at.head_outputs},
                          at.tokens, c.lane);
-  const plan::AbsorbedPlan& p = *c.plan.attention.absorbed;
+  const plan::AbsorbedPlan& p = *c.plan.attention->absorbed;
   const int64_t nope = p.query.problem.rows;
   const Tensor<3> q_nope = columns(at.q, 0, nope), q_rope = columns(at.q, nope, p.attention.problem.rope);
   p.query.run({q_nope, &c.weights.kv_b, at.absorbed}, at.tokens, c.lane);
-  p.attention.run({at.absorbed, q_rope, c.latent_cache, at.selected, at.places, at.attended}, at.tokens,
+  p.attention.run({at.absorbed, q_rope, c.caches.latent, at.selected, at.places, at.attended}, at.tokens,
                   c.lane);
   p.value.run({at.attended, &c.weights.kv_b, at.head_outputs}, at.tokens, c.lane);
 }
 
 }  // namespace
 
-void run_attention(const LayerContext& c) {
+void run_latent_attention(const LayerContext& c) {
   project_query(c);
   cache_latent(c);
-  if (c.plan.attention.indexer) select_rows(c);
+  if (c.plan.attention->indexer) select_rows(c);
   c.show(TapPoint::kTopk, c.at.selected);
   attend(c);
   c.show(TapPoint::kAttnHeads, c.at.head_outputs);
-  c.plan.attention.o.run({flat(c.at.head_outputs), &c.weights.o, c.at.block}, c.at.tokens, c.lane);
+  c.plan.attention->o.run({flat(c.at.head_outputs), &c.weights.o, c.at.block}, c.at.tokens, c.lane);
   c.show(TapPoint::kAttnOut, c.at.block);
 }
 

@@ -6,6 +6,6 @@
 namespace fulgurite::execute {
 
 // at.normed -> at.block; writes these tokens' rows of both caches.
-void run_attention(const LayerContext& c);
+void run_latent_attention(const LayerContext& c);
 
 }  // namespace fulgurite::execute

@@ -1,0 +1,127 @@
+#include "fulgurite/execute/window_attention.h"
+
+#include "fulgurite/core/element.h"
+#include "fulgurite/execute/query_latent.h"
+
+namespace fulgurite::execute {
+namespace {
+
+void project_query(const LayerContext& c, const plan::WindowAttentionPlan& p) {
+  project_query_latent(c, p);
+  p.query.run({c.at.q, c.at.places, c.rope, c.at.q_normed}, c.at.tokens, c.lane);
+  if (c.at.q_normed) c.show(TapPoint::kQNormed, c.at.q_normed);
+  c.show(TapPoint::kQ, c.at.q);
+}
+
+// The tokens' rows of `rows`, as attention reads them; row_of(position) is where one stands.
+template <class RowOf>
+void gather(const LayerContext& c, const KvRows& rows, const RowOf& row_of) {
+  const Tensor<2> kv = c.at.kv;  // its values are in the window: free to be overwritten
+  for (int64_t t = 0; t < c.at.tokens; ++t) {
+    const TokenPlace place = c.at.places(t);
+    const int64_t row = row_of(place.position);
+    for (int64_t i = 0; row >= 0 && i < kv.extent[1]; ++i)
+      store(kv, rows.value(place.sequence, row, i), t, i);
+  }
+}
+
+void cache_window(const LayerContext& c, const plan::WindowAttentionPlan& p) {
+  const Activations& at = c.at;
+  p.kv.run({at.normed, &c.weights.window.kv, at.kv}, at.tokens, c.lane);
+  p.kv_prepare.run({at.kv, c.weights.window.kv_norm, at.places, c.rope, c.caches.window}, at.tokens, c.lane);
+  if (c.tap == nullptr) return;
+  const int64_t ring = p.kv_prepare.problem.ring;
+  gather(c, c.caches.window, [ring](int64_t position) { return position % ring; });
+  c.show(TapPoint::kKv, at.kv);
+}
+
+void compress(const LayerContext& c, const plan::CompressorStep& step) {
+  const plan::PreparedCompressor& w = c.weights.window.compressor;
+  step.run({c.at.normed,
+            &w.kv,
+            &w.gate,
+            w.ape,
+            w.norm,
+            c.at.places,
+            c.rope,
+            c.caches.state,
+            c.caches.entries,
+            {},
+            {},
+            {}},
+           c.at.tokens, c.lane);
+  if (c.tap == nullptr) return;
+  const int64_t ratio = step.problem.ratio;
+  gather(c, c.caches.entries, [&](int64_t position) {
+    return compressor::ends_window(step.problem, position) ? position / ratio : -1;
+  });
+  TapTensor entries = tap_tensor(c.at.kv);
+  entries.every = ratio;
+  c.tap->at(TapPoint::kEntries, c.layer, entries);
+}
+
+void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
+  const Activations& at = c.at;
+  const plan::PreparedCompressor& w = c.weights.window.index_keys;
+  p.q.run({at.q_latent, &c.weights.index_q, flat(at.index_q)}, at.tokens, c.lane);
+  p.gate.run({at.normed, &c.weights.index_gate, Tensor<2>(at.index_gate)}, at.tokens, c.lane);
+  p.keys.run({at.normed,
+              &w.kv,
+              &w.gate,
+              w.ape,
+              w.norm,
+              at.places,
+              c.rope,
+              c.caches.index_state,
+              {},
+              c.caches.index,
+              {},
+              {}},
+             at.tokens, c.lane);
+  p.prepare.run({at.index_q,
+                 {},
+                 at.index_gate,
+                 {},
+                 {},
+                 at.places,
+                 c.rope,
+                 at.index_weights,
+                 {},
+                 at.index_operand,
+                 at.rotated_q,
+                 {}},
+                at.tokens, c.lane);
+  if (at.rotated_q) c.show(TapPoint::kIndexQ, at.rotated_q);
+  c.show(TapPoint::kIndexWeights, at.index_weights);
+  p.select.run({at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores},
+               at.tokens, c.lane);
+  if (c.tap != nullptr && at.index_scores) {
+    TapTensor scores = tap_tensor(Tensor<2>(at.index_scores));
+    scores.column_tokens = p.select.problem.ratio;
+    c.tap->at(TapPoint::kIndexScores, c.layer, scores);
+  }
+  c.show(TapPoint::kTopk, at.selected);
+}
+
+}  // namespace
+
+void run_window_attention(const LayerContext& c) {
+  const plan::WindowAttentionPlan& p = *c.plan.window;
+  const Activations& at = c.at;
+  project_query(c, p);
+  cache_window(c, p);
+  if (p.compressor) compress(c, *p.compressor);
+  if (p.indexer) select_entries(c, *p.indexer);
+  const View<const int32_t, 2> selected =
+      p.indexer ? View<const int32_t, 2>(at.selected) : View<const int32_t, 2>();
+  p.attention.run({at.q, c.weights.window.sink, c.caches.window, c.caches.entries, selected, at.places,
+                   c.rope, at.head_outputs},
+                  at.tokens, c.lane);
+  c.show(TapPoint::kAttnHeads, at.head_outputs);
+  p.o_a.run({grouped(at.head_outputs, at.grouped.extent[1]), &c.weights.window.o_a, at.grouped}, at.tokens,
+            c.lane);
+  p.o_b.run({flat(at.grouped), &c.weights.window.o_b, at.block}, at.tokens, c.lane);
+  c.show(TapPoint::kAttnOut, at.block);
+}
+
+}  // namespace fulgurite::execute

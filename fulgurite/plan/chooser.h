@@ -1,0 +1,82 @@
+#pragma once
+// How one operation is planned: the first row of the catalog that takes its problem, every refusal kept. What the descriptions
+// of the layers (planner.cpp, window_planner.cpp) choose with.
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <string>
+
+#include "fulgurite/core/error.h"
+#include "fulgurite/plan/plan.h"
+
+namespace fulgurite::plan {
+
+// "e4m3 128x128, scales f32 [256, 384]".
+std::string shaped(const StoredMatrix& matrix);
+// "layer 3 linear q_a", or the operation alone.
+std::string place(int64_t layer, const std::string& operation);
+// shaped(), and whether the linear reads the weight as bf16 though it is stored otherwise.
+std::string reading_text(const StoredMatrix& weight, const linear::Problem& problem);
+
+class Chooser {
+ public:
+  // Appends to plan.rows; reads the plan's device, numerics and options.
+  explicit Chooser(Plan& plan) : plan_(plan) {}
+
+  const Setting& setting() const { return setting_; }
+  int64_t batch() const { return plan_.options.chunk_tokens; }
+  int64_t sequences() const { return plan_.options.sequences; }
+  int64_t context() const { return plan_.options.context; }
+
+  // Throws Error{kPlan} with every reason where every row refuses.
+  template <class Problem, class Args>
+  Step<Problem, Args> choose(int64_t layer, const std::string& operation, const std::string& format,
+                             Rows<Implementation<Problem, Args>> candidates, const Problem& problem) {
+    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}, "", true};
+    for (const Implementation<Problem, Args>* const candidate : candidates) {
+      if (!is_candidate(operation, candidate->name, candidate->device)) continue;
+      Support refusal = refused_unasked(operation, candidate->name, candidate->device);
+      if (!refusal) refusal = candidate->supports(problem);
+      if (refusal) {
+        row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
+        continue;
+      }
+      row.implementation = candidate->name;
+      row.has_kernel = candidate->run != nullptr;
+      row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
+      plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
+      plan_.rows.push_back(row);
+      return {as_read(*candidate, problem), {{INT64_MAX, candidate, std::ssize(plan_.rows) - 1}}};
+    }
+    if (!row.refused.empty() || kind() == DeviceKind::kCpu)
+      fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
+           fmt::join(row.refused, "; "));
+    row.implementation = kNoImplementation;
+    row.has_kernel = false;
+    plan_.rows.push_back(row);
+    return {problem, {}};
+  }
+
+  NormStep choose_norm(int64_t layer, const std::string& operation, int64_t width, float eps);
+  LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
+                           linear::Output output = linear::Output::kActivation);
+
+ private:
+  DeviceKind kind() const { return setting_.target.kind; }
+  bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const;
+  Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const;
+
+  // The problem with the weight in the form that the row reads.
+  template <class Problem, class Args>
+  static Problem as_read(const Implementation<Problem, Args>& row, Problem problem) {
+    if constexpr (requires { problem.weight; })
+      if (row.reads != nullptr) problem.weight = row.reads(problem);
+    return problem;
+  }
+
+  Plan& plan_;
+  const Setting setting_{plan_.device.target, plan_.numerics};
+};
+
+}  // namespace fulgurite::plan
