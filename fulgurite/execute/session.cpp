@@ -20,7 +20,10 @@ LatentRows latent_layer(const plan::Plan& plan, int64_t layer, const HostBuffer&
   return {plan.latent_row, cache_layer(plan, layer, cache.bytes().data(), plan.latent_row.bytes())};
 }
 
-IndexKeys index_layer(const plan::Plan& plan, int64_t layer, const HostBuffer& cache) {
+// None of a layer without an indexer.
+IndexKeys index_layer(const plan::Plan& plan, const plan::AttentionPlan& attention, const HostBuffer& cache) {
+  if (!attention.indexer) return {};
+  const int64_t layer = attention.indexer->cache_layer;
   const int64_t dim = plan.config.index_dim;
   IndexKeys keys;
   keys.keys.dtype = plan.activations.index_dtype;
@@ -127,7 +130,7 @@ void Session::run_layers(const Activations& at, Tap* tap) {
     add_and_norm(plan.attention.norm, weights.attention_norm, layer - 1, at, lane_, tap);
     if (layer > 0 && tap != nullptr) show(*tap, TapPoint::kHidden, layer - 1, at.stream);
     run_layer({layer, plan, weights, weights_.rope, latent_layer(plan_, layer, latent_cache_),
-               index_layer(plan_, layer, index_cache_), at, lane_, tap});
+               index_layer(plan_, plan.attention, index_cache_), at, lane_, tap});
   }
   add_and_norm(plan_.final_norm, weights_.final_norm, config.layers - 1, at, lane_, tap);
   if (tap != nullptr) show(*tap, TapPoint::kHidden, config.layers - 1, at.stream);

@@ -62,7 +62,7 @@ std::string text(const std::optional<Yarn>& yarn) {
 
 std::string text(const std::optional<Quantization>& quantization) {
   if (!quantization) return "none";
-  const auto& [block, activation_scale, experts] = *quantization;
+  const auto& [block, activation_scale, experts, not_converted] = *quantization;  // the tensors tell the last
   return fmt::format("blocks of {}x{}, scales of activations {}, experts {}", block.rows,
                      block.columns == kWhole ? "row" : fmt::format("{}", block.columns),
                      activation_scale == ScaleRounding::kPow2 ? "ue8m0" : "fp32",
@@ -108,7 +108,7 @@ Facts facts_of(const Config& c) {
   add(facts, "n_group", c.expert_groups);
   add(facts, "topk_group", c.groups_kept);
   add(facts, "routed_scaling_factor", c.routed_scale);
-  add(facts, "bos_token_id", c.bos);
+  add(facts, "bos_token_id", c.bos ? fmt::format("{}", *c.bos) : "none");
   add(facts, "eos_token_id", fmt::format("{}", fmt::join(c.eos, " ")));
   add(facts, "quantization_config", text(c.quantization));
   return facts;

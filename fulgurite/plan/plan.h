@@ -32,6 +32,7 @@ using RouterStep = Step<router::Problem, router::Args>;
 using ExpertsStep = Step<experts::Problem, experts::Args>;
 
 struct IndexerPlan {
+  int64_t cache_layer = 0;           // of the index cache, which holds layers with an indexer alone
   LinearStep q;                      // q_latent -> index q
   IndexerProjectionStep projection;  // x -> index k, head gate
   IndexerPrepareStep prepare;
@@ -87,8 +88,9 @@ struct Bytes {
   int64_t viewed = 0;    // weights, where the checkpoint maps them
   int64_t prepared = 0;  // weights and tables in a layout of their own
   int64_t latent_cache = 0;
-  int64_t index_cache = 0;  // index_keys, then the scales of codes
-  int64_t index_keys = 0;   // of index_cache; where the scales begin
+  int64_t index_layers = 0;  // layers with an indexer: none other has index keys
+  int64_t index_cache = 0;   // index_keys, then the scales of codes
+  int64_t index_keys = 0;    // of index_cache; where the scales begin
   int64_t activations = 0;
   int64_t requantized = 0;  // codes and scales made for rows that read other scales than the stored
   int64_t workspace = 0;    // the largest of any row; rows run one after another

@@ -182,13 +182,14 @@ class Planner {
 
   IndexerPlan make_indexer(int64_t layer, const model::StoredIndexer& w) {
     IndexerPlan plan;
+    plan.cache_layer = plan_.bytes.index_layers++;
     plan.q = choose_linear(layer, "index_q", w.q);
     const indexer_projection::Problem projection{
         setting_, c_.hidden, c_.index_dim, c_.index_heads, format_of(w.k), gate_format(w.gate), batch()};
     plan.projection = choose(layer, "indexer_projection", projection_text(w, projection),
                              catalog().indexer_projection, projection);
-    const indexer_prepare::Problem prepare{
-        setting_, c_.index_heads, c_.index_dim, c_.rope, rotary::Layout::kHalfSplit, sequences(), context()};
+    const indexer_prepare::Problem prepare{setting_,     c_.index_heads, c_.index_dim, c_.rope,
+                                           index_rope(), sequences(),    context()};
     const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
     plan.prepare = choose(layer, "indexer_prepare",
                           fmt::format("{}; cache {} [{}]", half_split ? "half-split" : "interleaved",
@@ -199,6 +200,10 @@ class Planner {
                          index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(),
                                                sequences(), context(), batch()});
     return plan;
+  }
+
+  rotary::Layout index_rope() const {
+    return c_.index_rope_interleaved ? rotary::Layout::kInterleaved : rotary::Layout::kHalfSplit;
   }
 
   // gate_weight = fp8: prepare() quantizes a weight that is not stored in codes in blocks of 128x128.
@@ -366,15 +371,17 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.activations = make_activation_layout(model.config, plan.options);
   Planner(model, plan).make();
   require_demands(plan);
-  const int64_t cache_rows = product({model.config.layers, plan.options.sequences, plan.options.context});
+  const int64_t positions = product({plan.options.sequences, plan.options.context});
+  const int64_t latent_rows = product({model.config.layers, positions}),
+                index_rows = product({plan.bytes.index_layers, positions});
   plan.bytes.viewed = model.bound_bytes;
   plan.bytes.prepared = prepared_bytes(model, plan.options);
-  plan.bytes.latent_cache = product({cache_rows, plan.latent_row.bytes()});
+  plan.bytes.latent_cache = product({latent_rows, plan.latent_row.bytes()});
   const DType index_dtype = plan.activations.index_dtype;
   plan.bytes.index_keys =
-      (product({cache_rows, model.config.index_dim, bits(index_dtype) / 8}) + 63) / 64 * 64;
+      (product({index_rows, model.config.index_dim, bits(index_dtype) / 8}) + 63) / 64 * 64;
   const bool codes = index_dtype == DType::kF8_E4M3;
-  plan.bytes.index_cache = plan.bytes.index_keys + (codes ? product({cache_rows, sizeof(float)}) : 0);
+  plan.bytes.index_cache = plan.bytes.index_keys + (codes ? product({index_rows, sizeof(float)}) : 0);
   plan.bytes.activations = plan.activations.total;
   return plan;
 }
