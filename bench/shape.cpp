@@ -37,6 +37,7 @@ Shape glm5() {
   s.softmax_scale = 0.0625f, s.norm_eps = 1e-5f;
   s.index_rope = rotary::Layout::kInterleaved;
   s.frequencies = {1e6, 64, {}};
+  s.activation_scale = ActivationScale::kFp32;  // no scale_fmt
   s.attention_heads = {64, 8};
   return s;
 }

@@ -65,6 +65,17 @@ TEST(knobs, every_value_runs_and_changes_the_logits) {
                      "softmax_denominator=rounded"});
 }
 
+// What means the same, or something else, to the tiny DeepSeek-V3.2.
+TEST(knobs, of_glm_5_run_and_change_the_logits) {
+  const test::TinyModel glm(test::kTinyGlm5);
+  expect_difference(glm.model, "serving",
+                    {"activation_scale=pow2", "indexer_rope=half_split", "mla=expanded", "activation=fp16",
+                     "latent_cache=bf16", "index_quant=fp4"});
+  const std::vector<float> expected = logits_of(glm.model, "serving");
+  for (const char* const setting : {"activation_scale=fp32", "indexer_rope=interleaved"})
+    EXPECT_EQ(logits_of(glm.model, std::string("serving,") + setting), expected) << setting;
+}
+
 // Values that the kernels of serving do not take: the row that does may sum in another order, which changes the
 // logits as well, so references are held against references.
 TEST(knobs, values_that_another_row_takes_change_the_references_too) {

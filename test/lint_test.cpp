@@ -198,6 +198,10 @@ TEST(lint, config_that_is_broken_or_contradicts_the_tensors) {
   };
   message(Rule::kConfig, "config.json", "hidden_act", "gelu");
   message(Rule::kIndexerRopeStyle, "config.json", "indexer_rope_interleave", true);
+  test::EditedCheckpoint glm(test::kTinyGlm5);
+  glm.config["indexer_rope_interleave"] = false;
+  EXPECT_THAT(expect_only(Rule::kIndexerRopeStyle, "config.json", glm.write()),
+              testing::HasSubstr("expected true for glm_moe_dsa, found false"));
   EXPECT_THAT(message(Rule::kConfigContradiction, "config.json", "num_hidden_layers", 5),
               testing::HasSubstr("says 5, the tensors have 4 layers"));
   message(Rule::kConfigContradiction, "config.json", "num_hidden_layers", 3);

@@ -186,7 +186,8 @@ TEST(loading_accidents, an_mtp_layer_is_no_layer_of_the_model) {
   EXPECT_THAT(refusal(edited.write()), HasSubstr("model.layers.4."));
 }
 
-// GLM-5.2 ships layers without an indexer; in this family a missing one is an error, not a random one.
+// GLM-5.2 ships layers without an indexer, which config.json names; elsewhere a missing one is an error, not
+// a random one.
 TEST(loading_accidents, a_layer_without_its_indexer_is_refused) {
   test::EditedCheckpoint edited;
   std::erase_if(edited.tensors, [](const auto& tensor) { return tensor.name.starts_with(kIndexer); });
@@ -199,6 +200,9 @@ TEST(loading_accidents, an_indexer_rope_of_another_family_is_refused) {
   test::EditedCheckpoint edited;
   edited.config["indexer_rope_interleave"] = true;
   EXPECT_THAT(refusal(edited.write()), HasSubstr("\"indexer_rope_interleave\": expected false, found true"));
+  test::EditedCheckpoint glm(test::kTinyGlm5);
+  glm.config["indexer_rope_interleave"] = false;
+  EXPECT_THAT(refusal(glm.write()), HasSubstr("\"indexer_rope_interleave\": expected true, found false"));
 }
 
 // sglang #32279: a shard that an interrupted download left out was passed over.

@@ -1,4 +1,4 @@
-// `fulgurite plan` for any target: the recorded plans of the 671B configuration, and the command's own line.
+// `fulgurite plan` for any target: the recorded plans of published models, and the command's own line.
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,8 @@
 namespace fulgurite {
 namespace {
 
-const std::string kLarge = test::kSource + "/models/configs/deepseek-v3.2.json";
+const std::string kConfigs = test::kSource + "/models/configs/";
+const std::string kLarge = kConfigs + "deepseek-v3.2.json";
 
 // Paths as they are where the plans were recorded.
 std::string from_the_root(std::string text) {
@@ -20,15 +21,37 @@ std::string from_the_root(std::string text) {
   return text;
 }
 
-TEST(golden_plans, of_the_671b_configuration_are_as_recorded) {
+void expect_recorded_plans(const std::string& config) {
   for (const std::string target : {"cpu", "sm80", "sm90", "sm100", "sm120"})
     for (const std::string activation : {"bf16", "fp16"}) {
-      const test::ToolRun run = test::run_tool("plan " + kLarge + " --config-only --target " + target +
-                                               " --activation " + activation);
-      const std::string file = test::kSource + "/golden/plans/" + target + "-" + activation + ".txt";
+      const test::ToolRun run = test::run_tool("plan " + kConfigs + config + ".json --config-only --target " +
+                                               target + " --activation " + activation);
+      const std::string file =
+          test::kSource + "/golden/plans/" + config + "/" + target + "-" + activation + ".txt";
       EXPECT_EQ(from_the_root(run.out + run.error), checkpoint::MappedFile(file).text())
           << "golden/plans/record rewrites them; review what moved";
     }
+}
+
+TEST(golden_plans, of_the_671b_configuration_are_as_recorded) { expect_recorded_plans("deepseek-v3.2"); }
+
+TEST(golden_plans, of_glm_5_are_as_recorded) { expect_recorded_plans("glm-5"); }
+
+// Of 78 layers 21 have an indexer; the others have no index keys.
+TEST(plan_verb, glm_5_2_shares_selections_and_their_cache) {
+  for (const std::string target : {"cpu", "sm80", "sm90", "sm100", "sm120"}) {
+    const test::ToolRun run = test::run_tool(
+        "plan " + kConfigs + "glm-5.2.json --config-only --context 1000 " + "--json --target " + target);
+    ASSERT_EQ(run.exit_code, 0) << run.error;
+    const auto json = nlohmann::json::parse(run.out);
+    EXPECT_EQ(json["family"], "glm_moe_dsa");
+    EXPECT_EQ(json["bytes"]["index_cache_layers"], 21);
+    EXPECT_EQ(json["bytes"]["index_cache"], 21 * 1000 * (128 + 4));
+    EXPECT_EQ(json["bytes"]["latent_cache"], 78 * 1000 * 656);
+    EXPECT_EQ(
+        std::ranges::count_if(json["rows"], [](const auto& r) { return r["operation"] == "index_select"; }),
+        21);
+  }
 }
 
 TEST(plan_verb, config_only_takes_the_directory_or_the_file) {

@@ -171,8 +171,8 @@ TEST(planning_accidents, a_quantization_that_is_not_known_is_refused_and_not_gue
   method.config["quantization_config"]["quant_method"] = "w4afp8";
   EXPECT_THAT(refusal(method.write()), HasSubstr("\"quant_method\": expected \"fp8\" or \"modelopt\""));
   test::EditedCheckpoint list;
-  list.config["quantization_config"]["modules_to_not_convert"] = {"lm_head"};
-  EXPECT_THAT(refusal(list.write()), HasSubstr("\"modules_to_not_convert\": expected no such key"));
+  list.config["quantization_config"]["ignored_layers"] = {"lm_head"};
+  EXPECT_THAT(refusal(list.write()), HasSubstr("\"ignored_layers\": expected no such key"));
 }
 
 // kv_b_proj is used as two matrices; splitting its codes went wrong where its scales had been converted
@@ -188,6 +188,24 @@ TEST(planning_accidents, kv_b_is_read_by_rows_with_the_scales_that_it_has) {
     EXPECT_EQ(row->format, "e4m3 128x128, scales e8m0 [1024, 512]");
   }
   EXPECT_EQ(logits_of(powers, Numerics::serving()), logits_of(test::kTinyV32, Numerics::serving()));
+}
+
+// ATOM #451: GLM-5-FP8 lists `indexers_proj`, which is the name of no module, and weights_proj was taken for
+// fp8. What is quantized the tensors tell.
+TEST(planning_accidents, a_list_of_modules_that_are_not_quantized_moves_no_tensor) {
+  test::EditedCheckpoint list;
+  list.config["quantization_config"]["modules_to_not_convert"] = {
+      "lm_head", "model.layers.0.self_attn.indexers_proj", "model.layers.1.mlp"};
+  EXPECT_EQ(logits_of(list.write()), tiny_logits());
+  const plan::Plan plan =
+      plan::make(model::outline(model::parse_config(list.config.dump(), "config.json")), test::device(1), {});
+  for (const int64_t layer : {1, 2}) {
+    const auto experts = std::ranges::find_if(
+        plan.rows, [&](const plan::Row& row) { return row.layer == layer && row.operation == "experts"; });
+    EXPECT_THAT(experts->format, HasSubstr(layer == 1 ? "bf16" : "e4m3 128x128")) << "from config.json alone";
+  }
+  list.config["quantization_config"]["modules_to_not_convert"] = "lm_head";
+  EXPECT_THAT(refusal(list.write()), HasSubstr("\"modules_to_not_convert\": expected names of modules"));
 }
 
 // GLM-5.2 ships indexers of full layers alone, other converters those of all layers.

@@ -21,6 +21,21 @@ struct Sharing : test::EditedCheckpoint {
   }
 };
 
+// Some converters ship indexers of every layer of GLM-5.
+struct GlmWithAllIndexers : test::EditedCheckpoint {
+  GlmWithAllIndexers() : EditedCheckpoint(test::kTinyGlm5) {
+    const std::string from = "model.layers.0.self_attn.indexer.";
+    for (size_t i = 0, count = tensors.size(); i < count; ++i) {
+      if (!tensors[i].name.starts_with(from)) continue;
+      for (const char* const layer : {"1", "3"}) {
+        checkpoint::TensorView copy = tensors[i];
+        copy.name.replace(std::string("model.layers.").size(), 1, layer);
+        tensors.push_back(copy);
+      }
+    }
+  }
+};
+
 std::vector<model::Finding> findings(const fs::path& directory) {
   return model::inspect(checkpoint::survey(directory), model::Sampling::kSample).findings;
 }
@@ -37,6 +52,14 @@ TEST(shared_layers, load_with_and_without_an_indexer_and_compute_the_same) {
     EXPECT_TRUE(findings(absent.directory()).empty());
     EXPECT_FALSE(test::form_trace(test::kTinyV32, numerics) == expected) << "layer 2 selects otherwise";
   }
+}
+
+TEST(shared_layers, of_glm_5_may_have_an_indexer_that_nobody_reads) {
+  const GlmWithAllIndexers all;
+  EXPECT_TRUE(test::form_trace(all.write()) == test::form_trace(test::kTinyGlm5));
+  EXPECT_TRUE(findings(all.directory()).empty());
+  const auto checkpoint = checkpoint::open(all.directory());
+  EXPECT_GT(model::bind(checkpoint).left_out_bytes, 0);
 }
 
 // What the trace of all positions says, with layer 2 made to read what layer 1 selected if asked.
@@ -85,6 +108,13 @@ TEST(shared_layers, are_counted_by_inspect) {
   EXPECT_EQ(test::run_tool("inspect " + test::kTinyV32).out.find(" of 4 layers"), std::string::npos);
 }
 
+TEST(shared_layers, take_no_index_cache_and_the_plan_says_so) {
+  Sharing sharing;
+  const test::ToolRun run = test::run_tool("plan " + sharing.write());
+  EXPECT_NE(run.out.find("the same, in 3 of 4 layers"), std::string::npos) << run.out;
+  EXPECT_EQ(test::run_tool("plan " + test::kTinyV32).out.find(" of 4 layers"), std::string::npos);
+}
+
 TEST(shared_layers, plan_no_indexer) {
   Sharing sharing;
   const auto checkpoint = checkpoint::open(sharing.write());
@@ -96,6 +126,7 @@ TEST(shared_layers, plan_no_indexer) {
       if (row.operation == "index_select") selecting.insert(row.layer);
     EXPECT_EQ(selecting, (std::set<int64_t>{0, 1, 3}));
     EXPECT_FALSE(plan.layers[2].attention->indexer.has_value());
+    EXPECT_EQ(plan.bytes.index_layers, 3);
     plan::prepare(model, plan);  // asserts that its memory suffices
   }
 }

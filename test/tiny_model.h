@@ -1,5 +1,5 @@
 #pragma once
-// The tiny checkpoint and what was recorded of it, for the end-to-end tests.
+// The tiny checkpoints and what was recorded of them, for the end-to-end tests.
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -16,15 +16,29 @@ namespace fulgurite::test {
 
 inline const std::string kSource = kSourceDir;
 inline const std::string kTinyV32 = kSource + "/models/tiny-v32";
+inline const std::string kTinyGlm5 = kSource + "/models/tiny-glm5";
 inline const std::string kGolden = kSource + "/golden/tiny-v32.safetensors";
 
 struct TinyModel {
-  checkpoint::Checkpoint checkpoint = checkpoint::open(kTinyV32);
+  explicit TinyModel(const std::string& directory = kTinyV32) : checkpoint(checkpoint::open(directory)) {}
+  checkpoint::Checkpoint checkpoint;
   model::Model model = model::bind(checkpoint);
 };
 
-inline std::vector<int32_t> golden_ids(int sequence) {
-  const auto golden = checkpoint::SafetensorsFile::open(kGolden);
+// A tiny checkpoint of each family with the sequences that the oracle computed (golden/README.md).
+struct Recorded {
+  std::string name;
+  int sequences = 0;
+  int64_t positions = 0;  // of each sequence
+  int64_t last = 0;       // of them were recorded
+  std::string directory() const { return kSource + "/models/" + name; }
+  std::string golden() const { return kSource + "/golden/" + name + ".safetensors"; }
+};
+inline const Recorded kRecordedV32{"tiny-v32", 4, 512, 32}, kRecordedGlm5{"tiny-glm5", 2, 384, 16};
+inline const Recorded kRecorded[] = {kRecordedV32, kRecordedGlm5};
+
+inline std::vector<int32_t> golden_ids(int sequence, const std::string& file = kGolden) {
+  const auto golden = checkpoint::SafetensorsFile::open(file);
   const auto ids = checkpoint::i32_values(golden.require(fmt::format("seq{}.input_ids", sequence)));
   return {ids.begin(), ids.end()};
 }

@@ -52,7 +52,8 @@ std::vector<int32_t> prompt_ids(const Options& options, const Tokenizer& tokeniz
       options.prompt_file.empty() ? "prompt" : checkpoint::printable_path(options.prompt_file);
   if (text.empty()) fail(ErrorKind::kRequest, "{}: expected text, found none", source);
   require_utf8(text, source);
-  std::vector<int32_t> ids{config.bos};
+  std::vector<int32_t> ids;
+  if (config.bos) ids.push_back(*config.bos);
   const std::vector<int32_t> encoded = tokenizer.encode(text);
   ids.insert(ids.end(), encoded.begin(), encoded.end());
   return ids;

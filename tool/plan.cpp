@@ -112,7 +112,9 @@ void print_bytes(const Options& options, const plan::Plan& plan) {
     add("requantized", bytes.requantized, "codes and scales of rows that read other scales");
   add("latent cache", bytes.latent_cache,
       fmt::format("{} sequence(s) of {} positions", plan.options.sequences, plan.options.context));
-  add("index cache", bytes.index_cache, "the same");
+  const bool all = bytes.index_layers == plan.config.layers;
+  add("index cache", bytes.index_cache,
+      all ? "the same" : fmt::format("the same, in {} of {} layers", bytes.index_layers, plan.config.layers));
   if (bytes.compressor_state > 0) add("compressor state", bytes.compressor_state, "what open windows hold");
   add("activations", bytes.activations, fmt::format("passes of up to {} tokens", plan.options.chunk_tokens));
   add("workspace", bytes.workspace, "the largest of any row");
@@ -182,6 +184,7 @@ void print_json(const Options& options, const plan::Plan& plan) {
                                 {"prepared", plan.bytes.prepared},
                                 {"latent_cache", plan.bytes.latent_cache},
                                 {"index_cache", plan.bytes.index_cache},
+                                {"index_cache_layers", plan.bytes.index_layers},
                                 {"compressor_state", plan.bytes.compressor_state},
                                 {"activations", plan.bytes.activations},
                                 {"requantized", plan.bytes.requantized},

@@ -57,7 +57,7 @@ std::vector<int32_t> token_stream(std::string_view text, const std::string& what
   std::vector<int32_t> stream;
   for (const std::string& document : split_documents(text)) {
     const std::vector<int32_t> ids = tokenizer.encode(document);
-    stream.push_back(config.bos);
+    if (config.bos) stream.push_back(*config.bos);
     stream.insert(stream.end(), ids.begin(), ids.end());
     stream.push_back(config.eos.front());
   }

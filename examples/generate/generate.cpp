@@ -16,7 +16,7 @@ int main(int argc, char** argv) try {
   const auto model = fulgurite::model::bind(checkpoint);
   const auto tokenizer = fulgurite::Tokenizer::parse(checkpoint.tokenizer_text(), "tokenizer.json");
   std::vector<int32_t> ids = tokenizer.encode(argv[2]);
-  ids.insert(ids.begin(), model.config.bos);
+  if (model.config.bos) ids.insert(ids.begin(), *model.config.bos);
 
   fulgurite::plan::Options options;
   options.context = static_cast<int64_t>(ids.size()) + 32;

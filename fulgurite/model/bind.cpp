@@ -1,5 +1,7 @@
 #include "fulgurite/model/bind.h"
 
+#include <algorithm>
+
 #include "fulgurite/core/error.h"
 
 namespace fulgurite::model {
@@ -123,6 +125,9 @@ MatrixFormat form_of(const Config& config, const TensorName& name) {
   constexpr MatrixFormat kPlain{MatrixForm::kBF16, {}, ScaleFormat::kF32};
   if (name.form != Form::kLinear || !config.quantization) return kPlain;
   const Quantization& quantization = *config.quantization;
+  if (std::ranges::any_of(quantization.not_converted,
+                          [&](const std::string& module) { return name.name.starts_with(module + "."); }))
+    return kPlain;
   const bool routed = name.expert != kNotRouted;
   if (routed && quantization.experts == Fp4::kMxfp4) return {MatrixForm::kMxfp4, {1, 32}, ScaleFormat::kE8M0};
   if (routed && quantization.experts == Fp4::kNvfp4) return {MatrixForm::kNvfp4, {1, 16}, ScaleFormat::kE4M3};

@@ -22,14 +22,16 @@ constexpr int64_t kLongestContext = 1 << 26;
 Family family_of(const Fields& fields) {
   const std::string type = fields.text("model_type");
   if (type == "deepseek_v32") return Family::kDeepseekV32;
+  if (type == "glm_moe_dsa") return Family::kGlm5;
   if (type == "deepseek_v3")
     fail(ErrorKind::kModel,
          "{}: model_type \"deepseek_v3\" has no sparse-attention indexer; expected \"deepseek_v32\"",
          fields.what());
-  if (type == "glm_moe_dsa" || type == "deepseek_v4")
-    fail(ErrorKind::kModel, "{}: model_type \"{}\" is not supported yet; expected \"deepseek_v32\"",
+  if (type == "deepseek_v4")
+    fail(ErrorKind::kModel,
+         "{}: model_type \"{}\" is not supported yet; expected \"deepseek_v32\" or \"glm_moe_dsa\"",
          fields.what(), type);
-  fields.wrong("model_type", "\"deepseek_v32\"");
+  fields.wrong("model_type", "\"deepseek_v32\" or \"glm_moe_dsa\"");
 }
 
 // A key that may be left out, but that has one value if it is there.
@@ -44,7 +46,7 @@ void only_integer(const Fields& fields, std::string_view key, int64_t value) {
 }
 
 // Everything that would change the mathematics, at the only value that is implemented.
-void check_fixed_choices(const Fields& fields) {
+void check_fixed_choices(const Fields& fields, const Config& config) {
   only_text(fields, "hidden_act", "silu");
   only_text(fields, "scoring_func", "sigmoid");
   only_text(fields, "topk_method", "noaux_tc");
@@ -52,13 +54,13 @@ void check_fixed_choices(const Fields& fields) {
   only_boolean(fields, "attention_bias", false);
   only_boolean(fields, "mlp_bias", false);
   only_boolean(fields, "tie_word_embeddings", false);
-  only_boolean(fields, "indexer_rope_interleave", false);
+  only_boolean(fields, "indexer_rope_interleave", config.index_rope_interleaved);
   only_boolean(fields, "rope_interleave", true);
   only_text(fields, "index_k_norm_type", "layer");
   only_integer(fields, "moe_layer_freq", 1);
   for (const char* const key :
-       {"index_init_tokens", "index_local_tokens", "mlp_layer_types", "partial_rotary_factor", "swiglu_limit",
-        "logit_scale", "compression_config", "sliding_window", "compress_ratios", "layer_types"})
+       {"index_init_tokens", "index_local_tokens", "partial_rotary_factor", "swiglu_limit", "logit_scale",
+        "compression_config", "sliding_window", "compress_ratios", "layer_types"})
     if (fields.has(key)) fields.wrong(key, "no such key (not implemented for this family)");
 }
 
@@ -91,6 +93,17 @@ void read_indexer(const Fields& fields, Config& config) {
   if ((config.index_dim & (config.index_dim - 1)) != 0) fields.wrong("index_head_dim", "a power of two");
   if (config.index_dim < config.rope)
     fields.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim, {}", config.rope));
+}
+
+// Of each layer "dense" or "sparse": the layers that first_k_dense_replace names.
+void check_layer_types(const Fields& fields, const Config& config) {
+  constexpr const char* kKey = "mlp_layer_types";
+  if (!fields.has(kKey)) return;
+  Json expected = Json::array();
+  for (int64_t i = 0; i < config.layers; ++i) expected.push_back(config.dense(i) ? "dense" : "sparse");
+  if (fields.value(kKey) != expected)
+    fields.wrong(kKey, fmt::format("{} times \"dense\", then \"sparse\" (first_k_dense_replace)",
+                                   config.dense_layers));
 }
 
 // A word or a letter a layer.
@@ -229,16 +242,26 @@ BlockShape read_block(const Fields& json) {
   return {side(0), side(1)};
 }
 
+std::vector<std::string> read_modules(const Fields& json, const char* key) {
+  std::vector<std::string> modules;
+  if (!json.has(key)) return modules;
+  const Json& list = json.value(key);
+  if (!list.is_array() || !std::ranges::all_of(list, [](const Json& name) { return name.is_string(); }))
+    json.wrong(key, "names of modules");
+  return list.get<std::vector<std::string>>();
+}
+
 Quantization read_fp8(const Fields& json) {
   only_text(json, "fmt", "e4m3");
   only_text(json, "activation_scheme", "dynamic");
-  for (const char* const key : {"modules_to_not_convert", "ignored_layers"})
-    if (json.has(key)) json.wrong(key, "no such key (not implemented)");
+  if (json.has("ignored_layers")) json.wrong("ignored_layers", "no such key (not implemented)");
   Quantization quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNone};
+  quantization.not_converted = read_modules(json, "modules_to_not_convert");
   if (json.has("weight_block_size")) quantization.block = read_block(json);
   if (json.has("scale_fmt")) {
-    if (json.text("scale_fmt") != "ue8m0") json.wrong("scale_fmt", "\"ue8m0\"");
-    quantization.activation_scale = ScaleRounding::kPow2;
+    const std::string format = json.text("scale_fmt");
+    if (format != "ue8m0" && format != "fp32") json.wrong("scale_fmt", "\"ue8m0\" or \"fp32\"");
+    if (format == "ue8m0") quantization.activation_scale = ScaleRounding::kPow2;
   }
   return quantization;
 }
@@ -269,7 +292,8 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
 }
 
 void read_special_tokens(const Fields& fields, Config& config) {
-  config.bos = static_cast<int32_t>(fields.integer("bos_token_id", 0, config.vocabulary - 1));
+  if (fields.has("bos_token_id") || config.family != Family::kGlm5)
+    config.bos = static_cast<int32_t>(fields.integer("bos_token_id", 0, config.vocabulary - 1));
   const Json& eos = fields.value("eos_token_id");
   if (!eos.is_array()) {
     config.eos.push_back(static_cast<int32_t>(fields.integer("eos_token_id", 0, config.vocabulary - 1)));
@@ -291,8 +315,16 @@ std::string_view name(Family family) {
       return "deepseek_v32";
     case Family::kDeepseekV4:
       return "deepseek_v4";
+    case Family::kGlm5:
+      return "glm_moe_dsa";
   }
   FULGURITE_ASSERT(false, "family {}", static_cast<int>(family));
+}
+
+std::optional<bool> interleaves_index_rope(std::string_view model_type) {
+  if (model_type == name(Family::kDeepseekV32)) return false;
+  if (model_type == name(Family::kGlm5)) return true;
+  return std::nullopt;
 }
 
 float Config::softmax_scale() const {
@@ -305,8 +337,10 @@ Config parse_config(std::string_view text, const std::string& what) {
   const Fields fields(json, what);
   Config config;
   config.family = family_of(fields);
-  check_fixed_choices(fields);
+  config.index_rope_interleaved = *interleaves_index_rope(name(config.family));
+  check_fixed_choices(fields, config);
   read_dimensions(fields, config);
+  check_layer_types(fields, config);
   read_indexer(fields, config);
   read_index_sharing(fields, config);
   read_feed_forward(fields, config);

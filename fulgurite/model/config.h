@@ -14,8 +14,11 @@
 
 namespace fulgurite::model {
 
-enum class Family { kDeepseekV32, kDeepseekV4 };
-std::string_view name(Family family);
+enum class Family { kDeepseekV32, kGlm5, kDeepseekV4 };
+std::string_view name(Family family);  // model_type
+
+// Does the indexer of this model_type rotate pairs of neighbours, or halves? Nothing: no such family.
+std::optional<bool> interleaves_index_rope(std::string_view model_type);
 
 struct Yarn {  // rope_scaling
   double factor = 1.0;
@@ -34,6 +37,8 @@ struct Quantization {
   Fp4 experts = Fp4::kNone;                               // expert_dtype: "fp4", "nvfp4"
   bool experts_implied = false;  // no expert_dtype, in a family where the tensors tell; `experts` is a guess
   ScaleFormat scales = ScaleFormat::kF32;  // of fp8 blocks, as the family's own files store them
+  // modules_to_not_convert. What is quantized the tensors tell; this tells where there are none.
+  std::vector<std::string> not_converted = {};
 };
 
 // How a router's logits become scores.
@@ -78,9 +83,10 @@ struct Config {
   double rope_base = 0.0;  // rope_theta
   std::optional<Yarn> yarn;
 
-  int64_t index_heads = 0;  // index_n_heads
-  int64_t index_dim = 0;    // index_head_dim
-  int64_t index_topk = 0;   // index_topk
+  int64_t index_heads = 0;              // index_n_heads
+  int64_t index_dim = 0;                // index_head_dim
+  int64_t index_topk = 0;               // index_topk
+  bool index_rope_interleaved = false;  // the family's; indexer_rope_interleave may say the same
   // indexer_types, or index_topk_pattern, or index_topk_freq: of each layer, whether it selects what the
   // layer before it selected. Empty: none does.
   std::vector<bool> shares_index;
@@ -101,9 +107,9 @@ struct Config {
   std::optional<WindowAttention> window;    // in the place of the latent attention: kv_lora is 0 then
   std::optional<HyperConnections> streams;  // in the place of the one residual stream
 
-  int64_t mtp_layers = 0;    // num_nextn_predict_layers: known, left out
-  int32_t bos = 0;           // bos_token_id
-  std::vector<int32_t> eos;  // eos_token_id, one or several
+  int64_t mtp_layers = 0;      // num_nextn_predict_layers: known, left out
+  std::optional<int32_t> bos;  // bos_token_id; GLM-5 has none
+  std::vector<int32_t> eos;    // eos_token_id, one or several
   std::optional<Quantization> quantization;
 
   bool dense(int64_t layer) const { return layer < dense_layers; }

@@ -12,9 +12,11 @@
 namespace fulgurite::model {
 namespace {
 
-nlohmann::json tiny_json() {
-  return nlohmann::json::parse(checkpoint::MappedFile(test::kTinyV32 + "/config.json").text());
+nlohmann::json json_of(const std::string& file) {
+  return nlohmann::json::parse(checkpoint::MappedFile(file).text());
 }
+nlohmann::json tiny_json() { return json_of(test::kTinyV32 + "/config.json"); }
+nlohmann::json glm_json() { return json_of(test::kTinyGlm5 + "/config.json"); }
 
 Config parsed(const nlohmann::json& json) { return parse_config(json.dump(), "config.json"); }
 
@@ -30,6 +32,59 @@ TEST(config, the_tiny_model_has_its_numbers) {
   EXPECT_EQ(c.quantization->block, (BlockShape{128, 128}));
   EXPECT_EQ(c.quantization->activation_scale, ScaleRounding::kPow2);
   EXPECT_EQ(c.eos, std::vector<int32_t>{1});
+}
+
+TEST(config, glm_5_has_its_own) {
+  const Config c = parsed(glm_json());
+  EXPECT_EQ(c.family, Family::kGlm5);
+  EXPECT_TRUE(c.index_rope_interleaved);
+  EXPECT_FALSE(parsed(tiny_json()).index_rope_interleaved);
+  EXPECT_EQ(c.shares_index, (std::vector<bool>{false, true, false, true}));
+  EXPECT_EQ(c.rope_base, 1e6);
+  EXPECT_FALSE(c.yarn);
+  EXPECT_EQ(c.norm_eps, 1e-5f);
+  EXPECT_EQ(c.latent_norm_eps, 1e-6f) << "of the q_a and kv_a norms";
+  EXPECT_EQ(c.expert_groups, 1);
+  EXPECT_EQ(c.quantization->activation_scale, ScaleRounding::kNone) << "no scale_fmt";
+  nlohmann::json json = glm_json();
+  json["quantization_config"]["scale_fmt"] = "fp32";
+  EXPECT_EQ(parsed(json).quantization->activation_scale, ScaleRounding::kNone);
+  json["quantization_config"]["scale_fmt"] = "int8";
+  EXPECT_NE(test::message_of([&] { parsed(json); }).find("scale_fmt"), std::string::npos);
+}
+
+// model_spec: GLM-5's published numbers, and those of 5.2 where they differ.
+TEST(config, glm_5_of_real_size_is_read) {
+  const Config c = parsed(json_of(test::kSource + "/models/configs/glm-5.json"));
+  EXPECT_EQ(c.softmax_scale(), 0.0625f);  // 256^-1/2
+  EXPECT_TRUE(c.shares_index.empty());
+  EXPECT_FALSE(c.bos) << "it has none";
+  EXPECT_EQ(c.eos.size(), 3u);
+  const Config later = parsed(json_of(test::kSource + "/models/configs/glm-5.2.json"));
+  EXPECT_EQ(later.rope_base, 8e6);
+  std::vector<int64_t> full;
+  for (int64_t i = 0; i < later.layers; ++i)
+    if (later.has_indexer(i)) full.push_back(i);
+  std::vector<int64_t> expected{0, 1};
+  for (int64_t i = 2; i < 78; i += 4) expected.push_back(i);
+  EXPECT_EQ(full, expected);
+}
+
+TEST(config, an_indexer_that_rotates_as_another_family_does_is_refused) {
+  nlohmann::json json = glm_json();
+  json["indexer_rope_interleave"] = false;
+  EXPECT_NE(test::message_of([&] { parsed(json); }).find("\"indexer_rope_interleave\": expected true"),
+            std::string::npos);
+  json.erase("indexer_rope_interleave");
+  EXPECT_TRUE(parsed(json).index_rope_interleaved);
+}
+
+TEST(config, layer_types_must_be_those_of_first_k_dense_replace) {
+  nlohmann::json json = glm_json();
+  json["mlp_layer_types"] = {"dense", "sparse", "sparse", "sparse"};
+  EXPECT_EQ(parsed(json).dense_layers, 1);
+  json["mlp_layer_types"] = {"dense", "dense", "sparse", "sparse"};
+  EXPECT_NE(test::message_of([&] { parsed(json); }).find("mlp_layer_types"), std::string::npos);
 }
 
 TEST(config, the_softmax_scale_carries_the_square_of_yarns_mscale) {

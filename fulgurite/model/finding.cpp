@@ -19,7 +19,7 @@ constexpr std::array<Entry, kRules> kTable{{
     {Rule::kConfigContradiction, "config-contradiction", kError,
      "config.json belongs to another checkpoint than the tensors: fetch both from one revision"},
     {Rule::kIndexerRopeStyle, "indexer-rope-style", kError,
-     "the family rotates halves in its indexer: remove indexer_rope_interleave, or take the model's own "
+     "a family rotates its indexer in one way: remove indexer_rope_interleave, or take the model's own "
      "config.json"},
     {Rule::kMissingShard, "missing-shard", kError, "fetch the shard again"},
     {Rule::kUnreadableShard, "unreadable-shard", kError, "fetch the shard again and compare its size"},

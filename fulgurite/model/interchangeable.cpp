@@ -129,7 +129,7 @@ Facts facts_of(const Config& c) {
   add(facts, "swiglu_limit", c.swiglu_limit ? fmt::format("{}", *c.swiglu_limit) : "none");
   add(facts, "window attention", text(c.window));
   add(facts, "hyper-connections", text(c.streams));
-  add(facts, "bos_token_id", c.bos);
+  add(facts, "bos_token_id", c.bos ? fmt::format("{}", *c.bos) : "none");
   add(facts, "eos_token_id", fmt::format("{}", fmt::join(c.eos, " ")));
   add(facts, "quantization_config", text(c.quantization));
   return facts;

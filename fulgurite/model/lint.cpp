@@ -42,6 +42,8 @@ Place place_of(std::string_view name) {
   return place;
 }
 
+constexpr const char* kRopeStyle = "indexer_rope_interleave";
+
 class Linter {
  public:
   explicit Linter(const checkpoint::Survey& survey)
@@ -112,12 +114,14 @@ class Linter {
   }
 
   void take_rope_style(Json& json, const std::string& what) {
-    if (json.value("model_type", Json()) != "deepseek_v32" ||
-        json.value("indexer_rope_interleave", Json()) != true)
-      return;
+    const Json type = json.value("model_type", Json()), found = json.value(kRopeStyle, Json());
+    if (!type.is_string() || !found.is_boolean()) return;
+    const std::optional<bool> expected = interleaves_index_rope(type.get<std::string>());
+    if (!expected || found == *expected) return;
     add(Rule::kIndexerRopeStyle, "config.json",
-        what + ": \"indexer_rope_interleave\": expected false for deepseek_v32, found true");
-    json.erase("indexer_rope_interleave");
+        fmt::format("{}: \"{}\": expected {} for {}, found {}", what, kRopeStyle, *expected,
+                    type.get<std::string>(), found.get<bool>()));
+    json.erase(kRopeStyle);
   }
 
   void take_tying(Json& json, const std::string& what) {

@@ -15,6 +15,23 @@ namespace {
 
 // --- which tensors, and of what scale ---
 
+// What config.json says of each layer, for another number of them: the last ones go, or the first ones come
+// again.
+void resize_lists(Json& json, size_t layers) {
+  json.erase("mlp_layer_types");  // first_k_dense_replace says it
+  if (const auto types = json.find("indexer_types"); types != json.end() && types->is_array()) {
+    Json resized = Json::array();
+    for (size_t i = 0; i < layers; ++i) resized.push_back((*types)[i % types->size()]);
+    *types = resized;
+  }
+  if (const auto pattern = json.find("index_topk_pattern"); pattern != json.end() && pattern->is_string()) {
+    const std::string whole = *pattern;
+    std::string resized;
+    for (size_t i = 0; i < layers; ++i) resized += whole[i % whole.size()];
+    *pattern = resized;
+  }
+}
+
 // The configuration with fewer layers and no MTP.
 std::string config_text(std::string_view text, const std::string& what, const SynthesisOptions& options,
                         const Config& original) {
@@ -26,6 +43,7 @@ std::string config_text(std::string_view text, const std::string& what, const Sy
   json["num_hidden_layers"] = options.layers;
   json["first_k_dense_replace"] = dense;
   json["num_nextn_predict_layers"] = 0;
+  resize_lists(json, static_cast<size_t>(options.layers));
   return json.dump(2) + "\n";
 }
 
@@ -269,7 +287,8 @@ Synthesis plan_synthesis(std::string_view config_json, const std::string& what,
     fail(ErrorKind::kRequest, "{}: experts in fp4, only e4m3 and bf16 are synthesized", what);
   plan.pow2_scales = config.quantization && config.quantization->activation_scale == ScaleRounding::kPow2;
   std::vector<SyntheticTensor> tensors;
-  for (const TensorName& name : tensor_names(config)) add_tensors(name, config, tensors);
+  for (const TensorName& name : tensor_names(config))
+    if (name.required) add_tensors(name, config, tensors);  // no indexer where a selection is shared
   for (SyntheticTensor& tensor : tensors) {
     tensor.bytes = checkpoint::byte_size(tensor.tensor.dtype, tensor.tensor.shape, tensor.tensor.name);
     plan.bytes += tensor.bytes;

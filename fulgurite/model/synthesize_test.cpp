@@ -228,6 +228,29 @@ TEST(synthesize, DeepSeek_V32_has_the_tensors_of_the_published_listing) {
   EXPECT_NEAR(static_cast<double>(plan.bytes), 6.74e11, 0.02e11);
 }
 
+// 744 billion parameters, with those of its MTP layer 754; scales, bf16 tables and norms are the rest.
+TEST(synthesize, GLM_5_has_the_size_of_the_published_model) {
+  const Synthesis plan = plan_synthesis(config_of("configs/glm-5.json"), "c", {78});
+  EXPECT_FALSE(plan.pow2_scales);
+  EXPECT_NEAR(static_cast<double>(plan.bytes), 7.47e11, 0.05e11);
+}
+
+// As its publisher does: layers that share a selection come without an indexer.
+TEST(synthesize, a_shared_layer_has_no_indexer) {
+  const std::string glm = config_of("tiny-glm5/config.json");
+  for (const int64_t layers : {3, 6}) {
+    const Written written(glm, {layers});
+    const Model model = bind(written.open());
+    for (int64_t i = 0; i < layers; ++i) EXPECT_EQ(model.config.has_indexer(i), i % 2 == 0) << i;
+    EXPECT_EQ(model.left_out_bytes, 0);
+  }
+  Json pattern = Json::parse(glm);
+  pattern.erase("indexer_types");
+  pattern["index_topk_pattern"] = "FSSF";
+  const Written written(pattern.dump(), {3});
+  EXPECT_TRUE(bind(written.open()).config.shares_index[2]);
+}
+
 TEST(synthesize, refuses_what_it_cannot_write) {
   EXPECT_EQ(message_of([] {
               plan_synthesis(tiny(), "c", {2, 3});

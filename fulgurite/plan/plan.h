@@ -124,6 +124,7 @@ struct Bytes {
   int64_t viewed = 0;            // weights, where the checkpoint maps them
   int64_t prepared = 0;          // weights and tables in a layout of their own
   int64_t latent_cache = 0;      // latents, or windows and entries
+  int64_t index_layers = 0;      // layers with an indexer: none other has index keys
   int64_t index_cache = 0;       // index keys and the scales of codes
   int64_t compressor_state = 0;  // what open windows hold
   int64_t activations = 0;

@@ -149,7 +149,38 @@ TEST(plan, cache_bytes_are_rows_times_width) {
   options.numerics = Numerics::serving();
   const Plan serving = make(tiny.model, test::device(1), options);
   EXPECT_EQ(serving.bytes.latent_cache, 4 * 3 * 100 * 656);
-  EXPECT_EQ(serving.bytes.index_cache, 4 * 3 * 100 * 128 + 4 * 3 * 100 * 4);
+  EXPECT_EQ(serving.bytes.index_cache, 4 * (3 * 100 * 128 + 1216));  // scales fill whole 64 bytes
+}
+
+// The other two layers attend to what these selected: index keys of theirs would never be read.
+TEST(plan, layers_that_share_a_selection_have_no_index_keys) {
+  const test::TinyModel glm(test::kTinyGlm5);
+  Options options;
+  options.context = 100;
+  options.sequences = 3;
+  const Plan plan = make(glm.model, test::device(1), options);
+  EXPECT_EQ(plan.bytes.index_layers, 2);
+  EXPECT_EQ(plan.bytes.latent_cache, 4 * 3 * 100 * 656);
+  EXPECT_EQ(plan.bytes.index_cache, 2 * (3 * 100 * 128 + 1216));  // scales fill whole 64 bytes
+  EXPECT_EQ(plan.caches.layers[1].index_keys.bytes, 0);
+  EXPECT_GT(plan.caches.layers[2].index_keys.bytes, 0);
+}
+
+TEST(plan, the_family_says_how_its_indexer_rotates_and_which_eps_its_norms_have) {
+  for (const auto& [directory, layout, eps] :
+       {std::tuple{test::kTinyV32, rotary::Layout::kHalfSplit, 1e-6f},
+        std::tuple{test::kTinyGlm5, rotary::Layout::kInterleaved, 1e-5f}}) {
+    const test::TinyModel tiny(directory);
+    const Plan plan = make(tiny.model, test::device(1), {});
+    const LayerPlan& layer = plan.layers[2];
+    const LatentAttentionPlan& attention = *layer.attention;
+    EXPECT_EQ(indexer_prepare::layout_in_force(attention.indexer->prepare.problem), layout) << directory;
+    EXPECT_EQ(layer.attention_site.norm.problem.eps, eps);
+    EXPECT_EQ(plan.final_site.norm.problem.eps, eps);
+    EXPECT_EQ(attention.q_a_norm.problem.eps, 1e-6f);
+    EXPECT_EQ(attention.latent.problem.eps, 1e-6f);
+    EXPECT_EQ(attention.q_rope.problem.layout, rotary::Layout::kInterleaved);
+  }
 }
 
 TEST(plan, the_context_defaults_to_the_models_and_never_exceeds_it) {

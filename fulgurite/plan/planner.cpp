@@ -86,8 +86,8 @@ class Planner {
         setting_, c_.hidden, c_.index_dim, c_.index_heads, format_of(w.k), gate_format(w.gate), batch()};
     plan.projection = chooser_.choose(layer, "indexer_projection", projection_text(w, projection),
                                       catalog().indexer_projection, projection);
-    const indexer_prepare::Problem prepare{
-        setting_, c_.index_heads, c_.index_dim, c_.rope, rotary::Layout::kHalfSplit, sequences(), context()};
+    const indexer_prepare::Problem prepare{setting_,     c_.index_heads, c_.index_dim, c_.rope,
+                                           index_rope(), sequences(),    context()};
     const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
     plan.prepare = chooser_.choose(layer, "indexer_prepare",
                                    fmt::format("{}; cache {} [{}]", half_split ? "half-split" : "interleaved",
@@ -98,6 +98,10 @@ class Planner {
                                   index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(),
                                                         sequences(), context(), batch()});
     return plan;
+  }
+
+  rotary::Layout index_rope() const {
+    return c_.index_rope_interleaved ? rotary::Layout::kInterleaved : rotary::Layout::kHalfSplit;
   }
 
   // gate_weight = fp8: prepare() quantizes a weight that is not stored in codes in blocks of 128x128.
@@ -269,6 +273,8 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.bytes.prepared = prepared_bytes(model, plan);
   plan.bytes.latent_cache = plan.caches.latent;
   plan.bytes.index_cache = plan.caches.index;
+  plan.bytes.index_layers = std::ranges::count_if(
+      plan.caches.layers, [](const LayerCaches& layer) { return layer.index_keys.bytes > 0; });
   plan.bytes.compressor_state = plan.caches.state;
   plan.bytes.activations = plan.activations.total;
   return plan;

@@ -68,7 +68,7 @@ TEST(target, layers_that_the_fast_path_refuses_keep_their_scales) {
       EXPECT_EQ(row.refused.front(), reason) << target;
       EXPECT_EQ(row.scales, "as stored") << target;
     }
-    const auto& attention = plan.layers[0].attention;
+    const LatentAttentionPlan& attention = *plan.layers[0].attention;
     EXPECT_EQ(attention.kv_a.problem.weight, format_of(odd.weights.layers[0].kv_a));
     EXPECT_EQ(attention.q_b.problem.weight, format_of(odd.weights.layers[0].q_b));
   }
