@@ -27,6 +27,8 @@ constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&exp
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
                                                        &experts::kReference};
+constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf16, &compressor::kCpu,
+                                                             &compressor::kReference};
 
 }  // namespace
 
@@ -34,7 +36,7 @@ const Catalog& catalog() {
   static constexpr Catalog kCatalog{
       kEmbedding,         kNorm,           kLinear,      kRotary,         kLatentPrepare,
       kIndexerProjection, kIndexerPrepare, kIndexSelect, kHeadProjection, kSparseAttention,
-      kExpandedAttention, kRouter,         kExperts};
+      kExpandedAttention, kRouter,         kExperts,     kCompressor};
   return kCatalog;
 }
 
