@@ -74,6 +74,7 @@ struct Request {
 void add_linears(const Request& request, std::vector<Case>& cases);  // linear, head_projection
 void add_indexer(const Request& request,
                  std::vector<Case>& cases);  // indexer_projection, _prepare, index_select
+void add_compressor(const Request& request, std::vector<Case>& cases);
 void add_attention(const Request& request, std::vector<Case>& cases);  // latent_prepare, sparse and expanded
 void add_feed_forward(const Request& request, std::vector<Case>& cases);  // router, experts
 void add_small_steps(const Request& request, std::vector<Case>& cases);   // embedding, norm, rotary

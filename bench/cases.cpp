@@ -28,6 +28,7 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
           operation("indexer_projection", c.indexer_projection),
           operation("indexer_prepare", c.indexer_prepare),
           operation("index_select", c.index_select),
+          operation("compressor", c.compressor),
           operation("latent_prepare", c.latent_prepare),
           operation("sparse_attention", c.sparse_attention),
           operation("expanded_attention", c.expanded_attention),
@@ -40,10 +41,12 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
 
 std::vector<Case> all_cases(const Request& request) {
   std::vector<Case> all;
-  add_linears(request, all);
+  const bool latent = request.shape.kv == 0;
+  if (latent) add_linears(request, all);
   add_indexer(request, all);
-  add_attention(request, all);
-  add_feed_forward(request, all);
+  add_compressor(request, all);
+  if (latent) add_attention(request, all);
+  if (latent) add_feed_forward(request, all);
   add_small_steps(request, all);
   return all;
 }

@@ -66,14 +66,15 @@ Part<indexer_prepare::Problem, indexer_prepare::Args> prepare_part(PrepareOperan
   const auto [tokens, heads, dim] = whole.q.extent;
   const Tensor<3> operand = o.arena.unwritten<3>(whole.q_operand.dtype, {1, heads, dim});
   const Tensor<2> weights = o.arena.unwritten<2>(DType::kF32, {1, heads}), all_weights = whole.weights;
-  const DType key = whole.key_cache.keys.dtype;
-  const IndexKeys keys = unwritten_keys(o.arena, key, o.problem.sequences, o.problem.context, dim);
+  IndexKeys keys;
+  if (o.problem.keys)
+    keys = unwritten_keys(o.arena, whole.key_cache.keys.dtype, o.problem.sequences, o.problem.context, dim);
   Part<indexer_prepare::Problem, indexer_prepare::Args> part;
   part.name = fmt::format("token {}", token);
   part.problem = o.problem;
   part.args = whole;
   part.args.q = whole.q.slice(0, token, 1);
-  part.args.k = whole.k.slice(0, token, 1);
+  if (o.problem.keys) part.args.k = whole.k.slice(0, token, 1);
   part.args.gate = whole.gate.slice(0, token, 1);
   part.args.places = whole.places.slice(0, token, 1);
   part.args.weights = weights.as<float>();
@@ -81,9 +82,10 @@ Part<indexer_prepare::Problem, indexer_prepare::Args> prepare_part(PrepareOperan
   part.args.q_operand = operand;
   const TokenPlace at = whole.places(token);
   part.twins = {{"q_operand", all_bytes(operand), leading_bytes(whole.q_operand[token], heads * dim)},
-                {"weights", all_bytes(weights), leading_bytes(all_weights[token], heads)},
-                {"key_cache", leading_bytes(keys.keys[at.sequence][at.position], dim),
-                 leading_bytes(whole.key_cache.keys[at.sequence][at.position], dim)}};
+                {"weights", all_bytes(weights), leading_bytes(all_weights[token], heads)}};
+  if (o.problem.keys)
+    part.twins.push_back({"key_cache", leading_bytes(keys.keys[at.sequence][at.position], dim),
+                          leading_bytes(whole.key_cache.keys[at.sequence][at.position], dim)});
   part.judged = token == tokens - 1 ? Judged::kYes : Judged::kNo;
   return part;
 }
@@ -96,20 +98,26 @@ std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
   Arena& arena = o->arena;
   o->tokens = tokens;
   o->problem = {request.setting, s.index_heads, s.index_dim, s.rope, s.index_rope, sequences, context};
+  o->problem.keys = s.kv == 0;
+  o->problem.rope_first = s.kv == 0 ? 0 : s.index_dim - s.rope;
   const Tensor<2> weights = arena.unwritten<2>(DType::kF32, {tokens, s.index_heads});
-  const IndexKeys keys = unwritten_keys(arena, operand, sequences, context, s.index_dim);
+  IndexKeys keys;
+  if (o->problem.keys) keys = unwritten_keys(arena, operand, sequences, context, s.index_dim);
   o->args.q = arena.drawn<3>(type, {tokens, s.index_heads, s.index_dim});
-  o->args.k = arena.drawn<2>(type, {tokens, s.index_dim});
   o->args.gate = arena.floats<2>({tokens, s.index_heads});
-  o->args.k_weight = arena.vector(s.index_dim, 0.5, 1.5);
-  o->args.k_bias = arena.vector(s.index_dim, -0.1, 0.1);
+  if (o->problem.keys) {
+    o->args.k = arena.drawn<2>(type, {tokens, s.index_dim});
+    o->args.k_weight = arena.vector(s.index_dim, 0.5, 1.5);
+    o->args.k_bias = arena.vector(s.index_dim, -0.1, 0.1);
+  }
   o->args.places = places_of(arena, tokens, context);
   o->args.table = arena.rotary_table(s.frequencies, context);
   o->args.weights = weights.as<float>();
   o->args.key_cache = keys;
   o->args.q_operand = arena.unwritten<3>(operand, {tokens, s.index_heads, s.index_dim});
-  o->outputs = {all_bytes(weights), all_bytes(o->args.q_operand), all_bytes(keys.keys)};
-  const int64_t vectors = s.index_heads + 1, written = bits(operand) / 8;
+  o->outputs = {all_bytes(weights), all_bytes(o->args.q_operand)};
+  if (o->problem.keys) o->outputs.push_back(all_bytes(keys.keys));
+  const int64_t vectors = s.index_heads + (o->problem.keys ? 1 : 0), written = bits(operand) / 8;
   const int64_t a_token = vectors * s.index_dim * (request.activation_bytes() + written) + s.index_heads * 8 +
                           s.rope * 4 + (keys.scales ? 4 : 0);
   // A vector: RoPE six operations a pair, Hadamard an add for each of log2(dim) strides and a product.
@@ -129,7 +137,7 @@ using SelectPart = Part<index_select::Problem, index_select::Args>;
 SelectPart select_on_last_rows(SelectOperands& o, int64_t token) {
   const index_select::Args& whole = o.args;
   const TokenPlace place = whole.places(token);
-  const int64_t visible = place.position + 1;
+  const int64_t visible = index_select::visible(o.problem, place.position);
   const int64_t rows = std::min(visible, kJudgedProducts / (o.problem.heads * o.problem.head_dim));
   SelectPart part;
   part.name = fmt::format("token {}, last {} rows", token, rows);
@@ -137,7 +145,7 @@ SelectPart select_on_last_rows(SelectOperands& o, int64_t token) {
   part.problem.sequences = 1;
   part.problem.context = rows;
   part.problem.largest_batch = 1;
-  const TokenPlace last{0, static_cast<int32_t>(rows - 1)};
+  const TokenPlace last{0, static_cast<int32_t>(rows * o.problem.ratio - 1)};
   part.args.q = whole.q.slice(0, token, 1);
   part.args.weights = whole.weights.slice(0, token, 1);
   part.args.key_cache.keys = whole.key_cache.keys.slice(0, place.sequence, 1).slice(1, visible - rows, rows);
@@ -188,7 +196,8 @@ bool exact_choice(View<const float, 1> scores, int64_t visible, View<const int32
 
 // The scores of the whole context: on the judged rows the judged ones, bit for bit; and the choice from them.
 Failure whole_context_agrees(const SelectPart& judged, const SelectPart& whole) {
-  const int64_t visible = whole.args.places(0).position + 1, rows = judged.problem.context;
+  const int64_t visible = index_select::visible(whole.problem, whole.args.places(0).position);
+  const int64_t rows = judged.problem.context;
   if (std::memcmp(judged.args.scores.data, whole.args.scores.data + (visible - rows),
                   static_cast<size_t>(rows) * sizeof(float)) != 0)
     return whole.name + ": the scores of the last rows have other bits than among those rows alone";
@@ -206,7 +215,7 @@ Work select_work(const SelectOperands& o) {
   std::vector<int64_t> rows(static_cast<size_t>(p.sequences));
   Work work;
   for (int64_t t = 0; t < o.tokens; ++t) {
-    const int64_t visible = o.args.places(t).position + 1;
+    const int64_t visible = index_select::visible(p, o.args.places(t).position);
     int64_t& read = rows[static_cast<size_t>(o.args.places(t).sequence)];
     read = std::max(read, visible);
     work.flops += 2 * visible * p.heads * p.head_dim;
@@ -224,13 +233,13 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
   Arena& arena = o->arena;
   o->tokens = tokens;
   o->problem = {request.setting, s.index_heads, s.index_dim, std::min(s.index_topk, context),
-                sequences,       context,       tokens};
+                sequences,       context,       tokens,      s.index_ratio};
   const Tensor<2> selected = arena.unwritten<2>(DType::kI32, {tokens, o->problem.topk});
   o->args.q = arena.drawn<3>(operand, {tokens, s.index_heads, s.index_dim});
   o->args.weights =
       View<float, 2>(arena.vector(tokens * s.index_heads, -0.01, 0.01).data, {tokens, s.index_heads});
   o->args.key_cache = arena.index_keys(operand, sequences, context, s.index_dim);
-  o->args.places = places_of(arena, tokens, context);
+  o->args.places = places_of(arena, tokens, context * s.index_ratio);
   o->args.selected = selected.as<int32_t>();
   o->outputs = {all_bytes(selected)};
   o->work = select_work(*o);
@@ -248,7 +257,7 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
 
 void add_indexer(const Request& request, std::vector<Case>& cases) {
   const Shape& s = request.shape;
-  for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
+  for (const int64_t tokens : s.kv == 0 ? request.tokens_or({1, 8, 512}) : std::vector<int64_t>{}) {
     const MatrixFormat gate = gate_format(request);
     const std::string projection = fmt::format("{}+{}x{} e4m3+{}", s.index_dim, s.index_heads, s.hidden,
                                                gate.form == MatrixForm::kBF16 ? "bf16" : "e4m3");

@@ -42,6 +42,29 @@ Shape glm5() {
   return s;
 }
 
+// DeepSeek-V4-Flash's config.json. The cases are those of its own operations.
+Shape v4_flash() {
+  Shape s = v32_671b();
+  s.name = "v4-flash";
+  s.hidden = 4096;
+  s.heads = 64, s.q_lora = 1024, s.kv = 512;
+  s.index_topk = 512, s.index_ratio = 4;
+  s.index_rope = rotary::Layout::kInterleaved;
+  s.frequencies = {160000.0, 64, rotary::Yarn{16.0, 65536.0, 32.0, 1.0}};
+  s.index_contexts = {4096, 32768, 262144};
+  return s;
+}
+
+// DeepSeek-V4-Pro's.
+Shape v4_pro() {
+  Shape s = v4_flash();
+  s.name = "v4-pro";
+  s.hidden = 7168;
+  s.heads = 128, s.q_lora = 1536;
+  s.index_topk = 1024;
+  return s;
+}
+
 // models/tiny-v32/config.json.
 Shape tiny_v32() {
   Shape s = v32_671b();
@@ -60,7 +83,7 @@ Shape tiny_v32() {
 }
 
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> kShapes{v32_671b(), glm5(), tiny_v32()};
+  static const std::vector<Shape> kShapes{v32_671b(), glm5(), v4_flash(), v4_pro(), tiny_v32()};
   return kShapes;
 }
 

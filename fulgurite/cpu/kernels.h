@@ -121,6 +121,14 @@ struct ScaledCodes {
   const uint8_t* scales = nullptr;
 };
 
+// The slots of a window of ops/compressor: of channel c, slot s has the value slots[s][c] and, for its gate,
+// slots[s][gate + c].
+struct Window {
+  const float* const* slots = nullptr;
+  int64_t count = 0;
+  int64_t gate = 0;
+};
+
 struct Kernels {
   // out[i] = fp32(code * scale); S.1111.111 is NaN.
   void (*decode_e4m3)(const uint8_t* codes, int64_t count, float scale, float* out);
@@ -230,6 +238,11 @@ struct Kernels {
   // fp16 to fp32, exactly, and back, nearest even, as core/fp16.h has it.
   void (*decode_fp16)(const uint16_t* values, int64_t count, float* out);
   void (*narrow_fp16)(const float* values, int64_t count, uint16_t* out);
+
+  // out[c] = (sum p * value) / (sum p), p = exp(gate - the largest gate of c), exp as cpu/softmax.h has it; sums
+  // over ascending slots from +0, a product and an add each rounded. NaN or infinity in a gate: NaN; a gate of
+  // -infinity beside others weighs nothing.
+  void (*pool)(const Window& window, int64_t channels, float* out);
 
   // Whether products works in tiles (kAmx) for which weights are better packed than met along their rows.
   bool prefers_panels;

@@ -401,6 +401,7 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          sum_quarters,
                                          decode_fp16,
                                          narrow_fp16,
+                                         pool,
                                          false};
 
 }  // namespace

@@ -2,6 +2,7 @@
 // kernels_body.h. No #pragma once: it is a body.
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 namespace {
@@ -80,6 +81,37 @@ void largest_scores(const ScoreTile& tile, float* largest) {
     }
     store(largest + lane, found);
   }
+}
+
+// One register's worth of channels; `read` gets those at a slot's value or gate.
+template <class Read>
+inline Floats pool_lanes(const fulgurite::cpu::Window& window, int64_t channel, const Read& read) {
+  const auto gate = [&](int64_t s) { return read(window.slots[s] + window.gate + channel); };
+  Floats largest = Floats{} - std::numeric_limits<float>::infinity();
+  for (int64_t s = 0; s < window.count; ++s) {
+    const Floats g = gate(s);
+    largest = g > largest ? g : largest;
+  }
+  Floats weights = {}, sum = {};
+  for (int64_t s = 0; s < window.count; ++s) {
+    const Floats p = exponential_not_positive(gate(s) - largest);
+    weights = weights + p;
+    sum = sum + p * read(window.slots[s] + channel);
+  }
+  return sum / weights;
+}
+
+void pool(const fulgurite::cpu::Window& window, int64_t channels, float* out) {
+  int64_t c = 0;
+  for (; c + kWidth <= channels; c += kWidth) store(out + c, pool_lanes(window, c, load));
+  if (c == channels) return;
+  const size_t bytes = static_cast<size_t>(channels - c) * sizeof(float);
+  const Floats last = pool_lanes(window, c, [&](const float* from) {
+    float some[kWidth] = {};
+    std::memcpy(some, from, bytes);
+    return load(some);
+  });
+  std::memcpy(out + c, &last, bytes);
 }
 
 void multiply(float* values, float factor, int64_t count) {

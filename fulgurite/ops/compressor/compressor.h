@@ -38,7 +38,8 @@
 // Errors     check() throws Error naming the tensor, the place that does not follow the one before it, and the
 //            position that entries or table do not have.
 // Tolerance  of u and g: linear's, of operands at their exact values, and half a step of the add of ape.
-//            of pooled, given u and g: the kernel's exp, (2 * slots + 16) * 2^-24 * sum p|u| / sum p.
+//            of pooled, given u and g: growth(2 slots + 6) * sum p|u| / sum p, the kernel's exp within 3 * 2^-24
+//            of itself, and a denormal step for each p and product.
 //            of the row, given pooled: what norm's tolerance becomes, nearly always one row, and then 0.
 // Source     DeepSeek-V4 inference/model.py, Compressor.
 
@@ -48,6 +49,8 @@
 #include "fulgurite/core/kv_row.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/core/token_place.h"
+#include "fulgurite/ops/linear/linear.h"
+#include "fulgurite/ops/norm/norm.h"
 #include "fulgurite/ops/rotary/rotary.h"
 
 namespace fulgurite::compressor {
@@ -98,6 +101,14 @@ void check(const Problem& problem, const Args& args);
 inline bool ends_window(const Problem& problem, int64_t position) {
   return (position + 1) % problem.ratio == 0;
 }
+
+// u and the product in g as linears, and the norm of the rows.
+linear::Problem value_linear(const Problem& problem);
+linear::Problem gate_linear(const Problem& problem);
+norm::Problem norm_of(const Problem& problem);
+
+// The rows that kEntries writes.
+KvRow row_of(const Problem& problem);
 
 // The rotation of the rows: interleaved; of index keys, what the knob indexer_rope names.
 rotary::Layout layout_in_force(const Problem& problem);

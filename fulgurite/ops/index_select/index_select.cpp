@@ -29,7 +29,8 @@ int32_t position_of(uint64_t key, Ties ties) {
 }
 
 void check(const Problem& problem, const Args& args) {
-  FULGURITE_ASSERT(problem.topk > 0, "index_select: topk {}", problem.topk);
+  FULGURITE_ASSERT(problem.topk > 0 && problem.ratio > 0, "index_select: topk {}, ratio {}", problem.topk,
+                   problem.ratio);
   const int64_t tokens = args.q.extent[0];
   const DType operand = index_operand(problem.setting.numerics);
   const Check check("index_select");
@@ -44,7 +45,7 @@ void check(const Problem& problem, const Args& args) {
   if (args.scores) check.tensor("scores", args.scores, {tokens, problem.context});
   for (int64_t t = 0; t < tokens; ++t) {
     check.range("places, a sequence", args.places(t).sequence, 0, problem.sequences - 1)
-        .range("places, a position", args.places(t).position, 0, problem.context - 1);
+        .range("places, a position", args.places(t).position, 0, (problem.context + 1) * problem.ratio - 2);
   }
 }
 

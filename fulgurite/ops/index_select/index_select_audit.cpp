@@ -91,7 +91,7 @@ std::vector<double> bounds_of(const Problem& problem, const Args& args, int64_t 
   std::vector<std::vector<double>> heads;
   for (int64_t h = 0; h < problem.heads; ++h) heads.push_back(values_of(args.q[t][h]));
   std::vector<double> bounds(static_cast<size_t>(problem.context), 0.0);
-  for (int64_t s = 0; s <= place.position; ++s) {
+  for (int64_t s = 0; s < visible(problem, place.position); ++s) {
     const Magnitude m = magnitude(heads, args.weights[t], values_of(cache[s]), flushes(problem));
     const bool scaled = cache.dtype == DType::kF8_E4M3;
     const double scale = scaled ? finite(args.key_cache.scales(place.sequence, s)) : 1.0;
@@ -108,8 +108,9 @@ void choose(std::span<const float> scores, Ties ties, View<int32_t, 1> selected)
   for (size_t s = 0; s < scores.size(); ++s)
     keys.push_back(rank_key(scores[s], static_cast<int32_t>(s), ties));
   const size_t count = std::min(keys.size(), static_cast<size_t>(selected.extent[0]));
-  std::nth_element(keys.begin(), keys.begin() + static_cast<int64_t>(count) - 1, keys.end(),
-                   std::greater<>());
+  if (count > 0)
+    std::nth_element(keys.begin(), keys.begin() + static_cast<int64_t>(count) - 1, keys.end(),
+                     std::greater<>());
   std::vector<int32_t> chosen(static_cast<size_t>(selected.extent[0]), -1);
   for (size_t i = 0; i < count; ++i) chosen[i] = position_of(keys[i], ties);
   std::sort(chosen.begin(), chosen.begin() + static_cast<int64_t>(count));
@@ -185,10 +186,10 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   std::vector<float> wrong;
   for (int64_t t = 0; t < args.q.extent[0]; ++t) {
     const auto first = static_cast<size_t>(t) * context;
-    const auto visible = static_cast<size_t>(args.places(t).position) + 1;
-    choose({&own.scores[first], visible}, problem.setting.numerics.ties, rule.selected[t]);
+    const auto visible = static_cast<size_t>(index_select::visible(problem, args.places(t).position));
+    choose({own.scores.data() + first, visible}, problem.setting.numerics.ties, rule.selected[t]);
     std::vector<double> bound = bounds_of(problem, args, t);
-    const std::span<const float> scores(&reference.scores[first], visible);
+    const std::span<const float> scores(reference.scores.data() + first, visible);
     wrong.push_back(surely_wrong(args.selected[t], expected.selected[t], scores, bound) ? 1.0f : 0.0f);
     for (size_t s = 0; s < context; ++s)
       if (bound[s] < 0.0) reference.scores[first + s] = own.scores[first + s];

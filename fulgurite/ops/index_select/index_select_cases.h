@@ -32,4 +32,14 @@ inline constexpr std::array kRealCases{
     Case{"671B", 2, 64, 128, 2048, 1, 4500},
 };
 
+// DeepSeek-V4: rows that stand for four tokens.
+inline constexpr std::array kRatioCases{
+    Case{"no row yet", 3, 2, 16, 4, 1, 1},
+    Case{"no room for a row", 2, 2, 16, 4, 1, 0},
+    Case{"fewer rows than topk", 6, 3, 17, 40, 2, 30},
+    Case{"primes", 7, 7, 31, 13, 3, 211},
+    Case{"Flash", 2, 64, 128, 512, 1, 1300},
+    Case{"Pro", 2, 64, 128, 1024, 1, 1300},
+};
+
 }  // namespace fulgurite::index_select

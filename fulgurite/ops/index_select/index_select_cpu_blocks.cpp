@@ -75,7 +75,9 @@ struct Run {
   const Lane& lane;
   const Wanted wanted = wanted_of(call.problem, call.kernels);
 
-  int64_t visible(int64_t token) const { return int64_t{call.args.places(token).position} + 1; }
+  int64_t visible(int64_t token) const {
+    return index_select::visible(call.problem, call.args.places(token).position);
+  }
 
   Part part(int64_t index) const {
     cpu::Cutter cutter(lane.workspace.data());
@@ -87,24 +89,29 @@ struct Run {
   }
 };
 
+// What is not visible has a score too.
+void write_unseen(const Run& run, int64_t token) {
+  if (!run.call.args.scores) return;
+  for (int64_t s = run.visible(token); s < run.call.problem.context; ++s)
+    run.call.args.scores(token, s) = -std::numeric_limits<float>::infinity();
+}
+
 // True where the choice needs no scores: every visible key is chosen.
 bool choose_all(const Run& run, int64_t token) {
   const int64_t keys = run.visible(token), topk = run.call.problem.topk;
-  if (keys > topk || run.call.args.scores) return false;
+  if (keys > topk || (run.call.args.scores && keys > 0)) return false;
   int32_t* const selected = run.call.args.selected[token].data;
   for (int64_t j = 0; j < topk; ++j) selected[j] = static_cast<int32_t>(j < keys ? j : -1);
+  write_unseen(run, token);
   return true;
 }
 
 void write_choice(const Run& run, int64_t token, Candidates& best) {
   best.cut(run.wanted);
-  const Args& args = run.call.args;
-  int32_t* const selected = args.selected[token].data;
+  int32_t* const selected = run.call.args.selected[token].data;
   std::copy_n(best.positions, best.count, selected);
   std::fill(selected + best.count, selected + run.call.problem.topk, -1);
-  if (!args.scores) return;
-  for (int64_t s = run.visible(token); s < run.call.problem.context; ++s)
-    args.scores(token, s) = -std::numeric_limits<float>::infinity();
+  write_unseen(run, token);
 }
 
 // The tokens [begin, end) that need scores, by sequence and position.
@@ -128,7 +135,7 @@ void form_blocks(const Run& run, Pass& pass) {
       pass.blocks[pass.block_count++] = {i, 0, place.sequence, 0, 0};
     Block& block = pass.blocks[pass.block_count - 1];
     block.tokens += 1;
-    block.keys = int64_t{place.position} + 1;
+    block.keys = run.visible(pass.order[i]);
   }
   for (int64_t b = 0; b < pass.block_count; ++b) {
     pass.blocks[b].cost_before = pass.cost;

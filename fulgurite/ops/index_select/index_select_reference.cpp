@@ -41,13 +41,13 @@ float head_sum(const std::vector<Vector>& heads, View<const float, 1> weights, c
 }
 
 // L[t, :] of the visible keys.
-Vector index_logits(const Args& args, int64_t t) {
+Vector index_logits(const Problem& problem, const Args& args, int64_t t) {
   const TokenPlace place = args.places(t);
   const ConstTensor<2> cache = args.key_cache.keys[place.sequence];
   std::vector<Vector> heads;
   for (int64_t h = 0; h < args.q.extent[1]; ++h) heads.push_back(values_of(args.q[t][h]));
   Vector logits;
-  for (int64_t s = 0; s <= place.position; ++s) {
+  for (int64_t s = 0; s < visible(problem, place.position); ++s) {
     const float sum = head_sum(heads, args.weights[t], values_of(cache[s]));
     const bool scaled = cache.dtype == DType::kF8_E4M3;
     logits.push_back(scaled ? args.key_cache.scales(place.sequence, s) * sum : sum);
@@ -69,7 +69,7 @@ void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
   const Ties ties = problem.setting.numerics.ties;
   for (int64_t t = 0; t < args.q.extent[0]; ++t) {
-    const Vector logits = index_logits(args, t);
+    const Vector logits = index_logits(problem, args, t);
     std::vector<uint64_t> keys;
     for (size_t s = 0; s < logits.size(); ++s)
       keys.push_back(rank_key(logits[s], static_cast<int32_t>(s), ties));

@@ -146,7 +146,7 @@ inline std::vector<int32_t> sorted_choice(const Problem& problem, const Inputs& 
   std::vector<int32_t> selected;
   for (size_t t = 0; t < in.places.size(); ++t) {
     const float* const row = scores.data() + t * static_cast<size_t>(problem.context);
-    std::vector<int32_t> order(static_cast<size_t>(in.places[t].position) + 1);
+    std::vector<int32_t> order(static_cast<size_t>(visible(problem, in.places[t].position)));
     std::iota(order.begin(), order.end(), 0);
     if (problem.setting.numerics.ties == Ties::kHigher) std::reverse(order.begin(), order.end());
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {

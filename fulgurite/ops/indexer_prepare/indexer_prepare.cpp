@@ -11,8 +11,25 @@ namespace {
 void check_sizes(const Problem& problem) {
   FULGURITE_ASSERT(std::has_single_bit(static_cast<uint64_t>(problem.head_dim)),
                    "indexer_prepare: head_dim {} is no power of two", problem.head_dim);
-  FULGURITE_ASSERT(problem.rope % 2 == 0 && problem.rope <= problem.head_dim,
-                   "indexer_prepare: {} rotated dimensions of {}", problem.rope, problem.head_dim);
+  FULGURITE_ASSERT(problem.rope % 2 == 0 && problem.rope_first >= 0 &&
+                       problem.rope_first + problem.rope <= problem.head_dim,
+                   "indexer_prepare: {} rotated dimensions from {} of {}", problem.rope, problem.rope_first,
+                   problem.head_dim);
+}
+
+void check_keys(const Check& clause, const Problem& problem, const Args& args) {
+  const int64_t tokens = args.q.extent[0], dim = problem.head_dim;
+  clause.tensor("k", args.k, activation_type(problem.setting.numerics), {tokens, dim})
+      .tensor("k_weight", args.k_weight, {dim})
+      .tensor("k_bias", args.k_bias, {dim})
+      .tensor("key_cache", args.key_cache.keys, index_operand(problem.setting.numerics),
+              {problem.sequences, problem.context, dim});
+  if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
+    clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
+  if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
+  for (int64_t t = 0; t < tokens; ++t)
+    clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
+        .range("position", args.places(t).position, 0, problem.context - 1);
 }
 
 }  // namespace
@@ -25,23 +42,15 @@ void check(const Problem& problem, const Args& args) {
   const DType operand = index_operand(problem.setting.numerics);
   const Check clause("indexer_prepare");
   clause.tensor("q", args.q, type, {tokens, problem.heads, dim})
-      .tensor("k", args.k, type, {tokens, dim})
       .tensor("gate", args.gate, {tokens, problem.heads})
-      .tensor("k_weight", args.k_weight, {dim})
-      .tensor("k_bias", args.k_bias, {dim})
       .tensor("places", args.places, {tokens})
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
       .tensor("weights", args.weights, {tokens, problem.heads})
-      .tensor("q_operand", args.q_operand, operand, {tokens, problem.heads, dim})
-      .tensor("key_cache", args.key_cache.keys, operand, {problem.sequences, problem.context, dim});
-  if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
-    clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
+      .tensor("q_operand", args.q_operand, operand, {tokens, problem.heads, dim});
   if (args.rotated_q) clause.tensor("rotated_q", args.rotated_q, {tokens, problem.heads, dim});
-  if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
-  for (int64_t t = 0; t < tokens; ++t)
-    clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
-        .range("position", args.places(t).position, 0, std::min(problem.context, positions) - 1);
+  if (problem.keys) check_keys(clause, problem, args);
+  for (int64_t t = 0; t < tokens; ++t) clause.range("position", args.places(t).position, 0, positions - 1);
 }
 
 rotary::Layout layout_in_force(const Problem& problem) {

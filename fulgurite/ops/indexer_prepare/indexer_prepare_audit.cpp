@@ -34,7 +34,7 @@ View<float, Rank> like(const View<float, Rank>& other, std::vector<float>& eleme
 Args redirected(const Args& args, Outputs& out) {
   Args other = args;
   other.q_operand = like(args.q_operand, out.q_operand);
-  other.key_cache.keys = like(args.key_cache.keys, out.keys);
+  if (args.key_cache.keys) other.key_cache.keys = like(args.key_cache.keys, out.keys);
   other.key_cache.scales = like(args.key_cache.scales, out.scales);
   other.weights = like(args.weights, out.weights);
   other.rotated_q = like(args.rotated_q, out.rotated_q);
@@ -86,8 +86,8 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   audit::OpReport report;
   report.outputs.push_back(equal("q_operand", rows_of(args.q_operand), rows_of(reference.q_operand)));
   report.outputs.push_back(equal("weights", rows_of(args.weights), rows_of(reference.weights)));
-  report.outputs.push_back(equal("key_cache", keys_of(args), keys_of(reference)));
-  if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
+  if (problem.keys) report.outputs.push_back(equal("key_cache", keys_of(args), keys_of(reference)));
+  if (problem.keys && problem.setting.numerics.index_quant == IndexQuant::kFp8)
     report.outputs.push_back(equal("key_cache, scales", scales_of(args), scales_of(reference)));
   if (args.rotated_q)
     report.outputs.push_back(equal("rotated_q", rows_of(args.rotated_q), rows_of(reference.rotated_q)));

@@ -62,8 +62,8 @@ struct Run {
   void round(float* x, int64_t count) const { cpu::round_floats(kernels, type, x, count); }
   void rotate(int64_t position, float* x) const {
     kernels.rotate(args.table.cosine[position].data, args.table.sine[position].data, problem.rope / 2,
-                   interleaved, x);
-    round(x, problem.rope);
+                   interleaved, x + problem.rope_first);
+    round(x + problem.rope_first, problem.rope);
   }
   void hadamard(float* x) const {
     kernels.hadamard(x, dim, dim_root);
@@ -132,13 +132,13 @@ void prepare_key(const Run& run, int64_t t, const Scratch& scratch) {
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const Run run{problem, args};
-  const int64_t units = problem.heads + 1, count = args.q.extent[0] * units;
+  const int64_t units = problem.heads + (problem.keys ? 1 : 0), count = args.q.extent[0] * units;
   const Lane here{1, nullptr, lane.workspace};
   cpu::parallel_for(count * run.dim < kSmall ? here : lane, count,
                     [&](int64_t begin, int64_t end, int thread) {
                       cpu::Cutter cutter(lane.workspace.data() + thread * bytes_per_thread(problem));
                       const Scratch scratch = cut_scratch(problem, cutter);
-                      take_parameters(run, scratch);
+                      if (problem.keys) take_parameters(run, scratch);
                       for (int64_t unit = begin; unit < end; ++unit) {
                         const int64_t t = unit / units, h = unit % units;
                         if (h < problem.heads)

@@ -66,7 +66,7 @@ void layer_norm(const Problem& problem, const Args& args, Vector& x) {
 void rotate(const Problem& problem, const Args& args, int64_t t, Vector& x) {
   const int64_t p = args.places(t).position;
   rotary::rotate(layout_in_force(problem), args.table.cosine[p].data, args.table.sine[p].data, problem.rope,
-                 x.data());
+                 x.data() + problem.rope_first);
   round_all(problem, x);
 }
 
@@ -127,7 +127,7 @@ void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
   for (int64_t t = 0; t < args.q.extent[0]; ++t) {
     for (int64_t h = 0; h < problem.heads; ++h) prepare_query(problem, args, t, h);
-    prepare_key(problem, args, t);
+    if (problem.keys) prepare_key(problem, args, t);
   }
 }
 
