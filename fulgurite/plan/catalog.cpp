@@ -27,14 +27,20 @@ constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&exp
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
                                                        &experts::kReference};
+constexpr const hyper_connection::Implementation* kHyperConnection[] = {&hyper_connection::kCpu,
+                                                                        &hyper_connection::kReference};
+constexpr const query_prepare::Implementation* kQueryPrepare[] = {&query_prepare::kCpu,
+                                                                  &query_prepare::kReference};
+constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference};
 
 }  // namespace
 
 const Catalog& catalog() {
   static constexpr Catalog kCatalog{
-      kEmbedding,         kNorm,           kLinear,      kRotary,         kLatentPrepare,
-      kIndexerProjection, kIndexerPrepare, kIndexSelect, kHeadProjection, kSparseAttention,
-      kExpandedAttention, kRouter,         kExperts};
+      kEmbedding,         kNorm,           kLinear,      kRotary,          kLatentPrepare,
+      kIndexerProjection, kIndexerPrepare, kIndexSelect, kHeadProjection,  kSparseAttention,
+      kExpandedAttention, kRouter,         kExperts,     kHyperConnection, kQueryPrepare,
+      kKvPrepare};
   return kCatalog;
 }
 

@@ -8,12 +8,15 @@
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 #include "fulgurite/ops/experts/experts.h"
 #include "fulgurite/ops/head_projection/head_projection.h"
+#include "fulgurite/ops/hyper_connection/hyper_connection.h"
 #include "fulgurite/ops/index_select/index_select.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
+#include "fulgurite/ops/kv_prepare/kv_prepare.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 #include "fulgurite/ops/linear/linear.h"
 #include "fulgurite/ops/norm/norm.h"
+#include "fulgurite/ops/query_prepare/query_prepare.h"
 #include "fulgurite/ops/rotary/rotary.h"
 #include "fulgurite/ops/router/router.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
@@ -37,6 +40,9 @@ struct Catalog {
   Rows<expanded_attention::Implementation> expanded_attention;
   Rows<router::Implementation> router;
   Rows<experts::Implementation> experts;
+  Rows<hyper_connection::Implementation> hyper_connection;
+  Rows<query_prepare::Implementation> query_prepare;
+  Rows<kv_prepare::Implementation> kv_prepare;
 };
 
 const Catalog& catalog();
