@@ -78,6 +78,8 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 inline int64_t outputs(const Problem& problem) {
   return problem.kind == Kind::kHead ? kStreams : 2 * kStreams + kStreams * kStreams;
 }
+// Are the streams others afterwards?
+inline bool updates(const Args& args) { return args.block || args.replaced; }
 void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
