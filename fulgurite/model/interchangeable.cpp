@@ -62,13 +62,29 @@ std::string text(const std::optional<Yarn>& yarn) {
 
 std::string text(const std::optional<Quantization>& quantization) {
   if (!quantization) return "none";
-  const auto& [block, activation_scale, experts] = *quantization;
-  return fmt::format("blocks of {}x{}, scales of activations {}, experts {}", block.rows,
-                     block.columns == kWhole ? "row" : fmt::format("{}", block.columns),
-                     activation_scale == ScaleRounding::kPow2 ? "ue8m0" : "fp32",
-                     experts == Fp4::kNone    ? "fp8"
-                     : experts == Fp4::kMxfp4 ? "mxfp4"
-                                              : "nvfp4");
+  const Quantization& q = *quantization;
+  return fmt::format("blocks of {}x{}, scales {}, of activations {}, experts {}", q.block.rows,
+                     q.block.columns == kWhole ? "row" : fmt::format("{}", q.block.columns),
+                     q.scales == ScaleFormat::kE8M0 ? "e8m0" : "fp32",
+                     q.activation_scale == ScaleRounding::kPow2 ? "ue8m0" : "fp32",
+                     q.experts == Fp4::kNone    ? "fp8"
+                     : q.experts == Fp4::kMxfp4 ? "mxfp4"
+                                                : "nvfp4");
+}
+
+std::string text(const std::optional<WindowAttention>& window) {
+  if (!window) return "none";
+  return fmt::format(
+      "sliding_window {}, head_dim {}, o_groups {}, o_lora_rank {}, compress_rope_theta {}, "
+      "compress_ratios {}",
+      window->window, window->head_dim, window->o_groups, window->o_lora, window->compressed_rope_base,
+      fmt::join(window->ratios, " "));
+}
+
+std::string text(const std::optional<HyperConnections>& streams) {
+  if (!streams) return "none";
+  return fmt::format("hc_mult {}, hc_sinkhorn_iters {}, hc_eps {}", streams->count,
+                     streams->sinkhorn_iterations, streams->eps);
 }
 
 std::string sharing(const Config& config) {
@@ -108,6 +124,11 @@ Facts facts_of(const Config& c) {
   add(facts, "n_group", c.expert_groups);
   add(facts, "topk_group", c.groups_kept);
   add(facts, "routed_scaling_factor", c.routed_scale);
+  add(facts, "scoring_func", c.scoring == Scoring::kSigmoid ? "sigmoid" : "sqrtsoftplus");
+  add(facts, "num_hash_layers", c.hash_layers);
+  add(facts, "swiglu_limit", c.swiglu_limit ? fmt::format("{}", *c.swiglu_limit) : "none");
+  add(facts, "window attention", text(c.window));
+  add(facts, "hyper-connections", text(c.streams));
   add(facts, "bos_token_id", c.bos);
   add(facts, "eos_token_id", fmt::format("{}", fmt::join(c.eos, " ")));
   add(facts, "quantization_config", text(c.quantization));
