@@ -105,6 +105,17 @@ nlohmann::ordered_json dimensions(const model::Config& c) {
                               {"rope_base", c.rope_base},
                               {"yarn_factor", c.yarn ? c.yarn->factor : 1.0},
                               {"mtp_layers", c.mtp_layers}};
+  if (c.window) {
+    json["head_dim"] = c.window->head_dim;
+    json["window"] = c.window->window;
+    json["ratios"] = c.window->ratios;
+    json["o_groups"] = c.window->o_groups;
+    json["o_lora"] = c.window->o_lora;
+    json["compressed_rope_base"] = c.window->compressed_rope_base;
+  }
+  if (c.streams) json["streams"] = c.streams->count;
+  if (c.hash_layers > 0) json["hash_layers"] = c.hash_layers;
+  if (c.swiglu_limit) json["swiglu_limit"] = *c.swiglu_limit;
   if (c.quantization && c.quantization->block.columns != kWhole)
     json["weight_block"] = {c.quantization->block.rows, c.quantization->block.columns};
   return json;
@@ -145,15 +156,34 @@ void print_json(const checkpoint::Survey& survey, const model::Inspection& inspe
   fmt::print("{}\n", json.dump(2));
 }
 
+void print_attention(const model::Config& c) {
+  if (!c.window)
+    return fmt::print("attention  {} heads of {} + {}, value {}; latent {} + {}; q_lora {}; context {}\n",
+                      c.heads, c.nope, c.rope, c.value, c.kv_lora, c.rope, c.q_lora, c.max_positions);
+  const model::WindowAttention& window = *c.window;
+  fmt::print(
+      "attention  {} heads of {} + {}, one key and value; window {}; q_lora {}; o {} x {}; context {}\n",
+      c.heads, c.nope, c.rope, window.window, c.q_lora, window.o_groups, window.o_lora, c.max_positions);
+  const auto layers_of = [&](int64_t ratio) { return std::ranges::count(window.ratios, ratio); };
+  fmt::print("layers     {} of the window alone, {} of ratio 4, {} of ratio 128; {} streams\n", layers_of(0),
+             layers_of(4), layers_of(128), c.streams->count);
+}
+
+void print_experts(const model::Config& c) {
+  fmt::print("experts    {} of {} ({} of {} groups) x {}, shared {} x {}; ", c.experts_per_token, c.experts,
+             c.groups_kept, c.expert_groups, c.expert_width, c.shared_experts, c.expert_width);
+  if (c.hash_layers > 0)
+    fmt::print("by token id in {} layers\n\n", c.hash_layers);
+  else
+    fmt::print("dense {}\n\n", c.dense_width);
+}
+
 void print_dimensions(const model::Config& c) {
-  fmt::print("attention  {} heads of {} + {}, value {}; latent {} + {}; q_lora {}; context {}\n", c.heads,
-             c.nope, c.rope, c.value, c.kv_lora, c.rope, c.q_lora, c.max_positions);
+  print_attention(c);
   const auto shared = std::ranges::count(c.shares_index, true);
   fmt::print("indexer    {} heads of {}, top {}{}\n", c.index_heads, c.index_dim, c.index_topk,
              shared > 0 ? fmt::format("; in {} of {} layers", c.layers - shared, c.layers) : "");
-  fmt::print("experts    {} of {} ({} of {} groups) x {}, shared {} x {}; dense {}\n\n", c.experts_per_token,
-             c.experts, c.groups_kept, c.expert_groups, c.expert_width, c.shared_experts, c.expert_width,
-             c.dense_width);
+  print_experts(c);
 }
 
 void print_tensors(const Options& options, const model::Inspection& inspection) {

@@ -5,44 +5,27 @@
 #include <cmath>
 
 #include "fulgurite/core/json.h"
+#include "fulgurite/model/config_keys.h"
 
 namespace fulgurite::model {
 namespace {
 
-// Bounds beyond which a number is a mistake, not a model: each leaves room of 8 or more above the largest
-// that is known.
-constexpr int64_t kMostLayers = 1024;
-constexpr int64_t kWidest = 1 << 18;
-constexpr int64_t kMostHeads = 4096;
-constexpr int64_t kMostExperts = 1 << 14;
-constexpr int64_t kMostExpertsInAll = 1 << 20;
-constexpr int64_t kLargestVocabulary = 1 << 24;
-constexpr int64_t kLongestContext = 1 << 26;
-
 Family family_of(const Fields& fields) {
   const std::string type = fields.text("model_type");
   if (type == "deepseek_v32") return Family::kDeepseekV32;
-  if (type == "glm_moe_dsa") return Family::kGlm5;
   if (type == "deepseek_v3")
     fail(ErrorKind::kModel,
          "{}: model_type \"deepseek_v3\" has no sparse-attention indexer; expected \"deepseek_v32\"",
          fields.what());
-  if (type == "deepseek_v4")
-    fail(ErrorKind::kModel,
-         "{}: model_type \"{}\" is not supported yet; expected \"deepseek_v32\" or \"glm_moe_dsa\"",
-         fields.what(), type);
-  fields.wrong("model_type", "\"deepseek_v32\" or \"glm_moe_dsa\"");
-}
-
-// A key that may be left out, but that has one value if it is there.
-void only_text(const Fields& fields, std::string_view key, std::string_view value) {
-  if (fields.has(key) && fields.text(key) != value) fields.wrong(key, fmt::format("\"{}\"", value));
-}
-void only_boolean(const Fields& fields, std::string_view key, bool value) {
-  if (fields.has(key) && fields.boolean(key) != value) fields.wrong(key, value ? "true" : "false");
-}
-void only_integer(const Fields& fields, std::string_view key, int64_t value) {
-  if (fields.has(key) && fields.value(key) != value) fields.wrong(key, fmt::format("{}", value));
+  if (type == "glm_moe_dsa") return Family::kGlm5;
+  if (type == "deepseek_v4") return Family::kDeepseekV4;
+  if (type == "deepseek_v41")
+    fail(
+        ErrorKind::kModel,
+        "{}: model_type \"deepseek_v41\" shares keys and selections across layers, which is not implemented; "
+        "expected \"deepseek_v4\"",
+        fields.what());
+  fields.wrong("model_type", "\"deepseek_v32\", \"glm_moe_dsa\" or \"deepseek_v4\"");
 }
 
 // Everything that would change the mathematics, at the only value that is implemented.
@@ -58,41 +41,21 @@ void check_fixed_choices(const Fields& fields, const Config& config) {
   only_boolean(fields, "rope_interleave", true);
   only_text(fields, "index_k_norm_type", "layer");
   only_integer(fields, "moe_layer_freq", 1);
-  for (const char* const key :
-       {"index_init_tokens", "index_local_tokens", "partial_rotary_factor", "swiglu_limit", "logit_scale",
-        "compression_config", "sliding_window", "compress_ratios", "layer_types"})
-    if (fields.has(key)) fields.wrong(key, "no such key (not implemented for this family)");
+  refuse_keys(fields,
+              {"index_init_tokens", "index_local_tokens", "partial_rotary_factor", "swiglu_limit",
+               "logit_scale", "compression_config", "sliding_window", "compress_ratios", "layer_types"});
 }
 
 void read_dimensions(const Fields& fields, Config& config) {
-  config.vocabulary = fields.integer("vocab_size", 1, kLargestVocabulary);
-  config.hidden = fields.integer("hidden_size", 1, kWidest);
-  config.layers = fields.integer("num_hidden_layers", 1, kMostLayers);
+  read_common_dimensions(fields, config);
   config.dense_layers = fields.integer("first_k_dense_replace", 0, config.layers);
-  config.max_positions = fields.integer("max_position_embeddings", 1, kLongestContext);
-  config.norm_eps = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1e-1));
-  config.heads = fields.integer("num_attention_heads", 1, kMostHeads);
   only_integer(fields, "num_key_value_heads", config.heads);
-  config.q_lora = fields.integer("q_lora_rank", 1, kWidest);
   config.kv_lora = fields.integer("kv_lora_rank", 1, kWidest);
   config.nope = fields.integer("qk_nope_head_dim", 1, kWidest);
   config.rope = fields.integer("qk_rope_head_dim", 2, kWidest);
   config.value = fields.integer("v_head_dim", 1, kWidest);
   only_integer(fields, "qk_head_dim", config.nope + config.rope);
   if (config.rope % 2 != 0) fields.wrong("qk_rope_head_dim", "an even number");
-}
-
-void read_indexer(const Fields& fields, Config& config) {
-  for (const char* const key : {"index_n_heads", "index_head_dim", "index_topk"})
-    if (!fields.has(key))
-      fail(ErrorKind::kModel, "{}: key \"{}\" is missing: the model has no sparse-attention indexer",
-           fields.what(), key);
-  config.index_heads = fields.integer("index_n_heads", 1, kMostHeads);
-  config.index_dim = fields.integer("index_head_dim", 2, kWidest);
-  config.index_topk = fields.integer("index_topk", 1, kLongestContext);
-  if ((config.index_dim & (config.index_dim - 1)) != 0) fields.wrong("index_head_dim", "a power of two");
-  if (config.index_dim < config.rope)
-    fields.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim, {}", config.rope));
 }
 
 // Of each layer "dense" or "sparse": the layers that first_k_dense_replace names.
@@ -168,16 +131,9 @@ void read_index_sharing(const Fields& fields, Config& config) {
 
 void read_feed_forward(const Fields& fields, Config& config) {
   config.dense_width = fields.integer("intermediate_size", 1, kWidest);
-  config.expert_width = fields.integer("moe_intermediate_size", 1, kWidest);
-  config.experts = fields.integer("n_routed_experts", 1, kMostExperts);
-  if (config.experts * config.layers > kMostExpertsInAll)
-    fields.wrong("n_routed_experts",
-                 fmt::format("at most {} over {} layers", kMostExpertsInAll, config.layers));
-  config.shared_experts = fields.integer("n_shared_experts", 1, 64);
-  config.experts_per_token = fields.integer("num_experts_per_tok", 1, config.experts);
+  read_experts(fields, config);
   config.expert_groups = fields.integer("n_group", 1, config.experts);
   config.groups_kept = fields.integer("topk_group", 1, config.expert_groups);
-  config.routed_scale = static_cast<float>(fields.number("routed_scaling_factor", 1e-6, 1e6));
   if (config.experts % config.expert_groups != 0)
     fields.wrong("n_group", fmt::format("a divisor of n_routed_experts, {}", config.experts));
   const int64_t reachable = config.experts / config.expert_groups * config.groups_kept;
@@ -197,14 +153,7 @@ void only_known_keys(const Fields& scaling) {
 }
 
 Yarn read_yarn(const Fields& scaling) {
-  Yarn yarn;
-  yarn.factor = scaling.number("factor", 1.0, 1e6);
-  yarn.original_positions =
-      static_cast<double>(scaling.integer("original_max_position_embeddings", 1, kLongestContext));
-  if (scaling.has("beta_fast")) yarn.beta_fast = scaling.number("beta_fast", 1e-3, 1e6);
-  if (scaling.has("beta_slow")) yarn.beta_slow = scaling.number("beta_slow", 1e-3, 1e6);
-  if (yarn.beta_fast <= yarn.beta_slow)
-    scaling.wrong("beta_fast", fmt::format("more than beta_slow, {:g}", yarn.beta_slow));
+  Yarn yarn = read_yarn_ramp(scaling);
   // The softmax scale takes mscale_all_dim; the tables take the ratio of the two factors, which is 1 where
   // both keys are equal.
   yarn.mscale_all_dim = scaling.number("mscale_all_dim", 1e-3, 100.0);
@@ -255,7 +204,8 @@ Quantization read_fp8(const Fields& json) {
   only_text(json, "fmt", "e4m3");
   only_text(json, "activation_scheme", "dynamic");
   if (json.has("ignored_layers")) json.wrong("ignored_layers", "no such key (not implemented)");
-  Quantization quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNone};
+  Quantization quantization;
+  quantization.block = {1, kWhole};
   quantization.not_converted = read_modules(json, "modules_to_not_convert");
   if (json.has("weight_block_size")) quantization.block = read_block(json);
   if (json.has("scale_fmt")) {
@@ -267,7 +217,7 @@ Quantization read_fp8(const Fields& json) {
 }
 
 // Which tensors are quantized, the tensors tell; here stands how.
-std::optional<Quantization> read_quantization(const Fields& fields) {
+std::optional<Quantization> read_quantization(const Fields& fields, Family family) {
   if (!fields.has("quantization_config")) {
     if (fields.has("expert_dtype")) fields.wrong("expert_dtype", "no such key without quantization_config");
     return std::nullopt;
@@ -276,11 +226,16 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
   const std::string method = json.text("quant_method");
   if (method == "modelopt") {
     if (json.text("quant_algo") != "NVFP4") json.wrong("quant_algo", "\"NVFP4\"");
-    return Quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNvfp4};
+    return Quantization{{1, kWhole}, ScaleRounding::kNone, Fp4::kNvfp4, false, ScaleFormat::kF32};
   }
   if (method != "fp8") json.wrong("quant_method", "\"fp8\" or \"modelopt\"");
   Quantization quantization = read_fp8(json);
-  if (!fields.has("expert_dtype")) return quantization;
+  if (family == Family::kDeepseekV4) quantization.scales = ScaleFormat::kE8M0;
+  if (!fields.has("expert_dtype")) {
+    quantization.experts_implied = family == Family::kDeepseekV4;
+    if (quantization.experts_implied) quantization.experts = Fp4::kMxfp4;
+    return quantization;
+  }
   const std::string experts = fields.text("expert_dtype");
   if (experts == "fp4")
     quantization.experts = Fp4::kMxfp4;
@@ -289,6 +244,16 @@ std::optional<Quantization> read_quantization(const Fields& fields) {
   else if (experts != "fp8")
     fields.wrong("expert_dtype", "\"fp8\", \"fp4\" or \"nvfp4\"");
   return quantization;
+}
+
+void read_v32(const Fields& fields, Config& config) {
+  check_fixed_choices(fields, config);
+  read_dimensions(fields, config);
+  check_layer_types(fields, config);
+  read_indexer(fields, config);
+  read_index_sharing(fields, config);
+  read_feed_forward(fields, config);
+  read_rope(fields, config);
 }
 
 void read_special_tokens(const Fields& fields, Config& config) {
@@ -323,7 +288,7 @@ std::string_view name(Family family) {
 
 std::optional<bool> interleaves_index_rope(std::string_view model_type) {
   if (model_type == name(Family::kDeepseekV32)) return false;
-  if (model_type == name(Family::kGlm5)) return true;
+  if (model_type == name(Family::kGlm5) || model_type == name(Family::kDeepseekV4)) return true;
   return std::nullopt;
 }
 
@@ -338,17 +303,14 @@ Config parse_config(std::string_view text, const std::string& what) {
   Config config;
   config.family = family_of(fields);
   config.index_rope_interleaved = *interleaves_index_rope(name(config.family));
-  check_fixed_choices(fields, config);
-  read_dimensions(fields, config);
-  check_layer_types(fields, config);
-  read_indexer(fields, config);
-  read_index_sharing(fields, config);
-  read_feed_forward(fields, config);
-  read_rope(fields, config);
-  read_special_tokens(fields, config);
-  config.quantization = read_quantization(fields);
   if (fields.has("num_nextn_predict_layers"))
     config.mtp_layers = fields.integer("num_nextn_predict_layers", 0, 16);
+  if (config.family == Family::kDeepseekV4)
+    read_v4(fields, config);
+  else
+    read_v32(fields, config);
+  read_special_tokens(fields, config);
+  config.quantization = read_quantization(fields, config.family);
   return config;
 }
 

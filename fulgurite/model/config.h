@@ -107,7 +107,8 @@ struct Config {
   std::optional<WindowAttention> window;    // in the place of the latent attention: kv_lora is 0 then
   std::optional<HyperConnections> streams;  // in the place of the one residual stream
 
-  int64_t mtp_layers = 0;      // num_nextn_predict_layers: known, left out
+  int64_t mtp_layers = 0;      // num_nextn_predict_layers, of a later V4 its draft stages: known, left out
+  bool draft_stages = false;   // dspark_* keys: the MTP layers are stages of a drafting model
   std::optional<int32_t> bos;  // bos_token_id; GLM-5 has none
   std::vector<int32_t> eos;    // eos_token_id, one or several
   std::optional<Quantization> quantization;

@@ -69,6 +69,14 @@ class Converter {
     const bool pow2 = q && q->activation_scale == ScaleRounding::kPow2;
     rounding_ = pow2 || form == CheckpointForm::kFp8E8M0 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
     if (form == CheckpointForm::kFp8Channel) rounding_ = ScaleRounding::kNone;
+    const bool v4 = model_.config.window.has_value();
+    if (v4 && fuses())
+      fail(ErrorKind::kRequest,
+           "{}: no wk and weights_proj to fuse, the keys of the indexer are made by a compressor",
+           name(model_.config.family));
+    if (v4 && form != CheckpointForm::kFp8) own_scales_ = ScaleFormat::kE8M0;
+    if (own_scales_ == ScaleFormat::kE8M0 && form != CheckpointForm::kFp8Channel)
+      rounding_ = ScaleRounding::kPow2;
     for (size_t i = 0; i < model_.names.size(); ++i) add(model_.names[i], model_.parts[i]);
   }
 
@@ -98,6 +106,9 @@ class Converter {
 
   void add(const TensorName& name, const std::vector<const TensorView*>& parts) {
     if (parts.empty()) return;  // of an MTP layer that is not there
+    if (name.form == Form::kStack)
+      fail(ErrorKind::kRequest, "{}: experts in one tensor are not converted, only a tensor for each",
+           name.name);
     if (name.form != Form::kLinear && name.form != Form::kGate) {
       weights_.push_back({"", {}, {}, parts});
       return;
@@ -125,9 +136,8 @@ class Converter {
       weights_.push_back({module, {matrix}, quantized ? target_of(name) : kBF16, {}});
   }
 
-  MatrixFormat blocks(ScaleFormat scale = ScaleFormat::kF32) const {
-    return {MatrixForm::kE4M3Blocks, block_, scale};
-  }
+  MatrixFormat blocks(ScaleFormat scale) const { return {MatrixForm::kE4M3Blocks, block_, scale}; }
+  MatrixFormat blocks() const { return blocks(own_scales_); }
 
   MatrixFormat target_of(const TensorName& name) const {
     const bool routed = name.expert != kNotRouted;
@@ -192,6 +202,7 @@ class Converter {
   Model model_;
   BlockShape block_;
   ScaleRounding rounding_ = ScaleRounding::kNone;
+  ScaleFormat own_scales_ = ScaleFormat::kF32;  // of fp8 blocks, where the form does not say
   std::vector<Weight> weights_;
   size_t fused_at_ = 0;
 };
@@ -274,6 +285,11 @@ void append(std::vector<std::byte>& bytes, T element) {
 }
 
 std::optional<std::pair<Bytes, std::vector<std::byte>>> Converter::kept_codes(const Weight& weight) const {
+  if (weight.target.form == MatrixForm::kMxfp4 && weight.sources.size() == 1)
+    if (const auto* const groups = std::get_if<Mxfp4>(&weight.sources.front().as)) {
+      const Bytes scales = bytes_of(groups->scale);
+      return std::pair{bytes_of(groups->data), std::vector<std::byte>(scales.begin(), scales.end())};
+    }
   if (weight.target.form != MatrixForm::kE4M3Blocks || weight.sources.size() != 1) return std::nullopt;
   const auto* const blocks = std::get_if<BlockScaled>(&weight.sources.front().as);
   if (blocks == nullptr || blocks->block != weight.target.block) return std::nullopt;
@@ -337,6 +353,7 @@ std::string Converter::config_text() const {
   json["quantization_config"] = quantization;
   if (form_ == CheckpointForm::kMxfp4Experts) json["expert_dtype"] = "fp4";
   if (form_ == CheckpointForm::kNvfp4Experts) json["expert_dtype"] = "nvfp4";
+  if (model_.config.window && !json.contains("expert_dtype")) json["expert_dtype"] = "fp8";
   return json.dump(2) + "\n";
 }
 

@@ -11,6 +11,8 @@
 //   mxfp4-experts  fp8, routed experts in MXFP4 (I8 codes, e8m0 .scale)
 //   nvfp4-experts  fp8, routed experts in NVFP4 (U8 codes, e4m3 .weight_scale, fp32 .weight_scale_2)
 //
+// Of DeepSeek-V4 gate-fp8, mxfp4-experts and nvfp4-experts have e8m0 scales in .scale beside the experts, as its
+// own files do; it has no wk that could be fused, and experts in one tensor are not converted.
 // Codes and scales that fit the form are copied. Scales are kept where they can be (fp32 <-> e8m0, exactly);
 // otherwise a weight is quantized again from its exact values (core/encode.h), to powers of two where the
 // source says scale_fmt "ue8m0" or the form is e8m0. Norms, embedding, head and router stay as they are

@@ -1,5 +1,7 @@
 #include "fulgurite/model/examine.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "fulgurite/checkpoint/checkpoint.h"
@@ -32,8 +34,7 @@ class Examiner {
   Bound run() {
     find_parts();
     const TensorView& weight = require_weight();
-    Bound bound{want_.form == Form::kVector ? decltype(Bound::as)(vector(weight)) : matrix(weight),
-                {&weight}};
+    Bound bound{form_of(weight), {&weight}};
     for (const TensorView* const part : {scale_, global_, input_})
       if (part != nullptr) bound.parts.push_back(part);
     return bound;
@@ -45,6 +46,12 @@ class Examiner {
                                   Parts&&... parts) {
     throw Finding{rule, subject,
                   fmt::format("{}: {}", subject, fmt::format(format, std::forward<Parts>(parts)...))};
+  }
+
+  decltype(Bound::as) form_of(const TensorView& weight) const {
+    if (want_.form == Form::kVector) return vector(weight);
+    if (want_.form == Form::kTable) return table(weight);
+    return matrix(weight);
   }
 
   bool may_be_quantized() const { return want_.form == Form::kLinear || want_.form == Form::kGate; }
@@ -66,9 +73,8 @@ class Examiner {
   }
 
   std::string expected() const {
-    const std::string shape = want_.form == Form::kVector
-                                  ? fmt::format("[{}]", want_.columns)
-                                  : fmt::format("[{}, {}]", want_.rows, want_.columns);
+    const std::string shape = fmt::format("[{}]", fmt::join(shape_of(want_.columns), ", "));
+    if (want_.form == Form::kTable) return "I64 " + shape;
     if (!may_be_quantized()) return "BF16 or F32 " + shape;
     if (!config_.quantization) return "BF16 or F32 (no quantization_config in config.json) " + shape;
     if (want_.expert != kNotRouted && config_.quantization->experts != Fp4::kNone)
@@ -89,8 +95,14 @@ class Examiner {
     refuse(rule, tensor.name, "expected {}, file has {}", expected(), checkpoint::describe(tensor));
   }
 
+  Shape shape_of(int64_t columns) const {
+    if (want_.form == Form::kVector) return {columns};
+    if (want_.form == Form::kStack) return {config_.experts, want_.rows / config_.experts, columns};
+    return {want_.rows, columns};
+  }
+
   void require_shape(const TensorView& weight, int64_t columns) const {
-    const Shape shape = want_.form == Form::kVector ? Shape{want_.columns} : Shape{want_.rows, columns};
+    const Shape shape = shape_of(columns);
     if (weight.shape == shape) return;
     const bool transposed = Shape(weight.shape.rbegin(), weight.shape.rend()) == shape;
     wrong(transposed ? Rule::kTransposedTensor : Rule::kTensorShape, weight);
@@ -113,6 +125,13 @@ class Examiner {
     if (weight.dtype == DType::kF32)
       return View<const float, 1>(reinterpret_cast<const float*>(weight.bytes.data()), {want_.columns});
     return View<const bf16, 1>(reinterpret_cast<const bf16*>(weight.bytes.data()), {want_.columns});
+  }
+
+  StoredTable table(const TensorView& weight) const {
+    if (weight.dtype != DType::kI64) wrong(Rule::kTensorType, weight);
+    require_shape(weight, want_.columns);
+    require_aligned(weight);
+    return view<int64_t>(weight, want_.rows, want_.columns);
   }
 
   StoredMatrix matrix(const TensorView& weight) const {
@@ -276,7 +295,62 @@ std::vector<const TensorView*> parts_of(TensorList tensors, const TensorName& we
   return parts;
 }
 
+namespace {
+
+// The one whose first layer is there; where there is none, every tensor will be missing in the official one.
+Spelling spelling_of(TensorList tensors, const Config& config) {
+  for (const Spelling spelling : {Spelling::kOfficial, Spelling::kSaved, Spelling::kModules}) {
+    Config first = config;
+    first.layers = 1;
+    first.mtp_layers = first.experts = 0;
+    for (const TensorName& name : tensor_names(first, spelling))
+      if (name.layer == 0 && checkpoint::find(tensors, name.name) != nullptr) return spelling;
+  }
+  return Spelling::kOfficial;
+}
+
+// Some versions of save_pretrained keep the official name of this one.
+void take_official_kv_norm(TensorList tensors, TensorName& name) {
+  constexpr std::string_view kSaved = ".attn.norm.weight";
+  if (name.role != Role::kWindowKvNorm || !name.name.ends_with(kSaved)) return;
+  const std::string official = name.name.substr(0, name.name.size() - kSaved.size()) + ".attn.kv_norm.weight";
+  if (checkpoint::find(tensors, name.name) == nullptr && checkpoint::find(tensors, official) != nullptr)
+    name.name = official;
+}
+
+// Every tensor of the stages after the last that the table knows.
+void add_unannounced_stages(TensorList tensors, const Config& config, std::vector<TensorName>& names) {
+  for (const TensorView& tensor : tensors) {
+    const int64_t layer = mtp_stage_layer(config, tensor.name);
+    if (layer >= config.layers + config.mtp_layers)
+      names.push_back(
+          {tensor.name, Role::kMtp, Form::kAny, layer, kNotRouted, 0, 0, false, Role::kMtp, tensor.dtype});
+  }
+}
+
+Names names_of_v4(TensorList tensors, const Config& config) {
+  Names found;
+  found.names = tensor_names(config, spelling_of(tensors, config));
+  for (TensorName& name : found.names) take_official_kv_norm(tensors, name);
+  add_unannounced_stages(tensors, config, found.names);
+  return found;
+}
+
+}  // namespace
+
+Config with_stored_experts(Config config, TensorList tensors) {
+  if (!config.quantization || !config.quantization->experts_implied) return config;
+  for (const TensorName& name : names_in(tensors, config).names) {
+    if (name.expert == kNotRouted || !name.required) continue;
+    const TensorView* const codes = checkpoint::find(tensors, name.name);
+    if (codes != nullptr) config.quantization->experts = is_fp4(codes->dtype) ? Fp4::kMxfp4 : Fp4::kNone;
+    return config;
+  }
+  return config;
+}
+
 Names names_in(TensorList tensors, const Config& config) {
+  if (config.window) return names_of_v4(tensors, config);
   Names found;
   std::vector<bool> fused(static_cast<size_t>(config.layers + config.mtp_layers));
   for (size_t layer = 0; layer < fused.size(); ++layer)

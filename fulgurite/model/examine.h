@@ -17,7 +17,7 @@ namespace fulgurite::model {
 using TensorList = std::span<const checkpoint::TensorView>;  // sorted by name
 
 struct Bound {
-  std::variant<StoredVector, StoredMatrix> as;
+  std::variant<StoredVector, StoredMatrix, StoredTable> as;
   std::vector<const checkpoint::TensorView*> parts;  // the weight, then what belongs to it
 };
 std::variant<Bound, Finding> examine(TensorList tensors, const Config& config, const TensorName& want);
@@ -25,12 +25,16 @@ std::variant<Bound, Finding> examine(TensorList tensors, const Config& config, c
 // Every tensor that stands under a name of this weight, whether they fit together or not.
 std::vector<const checkpoint::TensorView*> parts_of(TensorList tensors, const TensorName& weight);
 
-// tensor_names(config), with the fused tensor in the place of wk and weights_proj in each layer that has it.
-// What stands in both forms is a finding.
+// tensor_names(config) in the spelling of the checkpoint, with the fused tensor in the place of wk and
+// weights_proj in each layer that has it. What stands in both forms is a finding. Tensors of MTP stages that
+// config.json does not announce are known and left out.
 struct Names {
   std::vector<TensorName> names;
   std::vector<Finding> findings;
 };
 Names names_in(TensorList tensors, const Config& config);
+
+// The configuration with the form of its experts as the tensors have it, where no key tells.
+Config with_stored_experts(Config config, TensorList tensors);
 
 }  // namespace fulgurite::model

@@ -60,6 +60,8 @@ constexpr std::array<Entry, kRules> kTable{{
     {Rule::kBlockOutlier, "block-outlier", kWarning,
      "compare this block with the source: a scale of another block or another format stands here"},
     {Rule::kNotANumber, "not-a-number", kError, "write the tensor again from its source"},
+    {Rule::kExpertTable, "expert-table", kError,
+     "write the table again from its source: its numbers choose experts"},
 }};
 
 constexpr bool table_follows_enum() {

@@ -39,8 +39,9 @@ enum class Rule {
   kSaturatedCodes,
   kBlockOutlier,
   kNotANumber,
+  kExpertTable,
 };
-inline constexpr int kRules = static_cast<int>(Rule::kNotANumber) + 1;
+inline constexpr int kRules = static_cast<int>(Rule::kExpertTable) + 1;
 
 std::string_view name(Rule rule);  // "missing-tensor"
 Severity severity(Rule rule);

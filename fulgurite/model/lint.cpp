@@ -17,11 +17,12 @@ using checkpoint::Problem;
 using checkpoint::ProblemKind;
 using checkpoint::TensorView;
 
-// "model.layers.7.mlp.experts.3.x": layer 7, expert 3. For messages alone: nothing is bound by it.
+// "model.layers.7.mlp.experts.3.x", "layers.7.ffn.experts.3.x": layer 7, expert 3. For messages alone: nothing
+// is bound by it.
 struct Place {
   int64_t layer = kNoLayer;
   int64_t expert = kNotRouted;
-  std::string_view rest;  // after "model.layers.7."
+  std::string_view rest;  // after the layer
 };
 
 std::optional<int64_t> number_after(std::string_view& text, std::string_view prefix) {
@@ -36,9 +37,11 @@ std::optional<int64_t> number_after(std::string_view& text, std::string_view pre
 
 Place place_of(std::string_view name) {
   Place place;
-  place.layer = number_after(name, "model.layers.").value_or(kNoLayer);
+  for (const std::string_view prefix : {"model.layers.", "layers."})
+    if (place.layer == kNoLayer) place.layer = number_after(name, prefix).value_or(kNoLayer);
   place.rest = name;
-  place.expert = number_after(name, "mlp.experts.").value_or(kNotRouted);
+  for (const std::string_view prefix : {"mlp.experts.", "ffn.experts."})
+    if (place.expert == kNotRouted) place.expert = number_after(name, prefix).value_or(kNotRouted);
   return place;
 }
 
@@ -107,7 +110,7 @@ class Linter {
         take_rope_style(json, what);
         take_tying(json, what);
       }
-      report_.config = parse_config(json.dump(), what);
+      report_.config = with_stored_experts(parse_config(json.dump(), what), tensors_);
     } catch (const Error& error) {
       add(Rule::kConfig, "config.json", error.what());
     }
@@ -127,7 +130,9 @@ class Linter {
   void take_tying(Json& json, const std::string& what) {
     if (json.value("tie_word_embeddings", Json()) != true) return;
     tied_ = true;
-    add(Rule::kTiedTensor, "lm_head.weight", what + ": \"tie_word_embeddings\": expected false, found true");
+    const bool v4 = json.value("model_type", Json()) == "deepseek_v4";
+    add(Rule::kTiedTensor, v4 ? "head.weight" : "lm_head.weight",
+        what + ": \"tie_word_embeddings\": expected false, found true");
     json.erase("tie_word_embeddings");
   }
 
@@ -159,7 +164,7 @@ class Linter {
       contradicts("num_hidden_layers", config().layers, "layers", layers);
     if (experts > 0 && experts != config().experts)
       contradicts("n_routed_experts", config().experts, "experts in a layer", experts);
-    if (!with_router.empty() && *with_router.begin() != config().dense_layers && agrees)
+    if (!config().window && !with_router.empty() && *with_router.begin() != config().dense_layers && agrees)
       contradicts("first_k_dense_replace", config().dense_layers, "dense layers before the first router",
                   *with_router.begin());
     return agrees;
@@ -205,6 +210,11 @@ class Linter {
     if (const auto* const matrix = std::get_if<StoredMatrix>(&bound.as)) {
       weight.matrix = *matrix;
       weight.form = describe(format_of(*matrix));
+      return;
+    }
+    if (const auto* const table = std::get_if<StoredTable>(&bound.as)) {
+      weight.table = *table;
+      weight.form = "i64";
       return;
     }
     const bool half = std::holds_alternative<View<const bf16, 1>>(std::get<StoredVector>(bound.as));
@@ -275,7 +285,7 @@ class Linter {
   // How much of a part of the model that is left out is there.
   struct Presence {
     int64_t wanted = 0, there = 0;
-    const std::string* first_missing = nullptr;
+    const std::string *first = nullptr, *first_missing = nullptr;
   };
   std::map<int64_t, Presence> presence(Role role) const {  // by layer
     std::map<int64_t, Presence> layers;
@@ -283,6 +293,7 @@ class Linter {
       if (weight.name.role != role) continue;
       Presence& layer = layers[weight.name.layer];
       ++layer.wanted;
+      if (layer.first == nullptr) layer.first = &weight.name.name;
       if (!weight.parts.empty() || unread(weight.name.name))
         ++layer.there;
       else if (layer.first_missing == nullptr)
@@ -292,13 +303,18 @@ class Linter {
   }
 
   void check_mtp() {
-    for (const auto& [layer, found] : presence(Role::kMtp))
+    for (const auto& [layer, found] : presence(Role::kMtp)) {
+      if (layer >= config().layers + config().mtp_layers)
+        add(Rule::kMtpTensors, *found.first,
+            fmt::format("{}: one of {} tensors of an MTP stage, config.json has {} of them", *found.first,
+                        found.wanted, config().mtp_layers));
       if (found.first_missing != nullptr)
         add(Rule::kMtpTensors, *found.first_missing,
             fmt::format(
                 "{}: config.json has num_nextn_predict_layers {}, but of the {} weights of layer {} there "
                 "are {}",
                 *found.first_missing, config().mtp_layers, found.wanted, layer, found.there));
+    }
   }
 
   // None are needed; a whole indexer is what some converters ship for every layer.

@@ -21,6 +21,7 @@ struct Inspected {
   TensorName name;
   std::string form;  // "e4m3 128x128, scales f32"; empty where it cannot be told or is not read
   std::optional<StoredMatrix> matrix;
+  std::optional<StoredTable> table;
   std::vector<const checkpoint::TensorView*> parts;
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "fulgurite/core/error.h"
+#include "fulgurite/model/expert_table.h"
 
 namespace fulgurite::model {
 namespace {
@@ -155,6 +156,11 @@ void check_rows(const Inspected& weight, std::vector<Finding>& findings) {
 }  // namespace
 
 void sample(Inspection& inspection) {
+  for (const Inspected& weight : inspection.weights) {
+    if (!weight.table) continue;
+    if (auto finding = examine_table(weight.name.name, *weight.table, inspection.config->experts))
+      inspection.findings.push_back(std::move(*finding));
+  }
   std::vector<const Inspected*> weights;
   for (const Inspected& weight : inspection.weights)
     if (weight.matrix) weights.push_back(&weight);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <tuple>
 
 #include "fulgurite/core/bf16.h"
+#include "fulgurite/core/fp4.h"
 #include "fulgurite/core/fp8.h"
 #include "fulgurite/core/json.h"
 #include "fulgurite/model/synthesize_directory.h"
@@ -32,53 +34,108 @@ void resize_lists(Json& json, size_t layers) {
   }
 }
 
+// Lists of a value a layer, and what counts layers or belongs to MTP.
+void take_first_layers(Json& json, int64_t layers, const Config& original) {
+  for (const char* const key : {"compress_ratios", "layer_types", "mlp_layer_types"})
+    if (json.contains(key) && json[key].is_array() && static_cast<int64_t>(json[key].size()) > layers)
+      json[key].erase(json[key].begin() + layers, json[key].end());
+  if (json.contains("num_hash_layers")) json["num_hash_layers"] = std::min(original.hash_layers, layers);
+  for (const char* const key :
+       {"dspark_block_size", "dspark_noise_token_id", "dspark_target_layer_ids", "dspark_markov_rank"})
+    json.erase(key);
+}
+
 // The configuration with fewer layers and no MTP.
 std::string config_text(std::string_view text, const std::string& what, const SynthesisOptions& options,
                         const Config& original) {
   const int64_t dense = options.dense_layers.value_or(std::min(original.dense_layers, options.layers - 1));
+  if (original.window && dense != 0)
+    fail(ErrorKind::kRequest, "{} dense layers: {} has none", dense, name(original.family));
   if (dense < 0 || dense > options.layers)
     fail(ErrorKind::kRequest, "{} dense layers: expected 0 to {}, the number of layers", dense,
          options.layers);
   Json json = parse_json(text, what, ErrorKind::kConfig);
   json["num_hidden_layers"] = options.layers;
-  json["first_k_dense_replace"] = dense;
   json["num_nextn_predict_layers"] = 0;
-  resize_lists(json, static_cast<size_t>(options.layers));
+  if (original.window) {
+    take_first_layers(json, options.layers, original);
+  } else {
+    resize_lists(json, static_cast<size_t>(options.layers));
+    json["first_k_dense_replace"] = dense;
+  }
   return json.dump(2) + "\n";
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+std::pair<double, double> moments_of(Role vector) {
+  switch (vector) {
+    case Role::kRouterBias:
+      return {0.0, 0.01};
+    case Role::kIndexKNormBias:
+      return {0.0, 0.1};
+    case Role::kSink:
+    case Role::kAttentionStreamsBase:
+    case Role::kFeedForwardStreamsBase:
+    case Role::kHeadStreamsBase:
+      return {0.0, 0.5};
+    default:
+      return {1.0, 0.1};
+  }
+}
+
 SyntheticTensor vector_of(const TensorName& name) {
   SyntheticTensor tensor;
-  tensor.tensor = {name.name, DType::kF32, {name.columns}};
-  const bool bias = name.role == Role::kIndexKNormBias || name.role == Role::kRouterBias;
-  tensor.mean = bias ? 0.0 : 1.0;
-  tensor.deviation = name.role == Role::kRouterBias ? 0.01 : 0.1;
+  tensor.tensor = {name.name, name.plain, {name.columns}};
+  std::tie(tensor.mean, tensor.deviation) = moments_of(name.role);
   return tensor;
 }
 
 // Rows of the embedding have variance 1, products of others with a vector of variance 1 too.
 double deviation_of(const TensorName& name) {
+  if (name.role == Role::kCompressorApe || name.role == Role::kIndexCompressorApe) return 0.5;
   return name.role == Role::kEmbedding ? 1.0 : 1.0 / std::sqrt(static_cast<double>(name.columns));
 }
 
+SyntheticTensor table_of(const TensorName& name, const Config& config) {
+  SyntheticTensor table;
+  table.tensor = {name.name, name.plain, {name.rows, name.columns}};
+  table.fill = Fill::kTable;
+  table.experts = config.experts;
+  return table;
+}
+
+void add_mxfp4(const TensorName& name, std::vector<SyntheticTensor>& tensors) {
+  if (name.columns % 32 != 0)
+    fail(ErrorKind::kRequest, "{}: expected a multiple of 32 columns, found {}", name.name, name.columns);
+  SyntheticTensor codes;
+  codes.tensor = {name.name, DType::kI8, {name.rows, name.columns / 2}};
+  codes.fill = Fill::kPairs;
+  codes.deviation = deviation_of(name);
+  tensors.push_back(codes);
+  codes.tensor = {scale_name(name, ScaleFormat::kE8M0), DType::kF8_E8M0, {name.rows, name.columns / 32}};
+  codes.fill = Fill::kPairScales;
+  tensors.push_back(codes);
+}
+
 void add_tensors(const TensorName& name, const Config& config, std::vector<SyntheticTensor>& tensors) {
-  if (name.form == Form::kVector) {
-    tensors.push_back(vector_of(name));
-    return;
-  }
+  if (name.form == Form::kVector) return tensors.push_back(vector_of(name));
+  if (name.form == Form::kTable) return tensors.push_back(table_of(name, config));
+  const bool routed = name.expert != kNotRouted;
+  if (routed && config.quantization && config.quantization->experts == Fp4::kMxfp4)
+    return add_mxfp4(name, tensors);
   const bool codes = name.form == Form::kLinear && config.quantization;
   SyntheticTensor matrix;
-  matrix.tensor = {name.name, codes ? DType::kF8_E4M3 : DType::kBF16, {name.rows, name.columns}};
+  matrix.tensor = {name.name, codes ? DType::kF8_E4M3 : name.plain, {name.rows, name.columns}};
   matrix.fill = codes ? Fill::kCodes : Fill::kNormal;
   matrix.deviation = deviation_of(name);
   tensors.push_back(matrix);
   if (!codes) return;
   const BlockShape block = config.quantization->block;
   SyntheticTensor scales = matrix;
-  scales.tensor = {scale_name(name),
-                   DType::kF32,
+  const ScaleFormat format = config.quantization->scales;
+  scales.tensor = {scale_name(name, format),
+                   format == ScaleFormat::kF32 ? DType::kF32 : DType::kF8_E8M0,
                    {ceil_div(name.rows, block.rows), ceil_div(name.columns, block.columns)}};
   scales.fill = Fill::kScales;
   tensors.push_back(scales);
@@ -179,18 +236,58 @@ float draw_scale(const Words& words, double scale, bool pow2, int64_t block) {
   return static_cast<float>(words.uniform(block) < share ? 2.0 * low : low);
 }
 
+e8m0 draw_exponent(const Words& words, double scale, int64_t block) {
+  return *exact_e8m0(draw_scale(words, scale, true, block));
+}
+
+// Of groups of 32 the largest element is hardly further out than this.
+constexpr double kPairDeviation = kLargestE2m1 / 3.0;
+
+// Byte i has the elements 2 i and 2 i + 1.
+void draw_pairs(const Words& words, const std::array<e2m1, kQuantiles>& table, int64_t first, int64_t count,
+                e2m1x2* out) {
+  const auto element = [&](int64_t i) { return table[(words(i / 4) >> (16 * (i % 4))) % kQuantiles]; };
+  for (int64_t i = first; i < first + count; ++i) *out++ = pack(element(2 * i), element(2 * i + 1));
+}
+
+// A row begins anywhere and goes on in equal steps, too short to come around.
+int64_t draw_expert(const Words& words, int64_t row, int64_t column, int64_t columns, int64_t experts) {
+  const uint64_t word = words(row);
+  const auto begin = static_cast<int64_t>((word >> 32) % static_cast<uint64_t>(experts));
+  const auto step = 1 + static_cast<int64_t>((word & 0xFFFFFFFFu) % static_cast<uint64_t>(experts / columns));
+  return (begin + column * step) % experts;
+}
+
 // Makes the bytes of tensors, a chunk at a time, the threads sharing each.
 class Maker {
  public:
   Maker(const Synthesis& plan, Workers* workers) : plan_(plan), workers_(workers), chunk_(kChunkBytes) {
     const double deviation = code_deviation(quantiles_);
     codes_ = table_of<e4m3>(quantiles_, [&](double z) { return to_e4m3(static_cast<float>(z * deviation)); });
+    pairs_ =
+        table_of<e2m1>(quantiles_, [&](double z) { return to_e2m1(static_cast<float>(z * kPairDeviation)); });
   }
 
   void make(const SyntheticTensor& tensor, const checkpoint::Sink& sink) {
     const Words words(plan_.seed, tensor.tensor.name);
     const auto value = [&](double z) { return static_cast<float>(tensor.mean + tensor.deviation * z); };
-    if (tensor.fill == Fill::kScales) {
+    if (tensor.fill == Fill::kTable) {
+      const int64_t columns = tensor.tensor.shape[1];
+      each_chunk<int64_t>(tensor, sink, [&](int64_t first, int64_t count, int64_t* out) {
+        for (int64_t i = first; i < first + count; ++i)
+          *out++ = draw_expert(words, i / columns, i % columns, columns, tensor.experts);
+      });
+    } else if (tensor.fill == Fill::kPairs) {
+      each_chunk<e2m1x2>(tensor, sink, [&](int64_t first, int64_t count, e2m1x2* out) {
+        draw_pairs(words, pairs_, first, count, out);
+      });
+    } else if (tensor.tensor.dtype == DType::kF8_E8M0) {
+      const double codes = tensor.fill == Fill::kPairScales ? kPairDeviation : code_deviation(quantiles_);
+      each_chunk<e8m0>(tensor, sink, [&](int64_t first, int64_t count, e8m0* out) {
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = draw_exponent(words, tensor.deviation / codes, first + i);
+      });
+    } else if (tensor.fill == Fill::kScales) {
       const double scale = tensor.deviation / code_deviation(quantiles_);
       each_chunk<float>(tensor, sink, [&](int64_t first, int64_t count, float* out) {
         for (int64_t i = 0; i < count; ++i) out[i] = draw_scale(words, scale, plan_.pow2_scales, first + i);
@@ -247,6 +344,7 @@ class Maker {
   std::vector<std::byte> chunk_;
   Quantiles quantiles_ = quantiles();
   std::array<e4m3, kQuantiles> codes_;
+  std::array<e2m1, kQuantiles> pairs_;
 };
 
 // --- the files ---
@@ -283,8 +381,10 @@ Synthesis plan_synthesis(std::string_view config_json, const std::string& what,
   plan.config_text = config_text(config_json, what, options, parse_config(config_json, what));
   plan.seed = options.seed;
   const Config config = parse_config(plan.config_text, what);
-  if (config.quantization && config.quantization->experts != Fp4::kNone)
-    fail(ErrorKind::kRequest, "{}: experts in fp4, only e4m3 and bf16 are synthesized", what);
+  const Fp4 experts = config.quantization ? config.quantization->experts : Fp4::kNone;
+  if (experts == Fp4::kNvfp4 || (experts == Fp4::kMxfp4 && !config.window))
+    fail(ErrorKind::kRequest, "{}: experts in fp4, only e4m3 and bf16 are synthesized (MXFP4 of DeepSeek-V4)",
+         what);
   plan.pow2_scales = config.quantization && config.quantization->activation_scale == ScaleRounding::kPow2;
   std::vector<SyntheticTensor> tensors;
   for (const TensorName& name : tensor_names(config))

@@ -2,7 +2,8 @@
 // A checkpoint with the real dimensions of a config.json and fewer layers: seeded weights of realistic scale,
 // for measuring and testing where the real file is too large. Stored as the official DeepSeek-V3.2 file is:
 // linears in e4m3 with fp32 block scales (powers of two where scale_fmt is ue8m0; BF16 without
-// quantization_config), other matrices BF16, vectors F32. No tokenizer.
+// quantization_config), other matrices BF16, vectors F32; DeepSeek-V4 as its own file is: e8m0 scales, routed
+// experts in MXFP4, BF16 norms, tables of distinct experts. No tokenizer.
 //
 // Every element is a function of (seed, name of its tensor, index) alone: the same seed gives the same bytes,
 // whatever the number of threads, layers or shards.
@@ -33,6 +34,9 @@ struct SynthesisOptions {
 enum class Fill {
   kCodes,   // e4m3, the largest of a block near 448
   kScales,  // of blocks: what makes the codes N(0, deviation^2)
+  kPairs,   // e2m1, two a byte, the largest of a group near 6
+  kPairScales,
+  kTable,   // of each row distinct numbers below `experts`
   kNormal,  // around mean
 };
 struct SyntheticTensor {
@@ -41,6 +45,7 @@ struct SyntheticTensor {
   double mean = 0.0;
   double deviation = 1.0;
   int64_t bytes = 0;
+  int64_t experts = 0;
 };
 
 struct Synthesis {

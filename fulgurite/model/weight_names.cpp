@@ -6,6 +6,8 @@
 
 #include <array>
 
+#include "fulgurite/model/weight_names_v4.h"
+
 namespace fulgurite::model {
 namespace {
 
@@ -28,7 +30,8 @@ class Table {
  private:
   void add(Role role, Form form, std::string name, int64_t rows, int64_t columns,
            int64_t expert = kNotRouted) {
-    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true, role});
+    const DType plain = form == Form::kVector ? DType::kF32 : DType::kBF16;
+    names_.push_back({std::move(name), role, form, layer_, expert, rows, columns, true, role, plain});
   }
   void in_layer(Role role, Form form, std::string_view suffix, int64_t rows, int64_t columns,
                 int64_t expert = kNotRouted) {
@@ -117,18 +120,45 @@ std::string_view name(Role role) {
                                                                   "index k norm bias",
                                                                   "index gate",
                                                                   "index k and gate",
+                                                                  "kv",
+                                                                  "kv norm",
+                                                                  "sink",
+                                                                  "o_a",
+                                                                  "o_b",
+                                                                  "compressor kv",
+                                                                  "compressor gate",
+                                                                  "compressor ape",
+                                                                  "compressor norm",
+                                                                  "index compressor kv",
+                                                                  "index compressor gate",
+                                                                  "index compressor ape",
+                                                                  "index compressor norm",
+                                                                  "attention streams",
+                                                                  "attention streams base",
+                                                                  "attention streams scale",
+                                                                  "feed-forward streams",
+                                                                  "feed-forward streams base",
+                                                                  "feed-forward streams scale",
+                                                                  "head streams",
+                                                                  "head streams base",
+                                                                  "head streams scale",
                                                                   "router",
                                                                   "router bias",
+                                                                  "expert table",
                                                                   "mlp gate",
                                                                   "mlp up",
                                                                   "mlp down",
+                                                                  "experts' gate and up",
+                                                                  "experts' down",
                                                                   "indexer of a shared layer, left out",
                                                                   "mtp, left out"});
   static_assert(kNames.size() == static_cast<size_t>(Role::kMtp) + 1);
   return kNames[static_cast<size_t>(role)];
 }
 
-std::vector<TensorName> tensor_names(const Config& config) { return Table(config).all(); }
+std::vector<TensorName> tensor_names(const Config& config, Spelling spelling) {
+  return config.window ? tensor_names_v4(config, spelling) : Table(config).all();
+}
 
 TensorName fused_indexer(const Config& config, int64_t layer) {
   return {fmt::format("model.layers.{}.self_attn.indexer.wk_weights_proj.weight", layer),
@@ -139,10 +169,14 @@ TensorName fused_indexer(const Config& config, int64_t layer) {
           config.index_dim + config.index_heads,
           config.hidden,
           true,
-          Role::kIndexFused};
+          Role::kIndexFused,
+          DType::kBF16};
 }
 
-std::string scale_name(const TensorName& weight) { return weight.name + "_scale_inv"; }
+std::string scale_name(const TensorName& weight, ScaleFormat format) {
+  const PartNames names = part_names(weight);
+  return format == ScaleFormat::kF32 ? names.scales.front() : names.scales.back();
+}
 
 PartNames part_names(const TensorName& weight) {
   // Every name of the table that can have parts ends in this; biases have none.

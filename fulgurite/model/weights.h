@@ -11,6 +11,7 @@
 namespace fulgurite::model {
 
 using StoredVector = std::variant<View<const float, 1>, View<const bf16, 1>>;
+using StoredTable = View<const int64_t, 2>;
 
 struct StoredMlp {
   StoredMatrix gate, up;  // [width, hidden]
@@ -63,12 +64,12 @@ struct StoredLayer {
   StoredIndexer indexer;                        // empty in a layer that has none of its own
   std::optional<StoredWindowAttention> window;  // in the place of kv_a to o, which are empty then
   std::optional<StoredStreams> attention_streams, feed_forward_streams;
-  StoredVector feed_forward_norm;       // [hidden]
-  StoredMatrix router;                  // [experts, hidden]; empty in a dense layer
-  StoredVector router_bias;             // [experts]; empty in a dense and in a hashed layer
-  View<const int64_t, 2> expert_table;  // [vocabulary, experts_per_token]; empty but in a hashed layer
-  std::vector<StoredMlp> experts;       // empty in a dense layer
-  StoredMlp shared;                     // the shared expert, or the dense layer's MLP
+  StoredVector feed_forward_norm;  // [hidden]
+  StoredMatrix router;             // [experts, hidden]; empty in a dense layer
+  StoredVector router_bias;        // [experts]; empty in a dense and in a hashed layer
+  StoredTable expert_table;        // [vocabulary, experts_per_token]; empty but in a hashed layer
+  std::vector<StoredMlp> experts;  // empty in a dense layer
+  StoredMlp shared;                // the shared expert, or the dense layer's MLP
 };
 
 struct StoredWeights {
