@@ -1,5 +1,6 @@
 #include "fulgurite/cpu/fp8_matmul.h"
 
+#include "fulgurite/cpu/fp4_matmul.h"
 #include "fulgurite/cpu/prefetch.h"
 #include "fulgurite/cpu/weight_dots.h"
 
@@ -21,9 +22,10 @@ void lane_factors(const BlockScaled& weight, RowRange rows, int64_t column, floa
 
 }  // namespace
 
-Support takes_fp8_blocks(const MatrixFormat& weight) {
+Support takes_fp8_weight(const MatrixFormat& weight) {
+  if (is_fp4(weight) && weight.layout == ScaleLayout::kRowMajor) return std::nullopt;
   if (weight.form != MatrixForm::kE4M3Blocks)
-    return Refusal{"weight in " + describe(weight) + ", takes e4m3 blocks"};
+    return Refusal{"weight in " + describe(weight) + ", takes e4m3 blocks or e2m1"};
   const int64_t columns = weight.block.columns;
   if (columns % 2 != 0 || (kActivationGroup % columns != 0 && columns % kActivationGroup != 0))
     return Refusal{"weight in " + describe(weight) +
@@ -33,6 +35,7 @@ Support takes_fp8_blocks(const MatrixFormat& weight) {
 
 void fp8_sums(const Kernels& kernels, const OperandRows& x, const PreparedMatrix& weight, RowRange rows,
               const SumTile& tile) {
+  if (is_fp4(format_of(weight))) return fp4_sums(kernels, x, weight, rows, tile);
   if (is_met_along_rows(kernels, weight))
     return weight_dots(kernels, x, weight, rows, Promotion::kPerGroup, tile);
   const BlockScaled& blocks = std::get<BlockScaled>(weight.as);

@@ -1,6 +1,6 @@
 #pragma once
 // Products of the fp8 linear: activations coded by code_rows (operand_rows.h), weights in blocks, read as
-// they are stored. For each group of a weight's columns (its block, at most 128): a partial sum of products
+// they are stored; those of fp4, whose activations lie in their order, by fp4_matmul.h. For each group of a weight's columns (its block, at most 128): a partial sum of products
 // of codes, and sum = fma(partial, scale of the activations * scale of the weight, sum), groups ascending
 // from +0. No sum knows how many tokens there are.
 //
@@ -17,8 +17,8 @@
 
 namespace fulgurite::cpu {
 
-// Which blocks fp8_sums takes: of an even number of columns that divides 128, or a multiple of 128.
-Support takes_fp8_blocks(const MatrixFormat& weight);
+// Which weights fp8_sums takes: fp4, and blocks of an even number of columns that divides 128, or a multiple of 128.
+Support takes_fp8_weight(const MatrixFormat& weight);
 
 // tile.sums[t * tile_lanes(x.rows) + l] = the product of row t of x and row rows.first + l of weight. Lanes
 // up to the next multiple of 16 may be written.

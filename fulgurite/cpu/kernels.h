@@ -69,6 +69,20 @@ struct WeightRows {
   const uint8_t* next = nullptr;
 };
 
+// Rows of e2m1, two codes a byte, groups of 128 columns side by side: row j is at base + j * stride, its scales at
+// scales + j * scale_stride: an e8m0 for each 32 columns, or, in halves, for each 16 an e4m3 times `global`,
+// rounded once. While the last rows are read, those at `next` are asked for, unless that is null.
+struct E2m1Rows {
+  const uint8_t* base = nullptr;
+  int64_t stride = 0;
+  int64_t count = 0;
+  const uint8_t* scales = nullptr;
+  int64_t scale_stride = 0;
+  bool halves = false;
+  float global = 1.0f;
+  const uint8_t* next = nullptr;
+};
+
 // Where dot products go, four partial sums each: those of row i of x and row j of the weight are at
 // base + 16 * (j / 4 * stride + i) + 4 * (j % 4). Without factors they go on from what is there; with, what is
 // there becomes, group by group, fma(sum of the group, x_factors[g * x.count + i] * w_factors[g * w_stride + j],
@@ -246,6 +260,18 @@ struct Kernels {
 
   // Whether products works in tiles (kAmx) for which weights are better packed than met along their rows.
   bool prefers_panels;
+
+  // out = the codes of `blocks` times 32 columns as bf16, in the order of fp4 (operand_rows.h).
+  void (*widen_e2m1)(const uint8_t* pairs, int64_t blocks, uint16_t* out);
+  // dots of rows of e2m1, x being in the order of fp4; x_factors alone are read of c's factors. Quarter q of a
+  // block's sum takes from +0 pairs q, q + 4, q + 8, q + 12 of the 32 columns as they lie, and is promoted:
+  // fma(sum, scale * x_factor, what is there). (Of halves, the first half's columns are in quarters 0 and 1.)
+  // (kAmx as kAvx512Bf16.)
+  void (*dots_e2m1)(const GroupedRows& x, const E2m1Rows& w, int64_t groups, const QuarterSums& c);
+  // out[i] = (silu(min(gate[i], limit)) * clamp(up[i], -limit, limit)) * factor, silu as silu_mul has it; NaN
+  // passes. out may be gate or up.
+  void (*silu_mul_limited)(const float* gate, const float* up, int64_t count, float limit, float factor,
+                           float* out);
 };
 
 // The loops of an instruction set that this machine has.

@@ -15,6 +15,7 @@ constexpr int kTileColumns = 4;
 #include "fulgurite/cpu/widen_avx512_vbmi_body.h"
 // after those:
 #include "fulgurite/cpu/dots_avx512_bf16_body.h"
+#include "fulgurite/cpu/dots_e2m1_avx512_bf16_body.h"
 #include "fulgurite/cpu/products_columns_avx512_body.h"
 
 namespace {
@@ -30,6 +31,8 @@ constexpr fulgurite::cpu::Kernels table_with_pairs() {
   table.products_columns = codes_in_registers::products_columns;
   table.dots = dots_in_registers::dots;
   table.sum_quarters = dots_in_registers::sum_quarters;
+  table.widen_e2m1 = dots_in_registers::widen_e2m1;
+  table.dots_e2m1 = dots_in_registers::dots_e2m1;
   return table;
 }
 

@@ -192,6 +192,7 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
 #include "fulgurite/cpu/softmax_body.h"
 
 #include "fulgurite/cpu/dots_body.h"   // after the products
+#include "fulgurite/cpu/dots_e2m1_body.h"
 #include "fulgurite/cpu/gated_body.h"  // after the exponential
 
 namespace {
@@ -402,6 +403,9 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          decode_fp16,
                                          narrow_fp16,
                                          pool,
-                                         false};
+                                         false,
+                                         widen_e2m1,
+                                         dots_e2m1,
+                                         silu_mul_limited};
 
 }  // namespace

@@ -40,7 +40,7 @@ OperandRows copy_rows(const SourceRows& source, const OperandMemory& memory) {
 }
 
 OperandRows code_rows(const Kernels& kernels, const Lane& lane, const SourceRows& source,
-                      ScaleRounding rounding, const OperandMemory& memory) {
+                      ScaleRounding rounding, const OperandMemory& memory, ColumnOrder order) {
   const int64_t columns = source.x.extent[1], rows = source.count, groups = groups_of(columns);
   const Lane& split = rows * columns >= kWorthSplitting ? lane : Lane{};
   parallel_for(split, rows * groups, [&](int64_t begin, int64_t end, int) {
@@ -54,9 +54,19 @@ OperandRows code_rows(const Kernels& kernels, const Lane& lane, const SourceRows
       memory.scales[i] = kernels.quantize_e4m3(x, width, rounding == ScaleRounding::kPow2, codes);
       kernels.widen_e4m3(codes, width, 1.0f, to);
       std::fill(to + width, to + kGroup, uint16_t{0});
+      if (order == ColumnOrder::kFp4) order_for_fp4(to);
     }
   });
-  return {memory.values, memory.scales, rows, columns};
+  return {memory.values, memory.scales, rows, columns, order};
+}
+
+void order_for_fp4(uint16_t* group) {
+  for (uint16_t* block = group; block < group + kGroup; block += kFp4Group) {
+    uint16_t columns[kFp4Group];
+    std::copy_n(block, kFp4Group, columns);
+    for (int64_t s = 0; s < 4; ++s)
+      for (int64_t i = 0; i < 8; ++i) block[8 * s + i] = columns[4 * i + s];
+  }
 }
 
 }  // namespace fulgurite::cpu

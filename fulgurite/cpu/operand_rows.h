@@ -11,11 +11,16 @@
 
 namespace fulgurite::cpu {
 
+// How the columns of a group lie. kFp4, for weights of fp4: of each 32 columns place 8 s + i has column 4 i + s,
+// so that one look-up of 16-bit words, shifted by 4 s bits, makes the eight at 8 s from 16 bytes of codes.
+enum class ColumnOrder { kNatural, kFp4 };
+
 struct OperandRows {
   const uint16_t* values = nullptr;  // [groups][rows][kActivationGroup] bf16, zeros beyond `columns`
   const float* scales = nullptr;     // [groups][rows] of coded rows
   int64_t rows = 0;
   int64_t columns = 0;
+  ColumnOrder order = ColumnOrder::kNatural;
 
   // The rows from `column` (even) to the end of its group.
   PairRows pairs(int64_t column) const {
@@ -48,6 +53,10 @@ OperandRows copy_rows(const SourceRows& source, const OperandMemory& memory);
 
 // The activations of the fp8 linear: codes of each row's groups, as bf16, and their scales.
 OperandRows code_rows(const Kernels& kernels, const Lane& lane, const SourceRows& source,
-                      ScaleRounding rounding, const OperandMemory& memory);
+                      ScaleRounding rounding, const OperandMemory& memory,
+                      ColumnOrder order = ColumnOrder::kNatural);
+
+// A group in natural order, to the order of fp4 weights.
+void order_for_fp4(uint16_t* group);
 
 }  // namespace fulgurite::cpu

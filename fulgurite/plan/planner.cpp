@@ -256,9 +256,6 @@ Numerics resolved(Numerics numerics, const model::Config& config) {
 }  // namespace
 
 Plan make(const model::Model& model, const Device& device, const Options& options) {
-  if (model.config.window)
-    fail(ErrorKind::kPlan, "{}: checkpoints are read and checked, the computation is not planned yet",
-         model::name(model.config.family));
   Plan plan;
   plan.device = device;
   plan.options = options;

@@ -1,5 +1,7 @@
 #include "fulgurite/ops/experts/experts.h"
 
+#include <limits>
+
 #include "fulgurite/core/check.h"
 
 namespace fulgurite::experts {
@@ -45,9 +47,15 @@ linear::Problem down_problem(const Problem& problem, Part part) {
   return linear_problem(problem, part, width_of(problem, part), problem.hidden);
 }
 
+float limit_of(const Problem& problem, Part part) {
+  const bool clamps = part == Part::kRouted || problem.setting.numerics.shared_clamp == SharedClamp::kOn;
+  return clamps && problem.limit ? *problem.limit : std::numeric_limits<float>::infinity();
+}
+
 DType activation_type(const Problem& problem) { return fulgurite::activation_type(problem.setting.numerics); }
 
 void check(const Problem& problem, const Args& args) {
+  FULGURITE_ASSERT(!problem.limit || *problem.limit > 0.0f, "experts: a limit of {}", *problem.limit);
   const int64_t tokens = args.x.extent[0];
   const int64_t routed_tokens = problem.experts > 0 ? tokens : 0;
   const int64_t per_token = problem.experts > 0 ? problem.experts_per_token : 0;

@@ -52,12 +52,28 @@ Interval silu(Interval g) {
   return widened(s, 6 * kUnit * s.magnitude() + 0x1p-141);
 }
 
-Intervals hidden_of(const Intervals& gate, const Intervals& up, DType type) {
+// A clamp is exact and monotone.
+Interval clamped(Interval a, double low, double high) {
+  return {std::clamp(a.low, low, high), std::clamp(a.high, low, high)};
+}
+
+// What is multiplied before down: the limit of the part, and a token's weight (1: nothing).
+struct Gating {
+  double limit = kInfinity, weight = 1.0;
+};
+
+Interval gated(Interval gate, Interval up, const Gating& gating, DType type) {
+  if (!is_known(gate) || !is_known(up) || !std::isfinite(gating.weight)) return kAnything;
+  const Interval product =
+      silu(clamped(gate, -kInfinity, gating.limit)) * clamped(up, -gating.limit, gating.limit);
+  if (gating.weight == 1.0 || product.magnitude() > 0.5 * std::numeric_limits<float>::max())
+    return stored(type, product);
+  return stored(type, rounded(DType::kF32, product) * gating.weight);
+}
+
+Intervals hidden_of(const Intervals& gate, const Intervals& up, const Gating& gating, DType type) {
   Intervals hidden;
-  for (size_t i = 0; i < gate.size(); ++i) {
-    const bool known = is_known(gate[i]) && is_known(up[i]);
-    hidden.push_back(known ? stored(type, silu(gate[i]) * up[i]) : kAnything);
-  }
+  for (size_t i = 0; i < gate.size(); ++i) hidden.push_back(gated(gate[i], up[i], gating, type));
   return hidden;
 }
 
@@ -132,12 +148,12 @@ Interval product(const linear::Problem& linear, const Intervals& x, const Prepar
 }
 
 // One expert's output of one token.
-Intervals apply(const Problem& problem, Part part, const Mlp& mlp, const ConstTensor<2>& x) {
+Intervals apply(const Problem& problem, Part part, const Mlp& mlp, const ConstTensor<2>& x, double weight) {
   const linear::Problem into = gate_problem(problem, part), back = down_problem(problem, part);
   const DType type = activation_type(problem);
   const auto unknown = [](const Interval& a) { return !is_known(a); };
-  Intervals hidden =
-      hidden_of(products_of(into, x, mlp.gate, type), products_of(into, x, mlp.up, type), type);
+  Intervals hidden = hidden_of(products_of(into, x, mlp.gate, type), products_of(into, x, mlp.up, type),
+                               {limit_of(problem, part), weight}, type);
   if (linear::quantizes(back)) quantize_row(back, hidden);
   Intervals y(static_cast<size_t>(problem.hidden), kAnything);
   if (std::any_of(hidden.begin(), hidden.end(), unknown)) return y;
@@ -165,10 +181,15 @@ Intervals token_intervals(const Problem& problem, const Args& args, int64_t t) {
   Intervals sum(static_cast<size_t>(problem.hidden));
   if (!is_finite(args.x[t])) return Intervals(sum.size(), kAnything);
   const ConstTensor<2> x = args.x.slice(0, t, 1);
-  for (int64_t j = 0; j < args.expert_ids.extent[1]; ++j)
-    add(sum, args.expert_weights(t, j),
-        apply(problem, Part::kRouted, args.experts[static_cast<size_t>(args.expert_ids(t, j))], x));
-  if (args.shared != nullptr) add(sum, 1.0, apply(problem, Part::kShared, *args.shared, x));
+  for (int64_t j = 0; j < args.expert_ids.extent[1]; ++j) {
+    const Mlp& expert = args.experts[static_cast<size_t>(args.expert_ids(t, j))];
+    const double weight = args.expert_weights(t, j);
+    if (problem.weight_before_down)
+      add(sum, 1.0, apply(problem, Part::kRouted, expert, x, weight));
+    else
+      add(sum, weight, apply(problem, Part::kRouted, expert, x, 1.0));
+  }
+  if (args.shared != nullptr) add(sum, 1.0, apply(problem, Part::kShared, *args.shared, x, 1.0));
   for (Interval& y : sum) y = stored(activation_type(problem), y);
   return sum;
 }

@@ -133,8 +133,16 @@ void for_each_tile(const Run& run, int64_t columns, const Body& body) {
   });
 }
 
-// scratch.hidden = silu(gate(x)) * up(x)
-void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x) {
+// What is done before down: the part's limit, and the weights of rows, if they are multiplied there.
+struct Gating {
+  float limit;
+  const float* weights;
+
+  float weight(int64_t row) const { return weights == nullptr ? 1.0f : weights[row]; }
+};
+
+// scratch.hidden = (silu(gate(x)) * up(x)) * weight
+void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x, const Gating& gating) {
   const int64_t width = mlp.gate.out;
   for_each_tile(run, width, [&](const Columns& columns) {
     columns.multiply(x, mlp.gate, columns.gate(), cpu::kWeightTile);
@@ -145,13 +153,13 @@ void compute_hidden(const Run& run, const Mlp& mlp, const cpu::Rows& x) {
       float* const hidden = run.scratch.hidden + r * width + columns.first;
       run.round(gate, columns.count);
       run.round(up, columns.count);
-      run.kernels.silu_mul(gate, up, columns.count, hidden);
+      run.kernels.silu_mul_limited(gate, up, columns.count, gating.limit, gating.weight(r), hidden);
       run.round(hidden, columns.count);
     }
   });
 }
 
-// out[tokens[r]] = fma(weights[r], down(row r of scratch.hidden), it); the tokens are distinct.
+// out[tokens[r]] = fma(weights[r], down(row r of scratch.hidden), it), null for ones; the tokens are distinct.
 void add_output(const Run& run, const Mlp& mlp, std::span<const int32_t> tokens, const float* weights) {
   const cpu::Rows hidden{run.scratch.hidden, mlp.down.in, static_cast<int64_t>(tokens.size())};
   for_each_tile(run, mlp.down.out, [&](const Columns& columns) {
@@ -159,17 +167,21 @@ void add_output(const Run& run, const Mlp& mlp, std::span<const int32_t> tokens,
     for (size_t r = 0; r < tokens.size(); ++r) {
       float* const y = columns.tile() + static_cast<int64_t>(r) * cpu::kWeightTile;
       run.round(y, columns.count);
-      run.kernels.add_scaled(y, weights[r], columns.count, run.out[tokens[r]].data + columns.first);
+      run.kernels.add_scaled(y, weights == nullptr ? 1.0f : weights[r], columns.count,
+                             run.out[tokens[r]].data + columns.first);
     }
   });
 }
 
-void add_mlp(const Run& run, const Mlp& mlp, int64_t first_entry, int64_t end_entry) {
+void add_mlp(const Run& run, Part part, const Mlp& mlp, int64_t first_entry, int64_t end_entry) {
+  const bool before_down = part == Part::kRouted && run.problem.weight_before_down;
   for (int64_t entry = first_entry; entry < end_entry; entry += kLargestChunk) {
     const int64_t rows = std::min(kLargestChunk, end_entry - entry);
     const int32_t* const tokens = run.scratch.tokens + entry;
-    compute_hidden(run, mlp, {run.x.base, run.x.stride, rows, tokens});
-    add_output(run, mlp, {tokens, static_cast<size_t>(rows)}, run.scratch.weights + entry);
+    const float* const weights = part == Part::kRouted ? run.scratch.weights + entry : nullptr;
+    compute_hidden(run, mlp, {run.x.base, run.x.stride, rows, tokens},
+                   {limit_of(run.problem, part), before_down ? weights : nullptr});
+    add_output(run, mlp, {tokens, static_cast<size_t>(rows)}, before_down ? nullptr : weights);
   }
 }
 
@@ -178,17 +190,16 @@ void add_routed(const Run& run) {
   int64_t begin = 0;
   for (size_t e = 0; e < run.args.experts.size(); ++e) {
     const int64_t end = run.scratch.ends[e];
-    add_mlp(run, run.args.experts[e], begin, end);
+    add_mlp(run, Part::kRouted, run.args.experts[e], begin, end);
     begin = end;
   }
 }
 
-// The shared expert is one that every token has chosen with weight 1.
+// The shared expert is one that every token has chosen, without a weight: fma(1, y, sum) is the plain sum.
 void add_shared(const Run& run) {
   const int64_t tokens = run.args.x.extent[0];
   std::iota(run.scratch.tokens, run.scratch.tokens + tokens, 0);
-  std::fill_n(run.scratch.weights, tokens, 1.0f);
-  add_mlp(run, *run.args.shared, 0, tokens);
+  add_mlp(run, Part::kShared, *run.args.shared, 0, tokens);
 }
 
 void run_batch(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {

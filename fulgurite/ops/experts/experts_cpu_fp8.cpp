@@ -22,16 +22,28 @@ constexpr int64_t kMostTokens =
 constexpr int64_t kWaveRows = cpu::kLargestChunk;
 constexpr int64_t kGroup = kActivationGroup;
 
-bool coded(const Problem& problem, Part part) { return linear::quantizes(gate_problem(problem, part)); }
+// What the products of a part read: codes, codes in the order of fp4 weights, or activations as they are.
+enum class Operand { kCodes, kCodesForFp4, kCopies };
+constexpr Operand kOperands[] = {Operand::kCodes, Operand::kCodesForFp4, Operand::kCopies};
+
+Operand operand_of(const Problem& problem, Part part) {
+  const linear::Problem gate = gate_problem(problem, part);
+  if (!linear::quantizes(gate)) return Operand::kCopies;
+  return is_fp4(gate.weight) ? Operand::kCodesForFp4 : Operand::kCodes;
+}
+
+cpu::ColumnOrder order_of(Operand operand) {
+  return operand == Operand::kCodesForFp4 ? cpu::ColumnOrder::kFp4 : cpu::ColumnOrder::kNatural;
+}
 
 bool has(const Problem& problem, Part part) {
   return part == Part::kRouted ? problem.experts > 0 : problem.shared_width > 0;
 }
 
-// Is there a part whose products are those of codes, or one whose products are not?
-bool any_part(const Problem& problem, bool of_codes) {
+// Is there a part that reads such operands?
+bool any_part(const Problem& problem, Operand operand) {
   for (const Part part : {Part::kRouted, Part::kShared})
-    if (has(problem, part) && coded(problem, part) == of_codes) return true;
+    if (has(problem, part) && operand_of(problem, part) == operand) return true;
   return false;
 }
 
@@ -39,7 +51,7 @@ Support takes_part(const Problem& problem, Part part) {
   if (!has(problem, part)) return std::nullopt;
   const linear::Problem gate = gate_problem(problem, part);
   const Support others = linear::kReference.supports(gate);
-  if (linear::quantizes(gate)) return first_refusal({others, cpu::takes_fp8_blocks(gate.weight)});
+  if (linear::quantizes(gate)) return first_refusal({others, cpu::takes_fp8_weight(gate.weight)});
   return first_refusal({others, takes(problem.setting.numerics.activation, {Activation::kBf16}),
                         cpu::takes_bf16_weight(gate.weight)});
 }
@@ -59,19 +71,20 @@ struct Piece {
   cpu::OperandMemory hidden;  // silu(gate) * up
 
   int64_t groups() const { return (mlp->gate.out + kGroup - 1) / kGroup; }
-  cpu::OperandRows hidden_rows() const { return {hidden.values, hidden.scales, rows, mlp->gate.out}; }
+  cpu::OperandRows hidden_rows() const {
+    return {hidden.values, hidden.scales, rows, mlp->gate.out, x.order};
+  }
 };
 
 struct Scratch {
-  int32_t* ends;                // [experts]: of each expert's entries
-  int32_t* tokens;              // [entries]: by expert, then token; the shared expert's last
-  float* weights;               // [entries]
-  Piece* pieces;                // of the batch
-  cpu::OperandMemory codes;     // of the batch, where a part is coded
-  cpu::OperandMemory copies;    // of the batch, where a part is not
-  cpu::OperandMemory gathered;  // of a wave
-  cpu::OperandMemory hidden;    // of a wave
-  float* sums;                  // [tokens, hidden]
+  int32_t* ends;    // [experts]: of each expert's entries
+  int32_t* tokens;  // [entries]: by expert, then token; the shared expert's last
+  float* weights;   // [entries]
+  Piece* pieces;    // of the batch
+  cpu::OperandMemory operands[std::size(kOperands)];  // of the batch, each where a part reads it
+  cpu::OperandMemory gathered;                        // of a wave
+  cpu::OperandMemory hidden;                          // of a wave
+  float* sums;                                        // [tokens, hidden]
   cpu::SumTiles gate, up;
   float* groups;         // of each thread, [rows, kGroup]: silu(gate) * up
   int64_t group_floats;  // of one thread
@@ -96,12 +109,14 @@ Sizes sizes_of(const Problem& problem) {
 
 Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
   const Sizes s = sizes_of(problem);
+  const auto operands = [&](Operand operand) {
+    return cpu::cut_operand_memory(cutter, any_part(problem, operand) ? s.tokens : 0, problem.hidden);
+  };
   return {cutter.take<int32_t>(problem.experts),
           cutter.take<int32_t>(s.entries),
           cutter.take<float>(s.entries),
           cutter.take<Piece>(s.pieces),
-          cpu::cut_operand_memory(cutter, any_part(problem, true) ? s.tokens : 0, problem.hidden),
-          cpu::cut_operand_memory(cutter, any_part(problem, false) ? s.tokens : 0, problem.hidden),
+          {operands(Operand::kCodes), operands(Operand::kCodesForFp4), operands(Operand::kCopies)},
           cpu::cut_operand_memory(cutter, s.tokens > 1 ? s.wave_rows : 0, problem.hidden),
           cpu::cut_operand_memory(cutter, s.wave_rows, s.width),
           cutter.take<float>(s.tokens * problem.hidden),
@@ -123,8 +138,11 @@ struct Batch {
   const cpu::Kernels& kernels;
   const Lane& lane;
   Scratch scratch;
-  cpu::OperandRows codes, copies;  // of all tokens
+  cpu::OperandRows operands[std::size(kOperands)];  // of all tokens
 
+  const cpu::OperandRows& all(Part part) const {
+    return operands[static_cast<size_t>(operand_of(problem, part))];
+  }
   int64_t tokens() const { return args.x.extent[0]; }
   // The rounding of an activation.
   void round(float* values, int64_t count) const {
@@ -192,10 +210,10 @@ cpu::OperandMemory take_rows(cpu::OperandMemory& memory, int64_t rows, int64_t c
 void place(const Batch& batch, const Wave& wave) {
   cpu::OperandMemory copies = batch.scratch.gathered, hidden = batch.scratch.hidden;
   for (Piece& piece : wave.pieces) {
-    piece.x = coded(batch.problem, piece.part) ? batch.codes : batch.copies;
+    piece.x = batch.all(piece.part);
     if (piece.rows < batch.tokens()) {
       piece.copy = take_rows(copies, piece.rows, batch.problem.hidden);
-      piece.x = {piece.copy.values, piece.copy.scales, piece.rows, batch.problem.hidden};
+      piece.x = {piece.copy.values, piece.copy.scales, piece.rows, batch.problem.hidden, piece.x.order};
     }
     piece.hidden = take_rows(hidden, piece.rows, piece.mlp->gate.out);
   }
@@ -221,12 +239,11 @@ void gather(const Batch& batch, const Wave& wave) {
   cpu::parallel_for(lane_for(batch, wave), groups, [&](int64_t begin, int64_t end, int) {
     for (const Piece& piece : wave.pieces) {
       if (has_all(piece)) continue;
-      const bool is_coded = coded(batch.problem, piece.part);
-      const cpu::OperandRows& all = is_coded ? batch.codes : batch.copies;
+      const cpu::OperandRows& all = batch.all(piece.part);
       for (int64_t i = begin * piece.rows; i < end * piece.rows; ++i) {
         const int64_t from = i / piece.rows * all.rows + batch.scratch.tokens[piece.first + i % piece.rows];
         std::copy_n(all.values + from * kGroup, kGroup, piece.copy.values + i * kGroup);
-        if (is_coded) piece.copy.scales[i] = all.scales[from];
+        if (all.scales != nullptr) piece.copy.scales[i] = all.scales[from];
       }
     }
   });
@@ -234,7 +251,7 @@ void gather(const Batch& batch, const Wave& wave) {
 
 void multiply(const Batch& batch, const Piece& piece, const cpu::OperandRows& x, const PreparedMatrix& weight,
               cpu::RowRange rows, const cpu::SumTile& tile) {
-  if (coded(batch.problem, piece.part))
+  if (operand_of(batch.problem, piece.part) != Operand::kCopies)
     cpu::fp8_sums(batch.kernels, x, weight, rows, tile);
   else
     cpu::bf16_sums(batch.kernels, x, weight, rows, tile);
@@ -243,7 +260,8 @@ void multiply(const Batch& batch, const Piece& piece, const cpu::OperandRows& x,
 // A row of one group of hidden columns, as down reads it.
 void write_operand(const Batch& batch, const Piece& piece, int64_t row, const float* values, int64_t count) {
   uint16_t* const to = piece.hidden.values + row * kGroup;
-  if (coded(batch.problem, piece.part)) {
+  const Operand operand = operand_of(batch.problem, piece.part);
+  if (operand != Operand::kCopies) {
     uint8_t codes[kGroup];
     piece.hidden.scales[row] =
         batch.kernels.quantize_e4m3(values, count, batch.scale_rounding() == ScaleRounding::kPow2, codes);
@@ -252,14 +270,21 @@ void write_operand(const Batch& batch, const Piece& piece, int64_t row, const fl
     batch.kernels.narrow_bf16(values, count, to);
   }
   std::fill(to + count, to + kGroup, uint16_t{0});
+  if (operand == Operand::kCodesForFp4) cpu::order_for_fp4(to);
 }
 
-// hidden = silu(gate(x)) * up(x), one group of its columns.
+// What is multiplied before down.
+float weight_before_down(const Batch& batch, const Piece& piece, int64_t row) {
+  return batch.problem.weight_before_down ? batch.scratch.weights[piece.first + row] : 1.0f;
+}
+
+// hidden = (silu(gate(x)) * up(x)) * weight, one group of its columns.
 void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thread) {
   const int64_t lanes = cpu::tile_lanes(piece.rows), first = group * kGroup;
   const int64_t columns = std::min(kGroup, piece.mlp->gate.out - first);
   const cpu::SumTile gate = batch.scratch.gate[thread], up = batch.scratch.up[thread];
   float* const hidden = batch.scratch.groups + thread * batch.scratch.group_floats;
+  const float limit = limit_of(batch.problem, piece.part);
   for (int64_t l = 0; l < columns; l += lanes) {
     const cpu::RowRange range{first + l, std::min(lanes, columns - l)};
     multiply(batch, piece, piece.x, piece.mlp->gate, range, gate);
@@ -268,7 +293,8 @@ void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thre
       float *const g = gate.sums + r * lanes, *const u = up.sums + r * lanes;
       batch.round(g, range.count);
       batch.round(u, range.count);
-      batch.kernels.silu_mul(g, u, range.count, hidden + r * kGroup + l);
+      batch.kernels.silu_mul_limited(g, u, range.count, limit, weight_before_down(batch, piece, r),
+                                     hidden + r * kGroup + l);
     }
   }
   for (int64_t r = 0; r < piece.rows; ++r) {
@@ -304,7 +330,8 @@ void add_output(const Batch& batch, const Piece& piece, int64_t first, int64_t c
       float* const y = tile.sums + r * lanes;
       const int64_t entry = piece.first + r, token = batch.scratch.tokens[entry];
       batch.round(y, range.count);
-      batch.kernels.add_scaled(y, batch.scratch.weights[entry], range.count,
+      const float weight = batch.problem.weight_before_down ? 1.0f : batch.scratch.weights[entry];
+      batch.kernels.add_scaled(y, weight, range.count,
                                batch.scratch.sums + token * batch.problem.hidden + first);
     }
   }
@@ -335,9 +362,14 @@ size_t wave_end(std::span<const Piece> pieces, size_t begin) {
 void run_batch(Batch batch) {
   const cpu::SourceRows source{batch.args.x, batch.tokens()};
   const Scratch& scratch = batch.scratch;
-  if (any_part(batch.problem, true))
-    batch.codes = cpu::code_rows(batch.kernels, batch.lane, source, batch.scale_rounding(), scratch.codes);
-  if (any_part(batch.problem, false)) batch.copies = cpu::copy_rows(source, scratch.copies);
+  for (const Operand operand : kOperands) {
+    const auto at = static_cast<size_t>(operand);
+    if (!any_part(batch.problem, operand)) continue;
+    batch.operands[at] = operand == Operand::kCopies
+                             ? cpu::copy_rows(source, scratch.operands[at])
+                             : cpu::code_rows(batch.kernels, batch.lane, source, batch.scale_rounding(),
+                                              scratch.operands[at], order_of(operand));
+  }
   make_entries(batch.args, scratch);
   const std::span<Piece> pieces = make_pieces(batch);
   if (pieces.empty()) add_all_outputs(batch, {pieces, true, true});
@@ -359,7 +391,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   for (int64_t t = 0; t < tokens; t += kMostTokens) {
     const int64_t count = std::min(kMostTokens, tokens - t);
     const Args part = of_tokens(problem, args, t, count);
-    run_batch({problem, part, cpu::kernels(problem.setting.target.isa), lane, scratch, {}, {}});
+    run_batch({problem, part, cpu::kernels(problem.setting.target.isa), lane, scratch, {}});
   }
 }
 

@@ -36,13 +36,20 @@ Row product(const Problem& problem, const linear::Problem& linear, const ConstTe
 
 float silu(float g) { return g / (1.0f + static_cast<float>(std::exp(-static_cast<double>(g)))); }
 
-Row apply(const Problem& problem, Part part, const Mlp& mlp, const ConstTensor<2>& x) {
+float at_most(float g, float limit) { return g > limit ? limit : g; }
+float clamped(float u, float limit) { return u < -limit ? -limit : at_most(u, limit); }
+
+// `weight` is multiplied before down.
+Row apply(const Problem& problem, Part part, const Mlp& mlp, const ConstTensor<2>& x, float weight) {
   const linear::Problem into = gate_problem(problem, part), back = down_problem(problem, part);
   const Row gate = product(problem, into, x, mlp.gate);
   const Row up = product(problem, into, x, mlp.up);
   const Row hidden(problem, into.out);
-  for (int64_t i = 0; i < into.out; ++i)
-    store(hidden.view, silu(load(gate.view, 0, i)) * load(up.view, 0, i), 0, i);
+  const float limit = limit_of(problem, part);
+  for (int64_t i = 0; i < into.out; ++i) {
+    const float product = silu(at_most(load(gate.view, 0, i), limit)) * clamped(load(up.view, 0, i), limit);
+    store(hidden.view, product * weight, 0, i);
+  }
   return product(problem, back, hidden.view, mlp.down);
 }
 
@@ -54,12 +61,13 @@ void run(const Problem& problem, const Args& args, const Lane&) {
     const auto value = [&](int64_t i) -> float& { return y[static_cast<size_t>(i)]; };
     for (int64_t j = 0; j < args.expert_ids.extent[1]; ++j) {
       const Mlp& expert = args.experts[static_cast<size_t>(args.expert_ids(t, j))];
-      const Row one = apply(problem, Part::kRouted, expert, x);
-      for (int64_t i = 0; i < problem.hidden; ++i)
-        value(i) = std::fma(args.expert_weights(t, j), load(one.view, 0, i), value(i));
+      const float weight = args.expert_weights(t, j), before = problem.weight_before_down ? weight : 1.0f,
+                  after = problem.weight_before_down ? 1.0f : weight;
+      const Row one = apply(problem, Part::kRouted, expert, x, before);
+      for (int64_t i = 0; i < problem.hidden; ++i) value(i) = std::fma(after, load(one.view, 0, i), value(i));
     }
     if (args.shared != nullptr) {
-      const Row one = apply(problem, Part::kShared, *args.shared, x);
+      const Row one = apply(problem, Part::kShared, *args.shared, x, 1.0f);
       for (int64_t i = 0; i < problem.hidden; ++i) value(i) += load(one.view, 0, i);
     }
     for (int64_t i = 0; i < problem.hidden; ++i) store(args.out, value(i), t, i);

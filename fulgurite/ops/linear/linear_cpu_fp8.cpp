@@ -10,9 +10,9 @@ namespace {
 
 Support supports(const Problem& problem) {
   Support quantization;
-  if (problem.weight.form == MatrixForm::kE4M3Blocks)
+  if (has_scales(problem.weight))
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kE4m3});
-  return first_refusal({cpu::takes_fp8_blocks(problem.weight), quantization, kReference.supports(problem)});
+  return first_refusal({cpu::takes_fp8_weight(problem.weight), quantization, kReference.supports(problem)});
 }
 
 ScaleRounding rounding_of(const Problem& problem) {
@@ -49,7 +49,8 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   for (int64_t t = 0; t < tokens; t += chunk) {
     const int64_t count = std::min(chunk, tokens - t);
     const cpu::OperandRows x =
-        cpu::code_rows(kernels, lane, {args.x.slice(0, t, count), count}, rounding_of(problem), scratch.x);
+        cpu::code_rows(kernels, lane, {args.x.slice(0, t, count), count}, rounding_of(problem), scratch.x,
+                       is_fp4(problem.weight) ? cpu::ColumnOrder::kFp4 : cpu::ColumnOrder::kNatural);
     const Tensor<2> y = args.y.slice(0, t, count);
     cpu::share_tiles(lane, count, problem.out, problem.in, [&](cpu::RowRange rows, int thread) {
       const cpu::SumTile tile = scratch.tiles[thread];

@@ -31,7 +31,8 @@
 //            2^-149; bf16 operands: d = (hidden + 2) u M + hidden * 2^-149, + 2^-126 sum (2 + |x| +
 //            |W|) where the instruction set flushes denormals (core/device.h). An expert or a group may be
 //            chosen otherwise only where z within that error leaves its rank in doubt. s: 6 u of itself, and 0 below 2^-126 (an
-//            exp of 2 ulp in fp32, which may overflow, a sum and a quotient). Weights of the chosen: within what
+//            exp of 2 ulp in fp32, which may overflow, a sum and a quotient); of kSqrtSoftplus softplus is 8 u of
+//            itself and 0 below 2^-126 (exp and log1p of 2 ulp), the root a rounding. Weights of the chosen: within what
 //            s(l - d) and s(l + d) span, + (experts_per_token + 4) u. Given s, all is exact. A token whose M is beyond half of fp32's range
 //            is not judged.
 // Source     DeepSeek-V3.2-Exp inference/model.py, Gate.forward; arXiv:2412.19437, 2.1.2; DeepSeek-V4-Flash

@@ -50,6 +50,20 @@ Interval sigmoid(const Interval& l) {
   return rounded(DType::kF32, {std::max(0.0, s.low), std::min(1.0, s.high)});
 }
 
+double softplus(double l) { return l > 20.0 ? l : std::log1p(std::exp(l)); }
+
+// Of sqrt(softplus): exp and log1p of 2 ulp each, which are 8 u of softplus or less, since its logarithm rises
+// no faster than exp's; below 2^-126 it may be 0. The root halves an error and adds a rounding.
+Interval sqrt_softplus(const Interval& l) {
+  const double low = std::max(0.0, softplus(l.low) * (1.0 - 8 * kUnit) - 0x1p-126);
+  const double high = softplus(l.high) * (1.0 + 8 * kUnit) + 0x1p-149;
+  return rounded(DType::kF32, {std::sqrt(low) * (1.0 - kUnit), std::sqrt(high) * (1.0 + kUnit)});
+}
+
+Interval score(Scoring scoring, const Interval& l) {
+  return scoring == Scoring::kSigmoid ? sigmoid(l) : sqrt_softplus(l);
+}
+
 // What is known of one token.
 struct Token {
   Intervals s, z;
@@ -112,17 +126,28 @@ void mark_experts(const Problem& problem, Token& token) {
   mark(token.z, candidates, certain, problem.experts_per_token, token.possible, token.sure);
 }
 
+void mark_experts_of_table(const Problem& problem, const Args& args, int64_t t, Token& token) {
+  token.possible.assign(token.s.size(), false);
+  for (int64_t j = 0; j < problem.experts_per_token; ++j)
+    token.possible[static_cast<size_t>(args.hash_table(args.ids(t), j))] = true;
+  token.sure = token.possible;
+}
+
 Token know(const Problem& problem, const Args& args, int64_t t) {
   Token token;
   for (int64_t e = 0; e < problem.experts; ++e) {
     const Logit exact = logit(args, t, e);
     const Interval l = interval_of(problem, exact);
     token.in_range &= exact.magnitude <= 0.5 * std::numeric_limits<float>::max();
-    token.s.push_back(sigmoid(l));
+    token.s.push_back(score(problem.scoring, l));
+    if (problem.hashed) continue;
     const double bias = args.bias(e);
     token.z.push_back(rounded(DType::kF32, token.s.back() + Interval{bias, bias}));
   }
-  mark_experts(problem, token);
+  if (problem.hashed)
+    mark_experts_of_table(problem, args, t, token);
+  else
+    mark_experts(problem, token);
   return token;
 }
 

@@ -100,12 +100,28 @@ float group_score(const float* z, int64_t size) {
   return first + second;
 }
 
-void choose(const Problem& problem, const Args& args, const float* logits, const Choice& choice) {
+float sigmoid(float l) { return static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(l)))); }
+
+float sqrt_softplus(float l) {
+  if (l > 20.0f) return std::sqrt(l);  // correctly rounded, as through double
+  const auto e = static_cast<float>(std::exp(static_cast<double>(l)));
+  return std::sqrt(static_cast<float>(std::log1p(static_cast<double>(e))));
+}
+
+void make_scores(const Problem& problem, const float* logits, float* s) {
+  const auto score = problem.scoring == Scoring::kSigmoid ? sigmoid : sqrt_softplus;
+  for (int64_t e = 0; e < problem.experts; ++e) s[e] = score(logits[e]);
+}
+
+void choose_by_table(const Problem& problem, const Args& args, int64_t t, const Choice& choice) {
+  std::fill_n(choice.chosen, problem.experts, false);
+  for (int64_t j = 0; j < problem.experts_per_token; ++j)
+    choice.chosen[args.hash_table(args.ids(t), j)] = true;
+}
+
+void choose_by_score(const Problem& problem, const Args& args, const Choice& choice) {
   const int64_t size = problem.experts / problem.groups;
-  for (int64_t e = 0; e < problem.experts; ++e) {
-    choice.s[e] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(logits[e]))));
-    choice.z[e] = choice.s[e] + args.bias(e);
-  }
+  for (int64_t e = 0; e < problem.experts; ++e) choice.z[e] = choice.s[e] + args.bias(e);
   for (int64_t g = 0; g < problem.groups; ++g)
     choice.group_scores[g] = group_score(choice.z + g * size, size);
   mark_best(
@@ -155,7 +171,11 @@ void choose_all(const Problem& problem, const Args& args, const Scratch& scratch
     cpu::Cutter own(scratch.choices + thread * choice_bytes(problem));
     const Choice choice = cut_choice(problem, own);
     for (int64_t t = begin; t < end; ++t) {
-      choose(problem, args, scratch.logits + t * problem.experts, choice);
+      make_scores(problem, scratch.logits + t * problem.experts, choice.s);
+      if (problem.hashed)
+        choose_by_table(problem, args, t, choice);
+      else
+        choose_by_score(problem, args, choice);
       write_choice(problem, args, t, choice);
     }
   });
@@ -170,6 +190,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
     const int64_t count = std::min(kChunk, args.x.extent[0] - first);
     Args chunk = args;
     chunk.x = args.x.slice(0, first, count);
+    if (problem.hashed) chunk.ids = args.ids.slice(0, first, count);
     chunk.expert_ids = args.expert_ids.slice(0, first, count);
     chunk.expert_weights = args.expert_weights.slice(0, first, count);
     (operands == Operands::kBf16 ? multiply_bf16 : multiply_fp32)(problem, chunk, scratch, lane);

@@ -29,6 +29,17 @@ float logit(const Args& args, int64_t t, int64_t expert) {
 
 float sigmoid(float l) { return static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(l)))); }
 
+float softplus(float l) {
+  if (l > 20.0f) return l;
+  const auto e = static_cast<float>(std::exp(static_cast<double>(l)));
+  return static_cast<float>(std::log1p(static_cast<double>(e)));
+}
+
+float score(Scoring scoring, float l) {
+  if (scoring == Scoring::kSigmoid) return sigmoid(l);
+  return static_cast<float>(std::sqrt(static_cast<double>(softplus(l))));
+}
+
 // `ids` by falling value: NaN last, equal values by rising id.
 Ids ranked(Ids ids, const Floats& values) {
   std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
@@ -63,14 +74,25 @@ Ids members_of_kept_groups(const Problem& problem, const Floats& z) {
   return members;
 }
 
-void route(const Problem& problem, const Args& args, int64_t t) {
-  Floats s, z;
-  for (int64_t e = 0; e < problem.experts; ++e) {
-    s.push_back(sigmoid(logit(args, t, e)));
-    z.push_back(s.back() + args.bias(e));
-  }
+Ids chosen_by_score(const Problem& problem, const Args& args, const Floats& s) {
+  Floats z;
+  for (int64_t e = 0; e < problem.experts; ++e) z.push_back(s[static_cast<size_t>(e)] + args.bias(e));
   Ids chosen = ranked(members_of_kept_groups(problem, z), z);
   chosen.resize(static_cast<size_t>(problem.experts_per_token));
+  return chosen;
+}
+
+Ids chosen_by_table(const Problem& problem, const Args& args, int64_t t) {
+  Ids chosen;
+  for (int64_t j = 0; j < problem.experts_per_token; ++j)
+    chosen.push_back(static_cast<int32_t>(args.hash_table(args.ids(t), j)));
+  return chosen;
+}
+
+void route(const Problem& problem, const Args& args, int64_t t) {
+  Floats s;
+  for (int64_t e = 0; e < problem.experts; ++e) s.push_back(score(problem.scoring, logit(args, t, e)));
+  Ids chosen = problem.hashed ? chosen_by_table(problem, args, t) : chosen_by_score(problem, args, s);
   std::sort(chosen.begin(), chosen.end());
   float sum = 0.0f;
   for (const int32_t expert : chosen) sum += s[static_cast<size_t>(expert)];
