@@ -79,8 +79,8 @@ inline __attribute__((always_inline)) void widen_pieces(const TwoPieces& at, con
 
 void widen_two(const ScaledCodes& first, const ScaledCodes& second, int64_t width, uint16_t* first_out,
                uint16_t* second_out, uint32_t* pairs) {
-  bool usual = width % kGroup == 0;
-  for (int64_t group = 0; usual && group < width / kGroup; ++group)
+  bool usual = width % kPieceBytes == 0;
+  for (int64_t group = 0; usual && group * kGroup < width; ++group)
     usual = is_moderate(moderate_exponent(scale_of(first, group))) &&
             is_moderate(moderate_exponent(scale_of(second, group)));
   if (!usual) return ::widen_two(first, second, width, first_out, second_out, pairs);

@@ -82,6 +82,19 @@ void check(const Problem& problem, const Args& args);
 
 KvRow row_of(const Problem& problem);  // of both caches
 
+// What a token at `position` sees of the window: positions first .. position.
+struct Seen {
+  int64_t first;
+  int64_t count;
+};
+Seen window_of(const Problem& problem, int64_t position);
+// Entries that it sees or, where they are selected, those of its list.
+int64_t visible_entries(const Problem& problem, int64_t position);
+int64_t entries_of(const Problem& problem, const Args& args, int64_t t);
+
+// The definition: one softmax in double, nothing rounded. out [tokens, heads, head_dim].
+void definition(const Problem& problem, const Args& args, View<double, 3> out);
+
 extern const Implementation kReference;
 extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running

@@ -38,6 +38,7 @@
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward; arXiv:2512.02556, 2.1.
 
 #include <functional>
+#include <limits>
 #include <span>
 
 #include "fulgurite/core/any_view.h"
@@ -75,14 +76,20 @@ void check(const Problem& problem, const Args& args);
 
 LatentRow row_of(const Problem& problem);  // of the cache
 
-// What expanded_attention shares: the clauses of `selected` and `places`, the number of entries before a
-// list's padding, and the reference's softmax and weighted sum, given the scores of one head:
-// out[c] = sum_j p_j value(j, c) / l, in fp32.
+// What other attention shares: the clauses of `selected` and `places`, the number of entries before a list's
+// padding, the slots of a tile (`all`, where all are one), and the reference's softmax and weighted sum, given
+// the scores of one head: out[c] = sum_j p_j value(j, c) / l, in fp32. A slot without a key is a score of
+// -infinity and values of 0. A sink is added to the denominator at the end: l + exp(sink - largest score).
+inline constexpr float kNoSink = -std::numeric_limits<float>::infinity();
 void check_selected(const Check& check, View<const int32_t, 2> selected, View<const TokenPlace, 1> places,
                     int64_t sequences, int64_t context);
 int64_t selected_rows(View<const int32_t, 1> selected);
+inline int64_t tile_slots(SoftmaxTile tile, int64_t all) {
+  return tile == SoftmaxTile::k64 ? 64 : tile == SoftmaxTile::k128 ? 128 : all;
+}
 void reference_attend(const Numerics& numerics, std::span<const float> scores,
-                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out);
+                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out,
+                      float sink = kNoSink);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16

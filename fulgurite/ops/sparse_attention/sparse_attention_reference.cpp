@@ -74,10 +74,6 @@ void merge(Part& all, const Part& tile) {
   for (size_t c = 0; c < all.sums.size(); ++c) all.sums[c] = all.sums[c] * before + tile.sums[c] * own;
 }
 
-int64_t tile_keys(SoftmaxTile tile, int64_t count) {
-  return tile == SoftmaxTile::k64 ? 64 : tile == SoftmaxTile::k128 ? 128 : count;
-}
-
 // --- one token ---
 
 // The selected rows as attention reads them: [count][latent + rope].
@@ -127,10 +123,11 @@ void run(const Problem& problem, const Args& args, const Lane&) {
 }  // namespace
 
 void reference_attend(const Numerics& numerics, std::span<const float> scores,
-                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out) {
+                      const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out,
+                      float sink) {
   const Head head{numerics, scores, value, static_cast<int64_t>(out.size())};
   const auto count = static_cast<int64_t>(scores.size());
-  const int64_t keys = tile_keys(numerics.softmax_tile, count);
+  const int64_t keys = tile_slots(numerics.softmax_tile, count);
   Part all{-kInfinity, 0.0f, std::vector<float>(out.size())};
   for (int64_t first = 0; first < count; first += keys) {
     const int64_t tile = std::min(keys, count - first);
@@ -138,7 +135,8 @@ void reference_attend(const Numerics& numerics, std::span<const float> scores,
     if (numerics.softmax_merge == SoftmaxMerge::kRunning) largest = std::max(all.largest, largest);
     merge(all, weigh_tile(head, first, tile, largest));
   }
-  for (size_t c = 0; c < out.size(); ++c) out[c] = all.sums[c] / all.denominator;
+  const float denominator = all.denominator + weight(sink, all.largest);
+  for (size_t c = 0; c < out.size(); ++c) out[c] = all.sums[c] / denominator;
 }
 
 const Implementation kReference{"reference", supports, no_workspace<Problem>, run};
