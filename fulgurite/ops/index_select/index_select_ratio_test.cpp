@@ -76,12 +76,13 @@ TEST(index_select, chooses_as_a_token_that_sees_as_many_rows_of_one_token) {
 
 // 1M positions are 256k rows.
 TEST(index_select, the_choice_is_exact_at_a_million_positions) {
+  const char* const numerics = "serving,index_quant=fp4";
+  const Case shape{"", 2, 4, 32, 2048, 1, 262144};
+  Inputs in = make_inputs(3, shape, Values::kNormal, numerics);
+  in.places = {{0, 1048575}, {0, 700001}};
   for (const int64_t topk : {512, 1024, 2048}) {
-    const Case shape{"", 2, 4, 128, topk, 1, 262144};
-    const char* const numerics = "serving,index_quant=fp4";
-    const Problem problem = ratio_problem(shape, numerics);
-    Inputs in = make_inputs(3, shape, Values::kNormal, numerics);
-    in.places = {{0, 1048575}, {0, 700001}};
+    Problem problem = ratio_problem(shape, numerics);
+    problem.topk = topk;
     const Result made = result(kCpuPairs, problem, in, 2);
     EXPECT_EQ(made.selected, sorted_choice(problem, in, made.scores));
     EXPECT_EQ(result(kCpuPairs, problem, in, 1, Scores::kNotAsked).selected, made.selected);
