@@ -53,7 +53,8 @@ std::vector<std::span<const std::byte>> entry_bytes(const compressor::Args& args
           {args.entries.scales_at(sequence, entry), static_cast<size_t>(row.scale_bytes())}};
 }
 
-// `count` tokens of one sequence from `first` on, which end one window: from the state that `before` has of it.
+// `count` tokens of one sequence from `first` on, which end one window: from the state that `before` has of
+// it.
 Part<compressor::Problem, compressor::Args> tokens_alone(CompressorOperands& o, const View<float, 4>& before,
                                                          int64_t first, int64_t count) {
   const TokenPlace start = o.args.places(first);

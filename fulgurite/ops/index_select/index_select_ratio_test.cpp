@@ -57,6 +57,21 @@ TEST(index_select, a_token_sees_the_rows_whose_tokens_are_all_there) {
   }
 }
 
+TEST(index_select, tokens_that_see_no_row_choose_none) {
+  const Case shape{"", 3, 2, 16, 2, 1, 6};
+  for (const Row& row : kV4Rows) {
+    Inputs in = make_inputs(1, shape, Values::kNormal, row.numerics);
+    in.places = {{0, 2}, {0, 0}, {0, 1}};
+    for (const Implementation* const any : {row.row, &kReference}) {
+      for (const Scores scores : {Scores::kAsked, Scores::kNotAsked}) {
+        const Result made = result(*any, ratio_problem(shape, row.numerics), in, 1, scores);
+        EXPECT_EQ(made.selected, std::vector<int32_t>(6, -1));
+        EXPECT_EQ(made.scores, std::vector<float>(18, scores == Scores::kAsked ? -kInfinity : 7.0f));
+      }
+    }
+  }
+}
+
 TEST(index_select, chooses_as_a_token_that_sees_as_many_rows_of_one_token) {
   for (const Row& row : kV4Rows) {
     for (const Case& shape : kRatioCases) {
