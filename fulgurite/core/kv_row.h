@@ -1,10 +1,10 @@
 #pragma once
-// The rows of DeepSeek-V4's kv caches (the window's ring and the compressed entries): `nope` values, then `rope`
-// rotated ones. Rows stand in blocks of 64:
+// The rows of DeepSeek-V4's kv caches (the window's ring and the compressed entries): `nope` values, then
+// `rope` rotated ones. Rows stand in blocks of 64:
 //   fp32  64 rows of [nope + rope] f32                     bf16  64 rows of [nope + rope] bf16
-//   fp8   64 rows of [nope] e4m3 | [rope] bf16, then the rows' scales, an e8m0 for 64 values of nope, 8 bytes a row
-//         for nope up to 512; the block padded to a multiple of the row: 576 and 8 bytes, 37440 a block, for
-//         448 + 64
+//   fp8   64 rows of [nope] e4m3 | [rope] bf16, then the rows' scales, an e8m0 for 64 values of nope, padded
+//         to 8 bytes a row; the block padded to a multiple of the row. 448 + 64: 576 and 8 bytes, a block
+//         37440
 // Rows are multiples of 4 bytes. The fp8 form is FlashMLA's of DeepSeek-V4; it needs kv_quant = e4m3.
 
 #include <algorithm>
@@ -115,9 +115,9 @@ inline KvGroup quantize_kv(std::span<const float> values) {
   return group;
 }
 
-// Writes row `index` of a sequence: row.width() values, rotated and rounded as activations are. The first `nope`
-// go through kv_quant, groups of 64 (the quantizer, dequantized again); then all are stored in the cache's form.
-// What references write with; cpu/kv_rows.h does the same in haste.
+// Writes row `index` of a sequence: row.width() values, rotated and rounded as activations are. The first
+// `nope` go through kv_quant, groups of 64 (the quantizer, dequantized again); then all are stored in the
+// cache's form. What references write with; cpu/kv_rows.h does the same in haste.
 inline void store_kv_row(const KvRows& cache, int64_t sequence, int64_t index, std::span<const float> values,
                          KvQuant quant) {
   const KvRow& row = cache.row;
