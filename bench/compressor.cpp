@@ -18,13 +18,6 @@ struct CompressorCase {
   Kind kind;
 };
 
-// What the problem asks for: fp8 rows hold codes alone.
-Setting setting_of(const Request& request) {
-  Setting setting = request.setting;
-  if (setting.numerics.latent_cache == LatentCache::kFp8) setting.numerics.kv_quant = KvQuant::kE4m3;
-  return setting;
-}
-
 KvRows unwritten_entries(Arena& arena, const compressor::Problem& problem, int64_t sequences) {
   const KvRow row = compressor::row_of(problem);
   const Tensor<3> blocks =
@@ -60,7 +53,8 @@ std::vector<std::span<const std::byte>> entry_bytes(const compressor::Args& args
           {args.entries.scales_at(sequence, entry), static_cast<size_t>(row.scale_bytes())}};
 }
 
-// `count` tokens of one sequence from `first` on, which end one window: from the state that `before` has of it.
+// `count` tokens of one sequence from `first` on, which end one window: from the state that `before` has of
+// it.
 Part<compressor::Problem, compressor::Args> tokens_alone(CompressorOperands& o, const View<float, 4>& before,
                                                          int64_t first, int64_t count) {
   const TokenPlace start = o.args.places(first);
@@ -108,9 +102,8 @@ std::unique_ptr<Runnable> make_compressor(const Request& request, const Compress
   auto o = std::make_unique<CompressorOperands>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {setting_of(request), s.hidden, c.ratio,     c.dim,       s.rope,
-                s.norm_eps,          c.kind,   kBf16Matrix, kBf16Matrix, sequences,
-                context / c.ratio,   tokens};
+  o->problem = {request.setting, s.hidden,  c.ratio,           c.dim, s.rope, s.norm_eps, c.kind, kBf16Matrix,
+                kBf16Matrix,     sequences, context / c.ratio, tokens};
   const int64_t width = compressor::width(o->problem), rows = compressor::state_rows(o->problem);
   const View<float, 4> before = arena.floats<4>({sequences, rows, 2, width});
   const Tensor<4> state = arena.unwritten<4>(DType::kF32, before.extent);

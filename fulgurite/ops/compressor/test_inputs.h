@@ -32,12 +32,12 @@ struct Row {
 };
 inline const Row kRows[] = {
     {&kCpu, "fp32", kF32Matrix},
-    {&kCpu, "serving,kv_quant=e4m3", kF32Matrix},
-    {&kCpu, "serving,activation=fp16,kv_quant=e4m3,latent_cache=bf16", kBf16Matrix},
+    {&kCpu, "serving", kF32Matrix},
+    {&kCpu, "serving,activation=fp16,latent_cache=bf16", kBf16Matrix},
     {&kCpu, "fp32,kv_quant=e4m3,index_quant=fp4,hadamard=both", kBf16Matrix},
-    {&kCpuBf16, "serving,kv_quant=e4m3,index_quant=fp4", kBf16Matrix},
-    {&kCpuBf16, "serving,latent_cache=bf16,index_scale=fp32", kBf16Matrix},
-    {&kCpuBf16, "serving,latent_cache=fp32,kv_quant=e4m3,index_quant=none,hadamard=q", kBf16Matrix},
+    {&kCpuBf16, "serving,index_quant=fp4", kBf16Matrix},
+    {&kCpuBf16, "serving,latent_cache=bf16,kv_quant=none,index_scale=fp32", kBf16Matrix},
+    {&kCpuBf16, "serving,latent_cache=fp32,index_quant=none,hadamard=q", kBf16Matrix},
 };
 inline const Row kBothFp32[] = {{&kReference, "fp32", kF32Matrix}, {&kCpu, "fp32", kF32Matrix}};
 

@@ -57,6 +57,21 @@ TEST(index_select, a_token_sees_the_rows_whose_tokens_are_all_there) {
   }
 }
 
+TEST(index_select, tokens_that_see_no_row_choose_none) {
+  const Case shape{"", 3, 2, 16, 2, 1, 6};
+  for (const Row& row : kV4Rows) {
+    Inputs in = make_inputs(1, shape, Values::kNormal, row.numerics);
+    in.places = {{0, 2}, {0, 0}, {0, 1}};
+    for (const Implementation* const any : {row.row, &kReference}) {
+      for (const Scores scores : {Scores::kAsked, Scores::kNotAsked}) {
+        const Result made = result(*any, ratio_problem(shape, row.numerics), in, 1, scores);
+        EXPECT_EQ(made.selected, std::vector<int32_t>(6, -1));
+        EXPECT_EQ(made.scores, std::vector<float>(18, scores == Scores::kAsked ? -kInfinity : 7.0f));
+      }
+    }
+  }
+}
+
 TEST(index_select, chooses_as_a_token_that_sees_as_many_rows_of_one_token) {
   for (const Row& row : kV4Rows) {
     for (const Case& shape : kRatioCases) {
@@ -76,12 +91,13 @@ TEST(index_select, chooses_as_a_token_that_sees_as_many_rows_of_one_token) {
 
 // 1M positions are 256k rows.
 TEST(index_select, the_choice_is_exact_at_a_million_positions) {
+  const char* const numerics = "serving,index_quant=fp4";
+  const Case shape{"", 2, 4, 32, 2048, 1, 262144};
+  Inputs in = make_inputs(3, shape, Values::kNormal, numerics);
+  in.places = {{0, 1048575}, {0, 700001}};
   for (const int64_t topk : {512, 1024, 2048}) {
-    const Case shape{"", 2, 4, 128, topk, 1, 262144};
-    const char* const numerics = "serving,index_quant=fp4";
-    const Problem problem = ratio_problem(shape, numerics);
-    Inputs in = make_inputs(3, shape, Values::kNormal, numerics);
-    in.places = {{0, 1048575}, {0, 700001}};
+    Problem problem = ratio_problem(shape, numerics);
+    problem.topk = topk;
     const Result made = result(kCpuPairs, problem, in, 2);
     EXPECT_EQ(made.selected, sorted_choice(problem, in, made.scores));
     EXPECT_EQ(result(kCpuPairs, problem, in, 1, Scores::kNotAsked).selected, made.selected);
