@@ -35,11 +35,18 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
           operation("experts", c.experts),
           operation("embedding", c.embedding),
           operation("norm", c.norm),
-          operation("rotary", c.rotary)};
+          operation("rotary", c.rotary),
+          operation("hyper_connection", c.hyper_connection),
+          operation("query_prepare", c.query_prepare),
+          operation("kv_prepare", c.kv_prepare)};
 }
 
 std::vector<Case> all_cases(const Request& request) {
   std::vector<Case> all;
+  if (request.shape.streams > 0) {
+    add_streams(request, all);
+    return all;
+  }
   add_linears(request, all);
   add_indexer(request, all);
   add_attention(request, all);

@@ -58,8 +58,26 @@ Shape tiny_v32() {
   return s;
 }
 
+// DeepSeek-V4's config.json: Pro and Flash. What their cases do not ask for stays 0.
+Shape v4_pro() {
+  Shape s{};
+  s.name = "v4-pro";
+  s.hidden = 7168, s.heads = 128, s.nope = 448, s.rope = 64;
+  s.streams = 4, s.window = 128;
+  s.norm_eps = 1e-6f;
+  s.frequencies = {10000.0, 64, {}};
+  s.activation_scale = ActivationScale::kPow2;
+  return s;
+}
+Shape v4_flash() {
+  Shape s = v4_pro();
+  s.name = "v4-flash";
+  s.hidden = 4096, s.heads = 64;
+  return s;
+}
+
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> kShapes{v32_671b(), glm5(), tiny_v32()};
+  static const std::vector<Shape> kShapes{v32_671b(), glm5(), tiny_v32(), v4_pro(), v4_flash()};
   return kShapes;
 }
 

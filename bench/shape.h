@@ -25,6 +25,7 @@ struct Shape {
   std::vector<int64_t> index_contexts;   // of index_select
   int64_t attention_context;             // that the chosen rows are strewn over
   std::vector<int64_t> attention_heads;  // all, and those of one of eight parts
+  int64_t streams, window;               // of DeepSeek-V4; 0: another family
 };
 
 std::vector<std::string> shape_names();
