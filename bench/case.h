@@ -78,6 +78,8 @@ void add_compressor(const Request& request, std::vector<Case>& cases);
 void add_attention(const Request& request, std::vector<Case>& cases);  // latent_prepare, sparse and expanded
 void add_feed_forward(const Request& request, std::vector<Case>& cases);  // router, experts
 void add_small_steps(const Request& request, std::vector<Case>& cases);   // embedding, norm, rotary
+void add_streams(const Request& request,
+                 std::vector<Case>& cases);  // DeepSeek-V4: hyper_connection, query_prepare, kv_prepare
 
 // All of them, or those that the operations name ("linear", "linear.q_b"). The request lives as long as they.
 // Throws Error{kRequest} for a name that is no case's, or not of this request, and for an implementation that

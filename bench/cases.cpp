@@ -36,7 +36,10 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
           operation("experts", c.experts),
           operation("embedding", c.embedding),
           operation("norm", c.norm),
-          operation("rotary", c.rotary)};
+          operation("rotary", c.rotary),
+          operation("hyper_connection", c.hyper_connection),
+          operation("query_prepare", c.query_prepare),
+          operation("kv_prepare", c.kv_prepare)};
 }
 
 std::vector<Case> all_cases(const Request& request) {
@@ -47,6 +50,7 @@ std::vector<Case> all_cases(const Request& request) {
   add_compressor(request, all);
   if (latent) add_attention(request, all);
   if (latent) add_feed_forward(request, all);
+  if (!latent) add_streams(request, all);
   add_small_steps(request, all);
   return all;
 }

@@ -48,6 +48,8 @@ Shape v4_flash() {
   s.name = "v4-flash";
   s.hidden = 4096;
   s.heads = 64, s.q_lora = 1024, s.kv = 512;
+  s.nope = 448, s.rope = 64, s.streams = 4, s.window = 128;
+  s.norm_eps = 1e-6f;
   s.index_topk = 512, s.index_ratio = 4;
   s.index_rope = rotary::Layout::kInterleaved;
   s.frequencies = {160000.0, 64, rotary::Yarn{16.0, 65536.0, 32.0, 1.0}};

@@ -27,6 +27,8 @@ struct Shape {
   std::vector<int64_t> attention_heads;  // all, and those of one of eight parts
   int64_t kv = 0;           // of DeepSeek-V4, whose caches have rows of it; 0: the latent attention of V3.2
   int64_t index_ratio = 1;  // tokens that an index key stands for
+  int64_t streams = 0;      // of DeepSeek-V4
+  int64_t window = 0;       // the same
 };
 
 std::vector<std::string> shape_names();

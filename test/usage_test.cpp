@@ -154,7 +154,8 @@ TEST(usage, operations_that_are_not_knobs_work_run_by_reference_and_are_named) {
 // --- bench: before the limits are measured, which takes seconds ---
 
 TEST(usage, bench_names_what_there_is) {
-  EXPECT_EQ(refusal("bench --shape v4"), "shape: expected v32-671b or glm5 or v4-flash or v4-pro or tiny-v32, found \"v4\"\n");
+  EXPECT_EQ(refusal("bench --shape v4"),
+            "shape: expected v32-671b or glm5 or v4-flash or v4-pro or tiny-v32, found \"v4\"\n");
   EXPECT_NE(refusal("bench conv").find("conv: no such operation; there are linear, head_projection, "),
             std::string::npos);
   EXPECT_NE(refusal("bench linear.conv").find("there are linear.q_a, linear.q_b, "), std::string::npos);

@@ -29,7 +29,7 @@ std::vector<float> values_of(const ConstKvRows& cache, int64_t sequence, int64_t
 std::vector<float> ramp(int64_t width) {
   std::vector<float> values;
   for (int64_t i = 0; i < width; ++i)
-    values.push_back(round_to_bf16(std::ldexp(1.0f + 0.37f * static_cast<float>(i % 3), i % 5 - 2)));
+    values.push_back(round_to_bf16(std::ldexp(1.0f + 0.37f * static_cast<float>((i + 1) % 3), i % 5 - 2)));
   return values;
 }
 

@@ -39,7 +39,7 @@ TEST(hyper_connection, the_audit_s_bounds_are_tight) {
   const audit::OpReport report = judged(kCpu, problem_of({"", 4, 4096}), args_of(batch, Reads::kBlock));
   ASSERT_EQ(report.outputs.size(), 4u);
   for (const audit::OutputReport& output : report.outputs)
-    EXPECT_LT(output.difference.looseness, 2e-4) << output.name;
+    EXPECT_LT(output.difference.looseness, 1e-3) << output.name;
 }
 
 // The equations of the contract once more, in double and in the order of the paper.
@@ -146,7 +146,7 @@ TEST(hyper_connection, mixing_and_collapse_read_the_rounded_streams_but_what_rep
       store(batch.replaced.view, 257.0f, int64_t{0}, j);
     }
     store(batch.block.view, 1.0f, int64_t{0}, int64_t{0});
-    for (int64_t j = 0; j < 4; ++j) {  // pre is (1 + eps, 0, 0, 0), eps lost beside 1
+    for (int64_t j = 0; j < 4; ++j) {  // pre is (1 + eps, eps, eps, eps)
       store(batch.base.view, j == 0 ? 100.0f : -200.0f, j);
       store(batch.scale.view, 0.0f, int64_t{0});
     }
@@ -204,7 +204,7 @@ TEST(hyper_connection, the_mix_is_doubly_stochastic_after_enough_iterations) {
     };
     EXPECT_LT(farthest(20, true), 3e-6);
     EXPECT_LT(farthest(20, false), 1e-3);
-    EXPECT_LT(farthest(1, true), 3e-6);
+    EXPECT_LT(farthest(1, true), 1e-4);  // eps beside the smallest sum
     EXPECT_GT(farthest(1, false), 1e-2);
   }
 }

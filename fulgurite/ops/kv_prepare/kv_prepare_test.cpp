@@ -113,8 +113,8 @@ TEST(kv_prepare, agrees_with_the_reference_on_hard_values) {
   }
 }
 
-// The whole row is normed (mean of squares 21.5), then its last pair turned by a right angle; at position 9 of
-// a ring of 4 that is row 1.
+// The whole row is normed (mean of squares 21.5), then its last pair turned by a right angle; at position 9
+// of a ring of 4 that is row 1.
 TEST(kv_prepare, norms_the_row_turns_its_end_and_puts_it_in_the_ring) {
   for (const Implementation* const row : {&kReference, &kCpu}) {
     for (const Kind kind : all_kinds()) {
@@ -135,7 +135,8 @@ TEST(kv_prepare, norms_the_row_turns_its_end_and_puts_it_in_the_ring) {
         return kind.cache == LatentCache::kFp32 ? stored : round_to_bf16(stored);
       };
       std::vector<float> expected{rounded(3 * r), rounded(8 * r), -rounded(6 * r), rounded(5 * r)};
-      // 1.706 / 448 lies between 2^-9 and 2^-8; 0.6396 * 256 = 163.7 and 1.7056 * 256 = 436.6, 16 and 32 apart.
+      // 1.706 / 448 lies between 2^-9 and 2^-8; 0.6396 * 256 = 163.7 and 1.7056 * 256 = 436.6, 16 and 32
+      // apart.
       if (kind.quant == KvQuant::kE4m3) expected[0] = 160.0f / 256.0f, expected[1] = 448.0f / 256.0f;
       EXPECT_EQ(result(*row, problem, batch).row(1, 1), expected) << row->name << ", " << describe(kind);
     }
