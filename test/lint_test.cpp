@@ -304,6 +304,13 @@ TEST(lint, json_holds_rule_severity_tensor_and_remedy) {
   EXPECT_EQ(json["findings"][0]["remedy"], remedy(Rule::kWeightWithoutScale));
 }
 
+TEST(lint, a_table_of_experts_names_experts) {
+  const std::string table = "layers.0.ffn.gate.tid2eid";
+  test::EditedCheckpoint edited(test::kSource + "/models/tiny-v4");
+  edited.values_of<int64_t>(table)[7] = 8;
+  expect_only(Rule::kExpertTable, table, edited.write());
+}
+
 TEST(lint, docs_name_every_rule_with_its_severity_and_the_report_it_comes_from) {
   const std::string text(checkpoint::MappedFile(test::kSource + "/docs/lint.md").text());
   for (int i = 0; i < model::kRules; ++i) {

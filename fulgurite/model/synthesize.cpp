@@ -236,10 +236,6 @@ float draw_scale(const Words& words, double scale, bool pow2, int64_t block) {
   return static_cast<float>(words.uniform(block) < share ? 2.0 * low : low);
 }
 
-e8m0 draw_exponent(const Words& words, double scale, int64_t block) {
-  return *exact_e8m0(draw_scale(words, scale, true, block));
-}
-
 // Of groups of 32 the largest element is hardly further out than this.
 constexpr double kPairDeviation = kLargestE2m1 / 3.0;
 
@@ -285,7 +281,7 @@ class Maker {
       const double codes = tensor.fill == Fill::kPairScales ? kPairDeviation : code_deviation(quantiles_);
       each_chunk<e8m0>(tensor, sink, [&](int64_t first, int64_t count, e8m0* out) {
         for (int64_t i = 0; i < count; ++i)
-          out[i] = draw_exponent(words, tensor.deviation / codes, first + i);
+          out[i] = *exact_e8m0(draw_scale(words, tensor.deviation / codes, true, first + i));
       });
     } else if (tensor.fill == Fill::kScales) {
       const double scale = tensor.deviation / code_deviation(quantiles_);
