@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <span>
 
 namespace fulgurite::inputs {
 namespace {
@@ -86,6 +87,27 @@ TensorBuffer<3> make_tensor(Random& random, Values values, DType dtype, std::arr
   return drawn<3>(random, values, dtype, extent);
 }
 
+namespace {
+
+// Any codes, behind them the scales: near 2^-7, of NVFP4 in both factors.
+MatrixData make_fp4(Random& random, int64_t out, int64_t in, const MatrixFormat& format,
+                    std::span<std::byte> memory) {
+  const int64_t codes = out * in / 2, columns = in / format.block.columns;
+  auto* const at = reinterpret_cast<uint8_t*>(memory.data());
+  for (int64_t i = 0; i < codes; ++i) at[i] = static_cast<uint8_t>(random.below(256));
+  const bool mx = format.form == MatrixForm::kMxfp4;
+  for (int64_t i = 0; i < out * columns; ++i)
+    at[codes + i] =
+        mx ? static_cast<uint8_t>(117 + random.below(6)) : static_cast<uint8_t>(1 + random.below(64));
+  const View<const e2m1x2, 2> data(reinterpret_cast<const e2m1x2*>(at), {out, in / 2});
+  const std::array<int64_t, 2> shape{out, columns};
+  if (mx) return Mxfp4{data, {reinterpret_cast<const e8m0*>(at + codes), shape}};
+  static constexpr float kGlobal = 0.0123f;
+  return Nvfp4{data, {reinterpret_cast<const e4m3*>(at + codes), shape}, {&kGlobal, {1}}};
+}
+
+}  // namespace
+
 Weight make_weight(Random& random, int64_t out, int64_t in, const MatrixFormat& format, Scales scales) {
   Weight weight;
   weight.data = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(out * in * 4));
@@ -99,6 +121,8 @@ Weight make_weight(Random& random, int64_t out, int64_t in, const MatrixFormat& 
     auto* const at = reinterpret_cast<bf16*>(weight.data->data());
     for (int64_t i = 0; i < out * in; ++i) at[i] = to_bf16(static_cast<float>(random.normal()));
     weight.matrix.as = View<const bf16, 2>(at, {out, in});
+  } else if (is_fp4(format)) {
+    weight.matrix.as = make_fp4(random, out, in, format, *weight.data);
   } else {
     auto* const at = reinterpret_cast<e4m3*>(weight.data->data());
     for (int64_t i = 0; i < out * in; ++i) at[i] = draw_code(random);

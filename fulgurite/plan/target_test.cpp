@@ -153,8 +153,8 @@ TEST(demands, a_plan_that_cannot_meet_them_fails_with_all_reasons) {
     return test::message_of([&] { plan_for(tiny.model, target, Activation::kBf16, demands); });
   };
   EXPECT_EQ(message({require("linear head:cpu_fp8")}),
-            "linear head: no implementation takes it (cpu_fp8: weight in bf16, takes e4m3 blocks; cpu_bf16: "
-            "cpu_fp8 is required; cpu: cpu_fp8 is required; reference: cpu_fp8 is required)");
+            "linear head: no implementation takes it (cpu_fp8: weight in bf16, takes e4m3 blocks or e2m1; "
+            "cpu_bf16: cpu_fp8 is required; cpu: cpu_fp8 is required; reference: cpu_fp8 is required)");
   EXPECT_EQ(message({forbid("embedding:cpu"), forbid("embedding:reference")}),
             "embedding: no implementation takes it (cpu: forbidden; reference: forbidden)");
   EXPECT_EQ(message({require("experts:cpu")}, "sm90"),

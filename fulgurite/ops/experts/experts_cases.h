@@ -32,4 +32,16 @@ inline constexpr std::array kRealCases{
     Case{"671B, 40 of 7168 rows", 1, 40, 2, 1, 2048, 2048},
 };
 
+// DeepSeek-V4: experts of fp4.
+inline constexpr std::array kFp4Cases{
+    Case{"no tokens", 0, 32, 4, 2, 32, 32},     Case{"one group", 1, 32, 1, 1, 32, 32},
+    Case{"short of 128", 5, 96, 7, 3, 64, 32},  Case{"one over a tile", 3, 160, 4, 4, 288, 160},
+    Case{"tiny model", 9, 256, 8, 2, 128, 128}, Case{"no shared expert", 4, 64, 5, 2, 96, 0},
+};
+inline constexpr std::array kV4Cases{
+    Case{"Flash, 32 of 2048 columns", 1, 4096, 3, 2, 32, 32},
+    Case{"Flash, 40 of 4096 rows", 1, 64, 2, 1, 2048, 2048},
+    Case{"Pro, 32 of 3072 columns", 1, 7168, 3, 2, 32, 32},
+};
+
 }  // namespace fulgurite::experts

@@ -74,6 +74,6 @@ extern const Implementation kCuda;         // everything, scales as stored
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; not the fp8 linear
 extern const Implementation kCpuBf16;  // bf16 operands
-extern const Implementation kCpuFp8;   // the fp8 linear
+extern const Implementation kCpuFp8;   // the fp8 linear, weights of e4m3 or fp4
 
 }  // namespace fulgurite::linear

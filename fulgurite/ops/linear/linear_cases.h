@@ -23,4 +23,12 @@ inline constexpr std::array kRealCases{
     Case{"671B wq_b, 256 rows", 3, 1536, 256},
 };
 
+// Weights of fp4: columns in whole groups of theirs, not always of 128.
+inline constexpr std::array kFp4Cases{
+    Case{"no tokens", 0, 128, 16},         Case{"one group", 1, 32, 1},
+    Case{"short of 128", 3, 96, 17},       Case{"a last block of 32", 5, 160, 9},
+    Case{"eight tokens", 8, 256, 70},      Case{"more than a few", 13, 672, 37},
+    Case{"more than a tile", 2, 384, 131}, Case{"more than a chunk", 261, 2208, 5},
+};
+
 }  // namespace fulgurite::linear

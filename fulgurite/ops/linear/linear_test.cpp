@@ -357,7 +357,7 @@ TEST(linear, refuses_what_it_does_not_do) {
   EXPECT_EQ(refusal(kReference, serving, {MatrixForm::kE4M3Blocks, {32, 1}, {}}, nothing), "");
   EXPECT_NE(refusal(kCpuFp8, serving, {MatrixForm::kE4M3Blocks, {32, 1}, {}}, nothing), "");
   EXPECT_EQ(refusal(kCpuFp8, serving, kBlocks, unquantized), "activation_quant = none, takes e4m3");
-  EXPECT_EQ(refusal(kCpuFp8, serving, kBF16, nothing), "weight in bf16, takes e4m3 blocks");
+  EXPECT_EQ(refusal(kCpuFp8, serving, kBF16, nothing), "weight in bf16, takes e4m3 blocks or e2m1");
   for (const Implementation* const row : {&kCpuBf16, &kCpu})
     EXPECT_EQ(refusal(*row, serving, kBlocks, nothing), "activation_quant = e4m3, takes none");
   EXPECT_EQ(refusal(kCpuBf16, fp32, kBF16, nothing), "activation = fp32, takes bf16");

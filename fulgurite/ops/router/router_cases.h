@@ -23,4 +23,9 @@ inline constexpr std::array kRealCases{
     Case{"one group", 4, 6144, 256, 1, 1, 8},
 };
 
+inline constexpr std::array kV4Cases{
+    Case{"Flash", 3, 4096, 256, 1, 1, 6},
+    Case{"Pro", 2, 7168, 384, 1, 1, 6},
+};
+
 }  // namespace fulgurite::router
