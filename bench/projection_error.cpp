@@ -89,9 +89,7 @@ class Experiment {
 
  private:
   Setting setting(const char* numerics) const {
-    Setting setting{request_.setting.target, parse_numerics(numerics)};
-    setting.numerics.activation_scale = s_.activation_scale;
-    return setting;
+    return {request_.setting.target, parse_numerics(numerics).resolved(s_.activation_scale, s_.index_quant)};
   }
 
   void draw() {

@@ -49,6 +49,7 @@ Shape v4_flash() {
   s.hidden = 4096;
   s.heads = 64, s.q_lora = 1024, s.kv = 512;
   s.nope = 448, s.rope = 64, s.streams = 4, s.window = 128;
+  s.index_quant = IndexQuant::kFp4;
   s.norm_eps = 1e-6f;
   s.index_topk = 512, s.index_ratio = 4;
   s.index_rope = rotary::Layout::kInterleaved;

@@ -29,6 +29,7 @@ struct Shape {
   int64_t index_ratio = 1;  // tokens that an index key stands for
   int64_t streams = 0;      // of DeepSeek-V4
   int64_t window = 0;       // the same
+  IndexQuant index_quant = IndexQuant::kFp8;  // index_quant = family
 };
 
 std::vector<std::string> shape_names();

@@ -19,8 +19,8 @@ namespace {
 bench::Request tiny_request(const plan::Catalog& catalog) {
   bench::Request request;
   request.shape = bench::shape_named("tiny-v32");
-  request.setting = {cpu::machine().target, Numerics::serving()};
-  request.setting.numerics.activation_scale = request.shape.activation_scale;
+  request.setting = {cpu::machine().target,
+                     Numerics::serving().resolved(request.shape.activation_scale, request.shape.index_quant)};
   request.catalog = &catalog;
   return request;
 }

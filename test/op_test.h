@@ -21,11 +21,9 @@ namespace fulgurite::test {
 
 inline Setting fp32_setting(Isa isa = cpu::best_isa()) { return {{DeviceKind::kCpu, isa}, Numerics::fp32()}; }
 
-// The preset serving as the planner hands it to operations: the scale of activations is resolved.
+// The preset serving as the planner hands it to operations of DeepSeek-V3.2.
 inline Setting serving_setting(Isa isa = cpu::best_isa()) {
-  Numerics numerics = Numerics::serving();
-  numerics.activation_scale = ActivationScale::kPow2;
-  return {{DeviceKind::kCpu, isa}, numerics};
+  return {{DeviceKind::kCpu, isa}, Numerics::serving().resolved(ActivationScale::kPow2, IndexQuant::kFp8)};
 }
 
 // serving with fp16 between operations.

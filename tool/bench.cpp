@@ -84,8 +84,8 @@ bench::Request request_of(const Options& options, const Device& device) {
   request.shape = bench::shape_named(options.shape);
   request.setting = {{DeviceKind::kCpu, isa_named(options.isa, device.target.isa)},
                      parse_numerics(options.numerics)};
-  if (request.setting.numerics.activation_scale == ActivationScale::kCheckpoint)
-    request.setting.numerics.activation_scale = request.shape.activation_scale;
+  request.setting.numerics =
+      request.setting.numerics.resolved(request.shape.activation_scale, request.shape.index_quant);
   request.catalog = &plan::catalog();
   request.implementation = options.implementation;
   try {

@@ -62,6 +62,8 @@ using ConstLatentRows = LatentCacheView<const std::byte>;
 // What the indexer's queries and keys are made of: index_quant none: bf16, fp32 where the activation is fp32;
 // fp8: e4m3 with a scale a vector; fp4: bf16, the dequantized values.
 inline DType index_operand(const Numerics& numerics) {
+  FULGURITE_ASSERT(numerics.index_quant != IndexQuant::kFamily, "index_quant = {} is not resolved",
+                   value_name(numerics.index_quant));
   if (numerics.index_quant == IndexQuant::kFp8) return DType::kF8_E4M3;
   if (numerics.index_quant == IndexQuant::kFp4) return DType::kBF16;
   return numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;

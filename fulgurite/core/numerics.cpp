@@ -54,7 +54,7 @@ KnobNames names_of(Hadamard) {
   return {"hadamard", kValues};
 }
 KnobNames names_of(IndexQuant) {
-  static constexpr std::string_view kValues[] = {"none", "fp8", "fp4"};
+  static constexpr std::string_view kValues[] = {"none", "fp8", "fp4", "family"};
   return {"index_quant", kValues};
 }
 KnobNames names_of(IndexScale) {
@@ -222,13 +222,20 @@ Numerics Numerics::serving() {
   n.latent_cache = LatentCache::kFp8;
   n.indexer_wk = IndexerWk::kBf16;
   n.hadamard = Hadamard::kBoth;
-  n.index_quant = IndexQuant::kFp8;
+  n.index_quant = IndexQuant::kFamily;
   n.kv_quant = KvQuant::kE4m3;
   n.shared_clamp = SharedClamp::kOff;
   n.softmax_tile = SoftmaxTile::k64;
   n.softmax_p = SoftmaxP::kBf16;
   n.qk_operands = QkOperands::kBf16;
   return n;
+}
+
+Numerics Numerics::resolved(ActivationScale of_checkpoint, IndexQuant of_family) const {
+  Numerics numerics = *this;
+  if (activation_scale == ActivationScale::kCheckpoint) numerics.activation_scale = of_checkpoint;
+  if (index_quant == IndexQuant::kFamily) numerics.index_quant = of_family;
+  return numerics;
 }
 
 std::vector<std::pair<std::string, std::string>> describe(const Numerics& n) {

@@ -28,7 +28,7 @@ enum class IndexerWk { kFp32, kBf16, kFp8 };
 enum class Gate { kFp32, kBf16 };  // rounding of the head gate's sum
 enum class GateWeight { kStored, kFp8 };
 enum class Hadamard { kNone, kQ, kBoth };
-enum class IndexQuant { kNone, kFp8, kFp4 };
+enum class IndexQuant { kNone, kFp8, kFp4, kFamily };  // of family: fp8, DeepSeek-V4's fp4
 enum class IndexScale { kPow2, kFp32 };
 enum class IndexerRope { kFamily, kInterleaved, kHalfSplit };
 enum class IndexNorm { kFp32, kBf16 };  // its parameters
@@ -76,6 +76,9 @@ struct Numerics {
   static Numerics fp32() { return {}; }
   // What an engine runs: fp8 operands, bf16 between operations, fp32 sums.
   static Numerics serving();
+
+  // What operations are given: the values that say "as the model has it" replaced by the model's.
+  Numerics resolved(ActivationScale of_checkpoint, IndexQuant of_family) const;
 };
 
 // The names of docs/numerics.md: a knob's, and those of its values in the order of the enum.

@@ -40,7 +40,7 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
                                         const Caches& caches) {
   ActivationLayout at;
   at.dtype = dtype_of(options.numerics.activation);
-  at.index_dtype = index_operand(options.numerics);
+  at.index_dtype = caches.index_dtype;
   at.logit_rows = options.logits == LogitRows::kAll ? options.chunk_tokens
                                                     : std::min(options.sequences, options.chunk_tokens);
   at.kv_width = c.window ? c.window->head_dim : c.kv_lora + c.rope;

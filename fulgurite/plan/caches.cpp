@@ -10,13 +10,14 @@ namespace {
 
 class CacheMaker {
  public:
-  CacheMaker(const model::Config& config, const Options& options) : c_(config), options_(options) {}
+  CacheMaker(const model::Config& config, const Options& options, const Numerics& numerics)
+      : c_(config), options_(options), numerics_(numerics) {}
 
   Caches make() {
-    caches_.index_dtype = index_operand(options_.numerics);
-    caches_.latent_row = {options_.numerics.latent_cache, c_.kv_lora, c_.rope};
+    caches_.index_dtype = index_operand(numerics_);
+    caches_.latent_row = {numerics_.latent_cache, c_.kv_lora, c_.rope};
     if (c_.window) {
-      caches_.kv_row = kv_row(options_.numerics, c_.nope, c_.rope);
+      caches_.kv_row = kv_row(numerics_, c_.nope, c_.rope);
       caches_.ring = std::min(options_.context, c_.window->window - 1 + options_.chunk_tokens);
     }
     for (int64_t layer = 0; layer < c_.layers; ++layer)
@@ -78,13 +79,14 @@ class CacheMaker {
 
   const model::Config& c_;
   const Options& options_;
+  const Numerics& numerics_;
   Caches caches_;
 };
 
 }  // namespace
 
-Caches make_caches(const model::Config& config, const Options& options) {
-  return CacheMaker(config, options).make();
+Caches make_caches(const model::Config& config, const Options& options, const Numerics& numerics) {
+  return CacheMaker(config, options, numerics).make();
 }
 
 }  // namespace fulgurite::plan

@@ -41,7 +41,7 @@ struct Caches {
   int64_t total() const { return latent + index + state; }
 };
 
-// `options` with the context filled in.
-Caches make_caches(const model::Config& config, const Options& options);
+// `options` with the context filled in; numerics resolved.
+Caches make_caches(const model::Config& config, const Options& options, const Numerics& numerics);
 
 }  // namespace fulgurite::plan

@@ -245,12 +245,12 @@ rotary::Frequencies compressed_frequencies_of(const model::Config& config) {
   return {config.window->compressed_rope_base, config.rope, yarn_of(config)};
 }
 
-// activation_scale = checkpoint is a fact of config.json: scale_fmt "ue8m0" or plain fp32.
-Numerics resolved(Numerics numerics, const model::Config& config) {
-  if (numerics.activation_scale != ActivationScale::kCheckpoint) return numerics;
+// activation_scale = checkpoint is a fact of config.json: scale_fmt "ue8m0" or plain fp32. index_quant = family: fp4 where index
+// keys stand for several positions.
+Numerics resolved(const Numerics& numerics, const model::Config& config) {
   const bool pow2 = config.quantization && config.quantization->activation_scale == ScaleRounding::kPow2;
-  numerics.activation_scale = pow2 ? ActivationScale::kPow2 : ActivationScale::kFp32;
-  return numerics;
+  return numerics.resolved(pow2 ? ActivationScale::kPow2 : ActivationScale::kFp32,
+                           config.window ? IndexQuant::kFp4 : IndexQuant::kFp8);
 }
 
 }  // namespace
@@ -265,7 +265,7 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.numerics = resolved(plan.options.numerics, model.config);
   plan.frequencies = frequencies_of(model.config);
   plan.compressed_frequencies = compressed_frequencies_of(model.config);
-  plan.caches = make_caches(model.config, plan.options);
+  plan.caches = make_caches(model.config, plan.options, plan.numerics);
   plan.activations = make_activation_layout(model.config, plan.options, plan.caches);
   Planner(model, plan).make();
   require_demands(plan);
