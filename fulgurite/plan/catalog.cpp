@@ -27,14 +27,26 @@ constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&exp
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
                                                        &experts::kReference};
+constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
+    &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference};
 
 }  // namespace
 
 const Catalog& catalog() {
-  static constexpr Catalog kCatalog{
-      kEmbedding,         kNorm,           kLinear,      kRotary,         kLatentPrepare,
-      kIndexerProjection, kIndexerPrepare, kIndexSelect, kHeadProjection, kSparseAttention,
-      kExpandedAttention, kRouter,         kExperts};
+  static constexpr Catalog kCatalog{kEmbedding,
+                                    kNorm,
+                                    kLinear,
+                                    kRotary,
+                                    kLatentPrepare,
+                                    kIndexerProjection,
+                                    kIndexerPrepare,
+                                    kIndexSelect,
+                                    kHeadProjection,
+                                    kSparseAttention,
+                                    kExpandedAttention,
+                                    kRouter,
+                                    kExperts,
+                                    kCompressedAttention};
   return kCatalog;
 }
 

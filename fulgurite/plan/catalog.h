@@ -4,6 +4,7 @@
 
 #include <span>
 
+#include "fulgurite/ops/compressed_attention/compressed_attention.h"
 #include "fulgurite/ops/embedding/embedding.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 #include "fulgurite/ops/experts/experts.h"
@@ -37,6 +38,7 @@ struct Catalog {
   Rows<expanded_attention::Implementation> expanded_attention;
   Rows<router::Implementation> router;
   Rows<experts::Implementation> experts;
+  Rows<compressed_attention::Implementation> compressed_attention;
 };
 
 const Catalog& catalog();

@@ -39,6 +39,13 @@ struct Weights {
   int64_t tiles = 0;
 };
 
+// What a sink adds to the denominator; it may be far above every score.
+Interval sink_weight(double above, double error) {
+  if (above == -kInfinity) return {0.0, 0.0};
+  const double value = std::exp(above), off = std::exp(error + kUnit * std::abs(above));
+  return {value / off * (1.0 - kExponential * kUnit), value * off * (1.0 + kExponential * kUnit) + 0x1p-149};
+}
+
 double largest_of(std::span<const Score> scores) {
   double largest = -kInfinity;
   for (const Score& score : scores) largest = std::max(largest, score.value);
@@ -47,7 +54,7 @@ double largest_of(std::span<const Score> scores) {
 
 // An entry's weight is exp(s - m) of its tile, rounded, times exp(m - the last m), which is made in steps,
 // one a tile, whose arguments add up. A largest score is off by no more than the scores.
-Weights weights_of(const Setting& setting, std::span<const Score> scores) {
+Weights weights_of(const Setting& setting, std::span<const Score> scores, float sink) {
   const Numerics& numerics = setting.numerics;
   const auto count = static_cast<int64_t>(scores.size());
   const int64_t keys = numerics.softmax_tile == SoftmaxTile::kNone ? count
@@ -78,6 +85,7 @@ Weights weights_of(const Setting& setting, std::span<const Score> scores) {
       weights.denominator = weights.denominator + (rounds ? p : e) * rescale;
     }
   }
+  weights.denominator = weights.denominator + sink_weight(sink - last, error);
   return weights;
 }
 
@@ -97,10 +105,27 @@ double denormal_loss(const Setting& setting, int64_t terms, double operands) {
                                       : 0x1p-149 * static_cast<double>(terms);
 }
 
+Score score_of(const Setting& setting, std::span<const float> query, std::span<const float> row,
+               float scale) {
+  const bool narrow = setting.numerics.qk_operands == QkOperands::kBf16;
+  const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
+  const auto width = static_cast<int64_t>(query.size());
+  double sum = 0.0, magnitude = 0.0, operands = 0.0;
+  for (size_t c = 0; c < query.size(); ++c) {
+    const double q = operand(query[c]), k = operand(row[c]);
+    sum += q * k;
+    magnitude += std::abs(q * k);
+    operands += std::abs(q) + std::abs(k);
+  }
+  const double roundings = (sum_roundings(setting.numerics, width) + 2.0) * kUnit;  // and scale's product
+  const double error = roundings * magnitude + denormal_loss(setting, width, operands);
+  return {sum * scale, std::abs(static_cast<double>(scale)) * error + 0x1p-149};
+}
+
 std::vector<double> attend_bound(const Setting& setting, std::span<const Score> scores,
                                  const std::function<Interval(int64_t j, int64_t c)>& value,
-                                 std::span<const float> out) {
-  const Weights weights = weights_of(setting, scores);
+                                 std::span<const float> out, float sink) {
+  const Weights weights = weights_of(setting, scores, sink);
   const auto count = static_cast<int64_t>(scores.size());
   // Of numerator and denominator: a rounding an entry, and a few a tile and at the end, on either side.
   const double share = kUnit * static_cast<double>(2 * count + 8 * weights.tiles + 16);
@@ -117,8 +142,10 @@ std::vector<double> attend_bound(const Setting& setting, std::span<const Score> 
     }
     const double lost = denormal_loss(setting, count + weights.tiles, values + static_cast<double>(count));
     const double result = std::abs(static_cast<double>(out[static_cast<size_t>(c)]));
-    bounds.push_back(
-        finite_or_unbounded((difference + 2.0 * share * magnitude + lost + result * apart) / least));
+    const double bound = (difference + 2.0 * share * magnitude + lost + result * apart) / least;
+    // Where a sink takes the denominator out of fp32's range, neither side is further from 0 than this.
+    const double most = 2.0 * magnitude / least;
+    bounds.push_back(finite_or_unbounded(weights.denominator.high < 0x1p127 ? bound : most) + 0x1p-148);
   }
   return bounds;
 }
@@ -149,25 +176,9 @@ std::vector<float> selected_values(const Problem& problem, const Args& args, int
 
 std::vector<Score> scores_of(const Problem& problem, std::span<const float> query,
                              std::span<const float> values) {
-  const Numerics& numerics = problem.setting.numerics;
-  const bool narrow = numerics.qk_operands == QkOperands::kBf16;
-  const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
-  const int64_t width = problem.latent + problem.rope;
-  const double scale = std::abs(problem.scale);
   std::vector<Score> scores;
-  for (size_t row = 0; row < values.size(); row += query.size()) {
-    double sum = 0.0, magnitude = 0.0, operands = 0.0;
-    for (size_t c = 0; c < query.size(); ++c) {
-      const double q = operand(query[c]), k = operand(values[row + c]);
-      sum += q * k;
-      magnitude += std::abs(q * k);
-      operands += std::abs(q) + std::abs(k);
-    }
-    const double roundings = (sum_roundings(numerics, width) + 2.0) * kUnit;  // and the scale's product
-    scores.push_back(
-        {sum * problem.scale,
-         scale * (roundings * magnitude + denormal_loss(problem.setting, width, operands)) + 0x1p-149});
-  }
+  for (size_t row = 0; row < values.size(); row += query.size())
+    scores.push_back(score_of(problem.setting, query, values.subspan(row, query.size()), problem.scale));
   return scores;
 }
 

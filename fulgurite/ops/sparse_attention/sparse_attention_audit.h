@@ -14,17 +14,17 @@ namespace fulgurite::sparse_attention {
 // Runs `row` on args and compares args.out with the reference's, within a bound derived from the arithmetic.
 audit::OpReport judge(const Implementation& row, const Problem& problem, const Args& args, const Lane& lane);
 
-// The softmax and weighted sum of one head, shared with expanded_attention. Of each entry of the list: the
-// score, and an error that neither side's exceeds; value(j, c), an interval that holds either side's. `out`
+// The softmax and weighted sum of one head, which all attention shares. Of each entry of the list: the score, and an error that neither side's exceeds; value(j, c), an interval that holds either side's. `out`
 // is the reference's, before its rounding to the activation's type. Returns what the two sides may differ by
 // there.
 struct Score {
   double value = 0.0;
   double error = 0.0;
 };
+Score score_of(const Setting& setting, std::span<const float> query, std::span<const float> row, float scale);
 std::vector<double> attend_bound(const Setting& setting, std::span<const Score> scores,
                                  const std::function<Interval(int64_t j, int64_t c)>& value,
-                                 std::span<const float> out);
+                                 std::span<const float> out, float sink = kNoSink);
 
 // Rounds the reference's values to the activation's type, and widens their bounds by what the rounding may
 // add.
