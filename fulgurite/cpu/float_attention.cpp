@@ -31,7 +31,7 @@ Scratch cut_scratch(const FloatAttention& shape, Cutter& cutter) {
           cutter.take<float>(kGroup * shape.columns),
           cutter.take<float>(kGroup * shape.columns),
           {cutter.take<float>(shape.in_place ? 0 : kWidenedRows * shape.width),
-           cutter.take<int32_t>(shape.in_place ? 0 : shape.most_keys)}};
+           cutter.take<int32_t>(shape.in_place ? 0 : kWidenedRows)}};
 }
 
 int64_t bytes_per_thread(const FloatAttention& shape) {

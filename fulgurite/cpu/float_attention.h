@@ -33,7 +33,7 @@ class FloatTokens {
   virtual void read_query(int64_t t, int64_t head, float* to) const = 0;
 
   // Keys from `first` on, `count` of them or fewer: where they stand, or as rows of `width` in `buffer`, which
-  // has room for kWidenedRows; `indices` has room for `count`. As values: of softmax_p = bf16.
+  // has room for kWidenedRows, and as many in `indices`. As values: of softmax_p = bf16.
   enum class Use { kKeys, kValues };
   struct Buffers {
     float* rows;

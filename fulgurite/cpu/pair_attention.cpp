@@ -162,9 +162,12 @@ class Token {
 
   // Inlined always: GCC takes a function that only prefetches for one without effects, and drops its calls.
   __attribute__((always_inline)) void ask_for(int64_t slot, int64_t first, int64_t last) const {
-    for (int64_t j = first; j < std::min(last, keys(slot)); ++j)
+    const int64_t begin = key(slot, 0), end = std::min(last, keys(slot));
+    for (int64_t j = first; j < end; ++j) {
+      const std::byte* const row = tokens_.row(t_, begin + j);
       for (int64_t byte = 0; byte < shape_.row_bytes; byte += kCacheLine)
-        __builtin_prefetch(tokens_.row(t_, key(slot, j)) + byte, 0, 2);
+        __builtin_prefetch(row + byte, 0, 2);
+    }
   }
 
   // The rows of the tile that the thread has next are asked for meanwhile.

@@ -37,7 +37,8 @@
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  as sparse_attention's, with the sink in the denominator and 3 u (|x[2i]| + |x[2i+1]|) of the
-//            rotation; compressed_attention_audit.cpp has it.
+//            rotation; compressed_attention_audit.cpp has it. On inputs of the public checks cpu_pairs is
+//            within one step of bf16 of `serving` (of the element, or of its head's root mean square).
 // Source     DeepSeek-V4 inference/model.py, Attention.forward, and kernel.py, sparse_attn; pypto-lib #361.
 
 #include "fulgurite/core/any_view.h"

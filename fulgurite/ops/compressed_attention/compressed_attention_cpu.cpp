@@ -54,14 +54,19 @@ class Tokens final : public cpu::FloatTokens {
   }
 
   cpu::Rows rows(int64_t t, Use use, int64_t first, int64_t count, const Buffers& buffers) const override {
-    const bool rounded = use == Use::kValues && problem_.setting.numerics.softmax_p == SoftmaxP::kBf16 &&
-                         row_.form == LatentCache::kFp32;
-    if (row_.form == LatentCache::kFp32 && !rounded && at_one_distance(args_.window) &&
-        at_one_distance(args_.entries))
-      return rows_in_place(t, first, count, buffers.indices);
-    const int64_t some = std::min(count, cpu::kWidenedRows), width = row_.width();
+    // Of the window or of the entries, and as many wherever they are read: so are sums the same.
+    const int64_t seen = keys(t).gap_at, end = first < seen ? seen : first + count;
+    const int64_t some = std::min({count, end - first, cpu::kWidenedRows}), width = row_.width();
+    const bool rounded = use == Use::kValues && problem_.setting.numerics.softmax_p == SoftmaxP::kBf16;
+    const ConstKvRows& from = token_rows_.index_of(t, first).rows;
+    if (row_.form == LatentCache::kFp32 && !rounded && at_one_distance(from)) {
+      for (int64_t j = 0; j < some; ++j)
+        buffers.indices[j] = static_cast<int32_t>(token_rows_.index_of(t, first + j).index);
+      return {reinterpret_cast<const float*>(from.at(args_.places(t).sequence, 0)), width, some,
+              buffers.indices};
+    }
     for (int64_t j = 0; j < some; ++j) widen_row(token_rows_.place(t, first + j), buffers.rows + j * width);
-    if (rounded) kernels_.round_bf16(buffers.rows, some * width);
+    if (rounded && row_.form == LatentCache::kFp32) kernels_.round_bf16(buffers.rows, some * width);
     return {buffers.rows, width, some};
   }
 
@@ -71,18 +76,7 @@ class Tokens final : public cpu::FloatTokens {
 
  private:
   static bool at_one_distance(const ConstKvRows& rows) {
-    return !rows || rows.blocks.extent[1] <= 1 || rows.blocks.stride[1] == rows.row.block_bytes();
-  }
-
-  // Those of the window, or those of the entries.
-  cpu::Rows rows_in_place(int64_t t, int64_t first, int64_t count, int32_t* indices) const {
-    const int64_t seen = keys(t).gap_at;
-    const int64_t some = first < seen ? std::min(count, seen - first) : count;
-    const ConstKvRows& from = token_rows_.index_of(t, first).rows;
-    for (int64_t j = 0; j < some; ++j)
-      indices[j] = static_cast<int32_t>(token_rows_.index_of(t, first + j).index);
-    return {reinterpret_cast<const float*>(from.at(args_.places(t).sequence, 0)), row_.width(), some,
-            indices};
+    return rows.blocks.extent[1] <= 1 || rows.blocks.stride[1] == rows.row.block_bytes();
   }
 
   void widen_row(const TokenRows::Place& place, float* to) const {

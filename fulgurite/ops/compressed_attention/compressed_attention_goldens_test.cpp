@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "fulgurite/core/interval.h"
 #include "fulgurite/ops/compressed_attention/compressed_attention.h"
 #include "fulgurite/ops/compressed_attention/test_inputs.h"
 
@@ -113,11 +114,8 @@ TEST(compressed_attention_goldens, are_as_far_apart_as_documented) {
     for (const Distance& d : {a, b, c}) {
       EXPECT_GT(d.relative_l2, 1e-4);  // they do differ
       EXPECT_LT(d.relative_l2, 3e-3);
-      EXPECT_LE(d.steps, 1.0);
+      EXPECT_LE(d.steps, 2.0);
     }
-    if (testing::GTEST_FLAG(brief) == false)
-      RecordProperty(fmt::format("ratio_{}", shape.ratio), describe(a));
-    if (std::getenv("SHOW") != nullptr) ADD_FAILURE();
   }
 }
 
@@ -131,7 +129,6 @@ TEST(compressed_attention_goldens, a_kernel_is_within_a_step_of_bf16_of_serving)
     EXPECT_LE(d.steps, 1.0);
     EXPECT_LE(d.beyond, 0.005);
     EXPECT_LT(d.relative_l2, 3e-4);
-    if (std::getenv("SHOW") != nullptr) ADD_FAILURE();
   }
 }
 
@@ -170,6 +167,12 @@ TEST(compressed_attention_goldens, selected_slots_of_minus_one_are_skipped) {
   }
 }
 
+// A value as it meets P.
+float value_of(const Inputs& in, int64_t c) {
+  const float value = in.window.rows.value(0, 0, c);
+  return in.problem.setting.numerics.softmax_p == SoftmaxP::kBf16 ? round_to_bf16(value) : value;
+}
+
 // With one key the definition is its row, times the share that the sink leaves.
 TEST(compressed_attention_goldens, one_key_and_a_sink_share_the_weight) {
   for (const Way& way : all_ways()) {
@@ -178,7 +181,7 @@ TEST(compressed_attention_goldens, one_key_and_a_sink_share_the_weight) {
     const std::vector<float> out = result(*way.row, in);
     for (int64_t c = 0; c < 34; ++c) {
       const auto at = static_cast<size_t>(c);
-      EXPECT_NEAR(out[at], in.window.rows.value(0, 0, c), 1e-6) << way.what();  // position 0 rotates nothing
+      EXPECT_NEAR(out[at], value_of(in, c), 1e-6) << way.what();  // position 0 rotates nothing
       EXPECT_EQ(out[34 + at], 0.0f) << way.what();
       EXPECT_EQ(out[68 + at], 0.0f) << way.what();
     }
@@ -192,7 +195,7 @@ TEST(compressed_attention_goldens, a_sink_as_large_as_the_only_score_halves_the_
     in.sinks[0] = 0.0f;
     const std::vector<float> out = result(*way.row, in);
     for (int64_t c = 0; c < 34; ++c)
-      EXPECT_EQ(out[static_cast<size_t>(c)], round_to(in.q.view.dtype, in.window.rows.value(0, 0, c) / 2));
+      EXPECT_EQ(out[static_cast<size_t>(c)], round_to(in.q.view.dtype, value_of(in, c) / 2));
   }
 }
 
@@ -208,7 +211,7 @@ TEST(compressed_attention_goldens, the_output_is_rotated_back_by_the_position_of
   for (int64_t i = 0; i < in.problem.entries; ++i) in.write(in.entries, 0, i, turned);
   in.sinks.assign(3, -kInfinity);
   for (const std::vector<float>& out : {result(kReference, in), result(kCpu, in), defined(in)})
-    for (size_t c = 0; c < 34; ++c) EXPECT_NEAR(out[c], row[c], 1e-5);
+    for (size_t c = 0; c < 34; ++c) EXPECT_NEAR(out[c], row[c], 1e-4);
 }
 
 TEST(compressed_attention_goldens, a_NaN_or_infinity_stays_where_it_is_seen) {
