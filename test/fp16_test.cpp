@@ -40,26 +40,70 @@ double relative_distance(std::span<const float> a, std::span<const float> b) {
   return std::sqrt(difference / norm);
 }
 
-// Sums in another order now and then tip a rounding, and what follows moves with it.
+// The inner tensors of a pass over all tokens.
+checkpoint::SafetensorsFile traced(const model::Model& model, const std::string& numerics,
+                                   plan::Candidates candidates) {
+  plan::Options options = test::trace_options(parse_numerics(numerics), kTokens, kTokens);
+  options.candidates = candidates;
+  execute::Session session(model, plan::make(model, test::device(2), options));
+  audit::Trace trace(0, kTokens, kTokens);
+  const std::vector<int32_t> ids = test::golden_ids(1);
+  session.forward(0, std::span(ids).first(static_cast<size_t>(kTokens)), &trace);
+  const auto path = test::scratch_file("fp16.trace");
+  trace.write(path);
+  return checkpoint::SafetensorsFile::open(path);
+}
+
+// Of one tensor of two passes.
+double distance(const checkpoint::SafetensorsFile& a, const checkpoint::SafetensorsFile& b,
+                const std::string& tensor) {
+  return relative_distance(checkpoint::f32_values(a.require(tensor)),
+                           checkpoint::f32_values(b.require(tensor)));
+}
+
+// Where nothing has come through a block yet, sums in another order tip a rounding to fp16 here and there, by
+// a step of at most 2^-10 of the value: one element in a hundred makes 2^-10 / 10 of a tensor. Had any
+// activation on the way been a bf16, every element would be off by some of 2^-8.
+TEST(fp16, planned_kernels_and_references_agree_but_for_a_rounding_in_a_hundred) {
+  constexpr double kOneInAHundred = 0x1p-10 / 10.0;
+  const test::TinyModel tiny;
+  for (const std::string also : {"", ",qk_operands=fp32,latent_cache=bf16"}) {
+    const auto reference =
+        traced(tiny.model, "serving,activation=fp16" + also, plan::Candidates::kReferencesOnly);
+    const auto planned = traced(tiny.model, "serving,activation=fp16" + also, plan::Candidates::kAll);
+    const auto bf16 = traced(tiny.model, "serving" + also, plan::Candidates::kAll);
+    for (const std::string tensor :
+         {"q_latent", "q", "kv_latent", "k_rope", "index_q", "index_k", "index_weights", "attn_heads"}) {
+      EXPECT_LT(distance(planned, reference, "layer0." + tensor), kOneInAHundred) << tensor << also;
+      EXPECT_GT(distance(bf16, reference, "layer0." + tensor), 5.0 * kOneInAHundred) << tensor << also;
+    }
+  }
+}
+
+// Behind it a tipped rounding tips e4m3 codes, each by up to 2^-3 of its value, layer after layer: of the
+// logits a bound can only say that this is the same model, nearer than one with bf16 activations is.
 TEST(fp16, planned_kernels_and_references_predict_alike) {
   const test::TinyModel tiny;
-  for (const char* const also : {"", ",qk_operands=fp32,latent_cache=bf16"}) {
-    plan::Options options = options_of(kTokens, also);
-    const std::vector<float> planned = logits_of(tiny.model, options, 2);
-    options.candidates = plan::Candidates::kReferencesOnly;
-    const std::vector<float> reference = logits_of(tiny.model, options, 2);
-    std::vector<double> apart;
-    int64_t same_first = 0;
-    const size_t width = planned.size() / kTokens;
-    for (size_t at = 0; at < planned.size(); at += width) {
-      const auto a = std::span(planned).subspan(at, width), b = std::span(reference).subspan(at, width);
-      apart.push_back(relative_distance(a, b));
-      same_first += std::ranges::max_element(a) - a.begin() == std::ranges::max_element(b) - b.begin();
-    }
-    std::ranges::sort(apart);
-    EXPECT_LT(apart[kTokens / 2], 0.05) << also;
-    EXPECT_GE(same_first, kTokens * 90 / 100) << also;
+  plan::Options options = options_of(kTokens);
+  const std::vector<float> planned = logits_of(tiny.model, options, 2);
+  options.candidates = plan::Candidates::kReferencesOnly;
+  const std::vector<float> reference = logits_of(tiny.model, options, 2);
+  const std::vector<float> bf16 =
+      logits_of(tiny.model, test::trace_options(parse_numerics("serving"), kTokens, kTokens), 2);
+  std::vector<double> apart, apart_of_bf16;
+  int64_t same_first = 0;
+  const size_t width = planned.size() / kTokens;
+  for (size_t at = 0; at < planned.size(); at += width) {
+    const auto a = std::span(planned).subspan(at, width), b = std::span(reference).subspan(at, width);
+    apart.push_back(relative_distance(a, b));
+    apart_of_bf16.push_back(relative_distance(std::span(bf16).subspan(at, width), b));
+    same_first += std::ranges::max_element(a) - a.begin() == std::ranges::max_element(b) - b.begin();
   }
+  std::ranges::sort(apart);
+  std::ranges::sort(apart_of_bf16);
+  EXPECT_LT(apart[kTokens / 2], 0.8 * apart_of_bf16[kTokens / 2]);
+  EXPECT_LT(apart[kTokens / 2], 0.03);
+  EXPECT_GE(same_first, kTokens * 90 / 100);
 }
 
 TEST(fp16, no_bit_depends_on_chunking_or_threads) {

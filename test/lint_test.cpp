@@ -20,6 +20,7 @@ const std::string kOWeight = kLayer + "self_attn.o_proj.weight";
 const std::string kOScale = kOWeight + "_scale_inv";
 const std::string kWk = kLayer + "self_attn.indexer.wk.weight";
 const std::string kGate = kLayer + "self_attn.indexer.weights_proj.weight";
+const std::string kNorm = kLayer + "self_attn.indexer.k_norm.weight";
 const std::string kBias = kLayer + "mlp.gate.e_score_correction_bias";
 
 // The rules that were seen to fire, by all tests of this file.
@@ -278,6 +279,9 @@ TEST(lint, faults_of_the_data_need_a_sample) {
   test::EditedCheckpoint half;
   half.values_of<uint16_t>(kGate)[3] = 0x7FC0;
   expect_only(Rule::kNotANumber, kGate, half.write());
+  test::EditedCheckpoint norm;
+  norm.values_of<float>(kNorm)[127] = INFINITY;
+  EXPECT_EQ(expect_only(Rule::kNotANumber, kNorm, norm.write()), kNorm + ": element [127] is inf");
 }
 
 TEST(lint, an_indexer_in_part_in_a_layer_that_has_none) {

@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "fulgurite/core/encode.h"
+#include "fulgurite/ops/expanded_attention/expanded_attention_audit.h"
+#include "fulgurite/ops/expanded_attention/test_inputs.h"
 #include "fulgurite/ops/head_projection/head_projection_audit.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_audit.h"
 #include "fulgurite/ops/linear/linear_audit.h"
@@ -123,6 +125,23 @@ TEST(weight_forms, head_projection_reads_each_in_both_directions) {
   }
 }
 
+TEST(weight_forms, expanded_attention_reads_each_as_kv_b) {
+  namespace op = expanded_attention;
+  const op::Case shape{"", 2, 2, 13, 6, 20, 160, 5, 1, 20};
+  for (const auto& form : every_form(shape.heads * (shape.nope + shape.value), shape.latent)) {
+    for (const Setting& setting : settings()) {
+      SCOPED_TRACE(describe(format_of(form->matrix)) + ", " + summary(setting.numerics));
+      op::Inputs in = op::make_inputs(5, shape, op::kF32, Values::kNormal, op::expanded(setting));
+      in.problem.weight = format_of(form->matrix);
+      in.weight.matrix = form->matrix;
+      const auto out = in.unwritten();
+      const int rows = judge_rows({&op::kCpu}, in.problem, in.args(out.view), op::judge);
+      EXPECT_EQ(rows, is_fp4(in.problem.weight) ? 0 : 1) << "kv_b is fp4 in no checkpoint";
+      EXPECT_EQ(test::refusal(op::kReference, in.problem), "");
+    }
+  }
+}
+
 TEST(weight_forms, indexer_projection_reads_each_as_wk_and_as_the_gate_s_weight) {
   namespace op = indexer_projection;
   constexpr int64_t kTokens = 2, kDim = 48, kHeads = 16, kHidden = 160;
@@ -138,7 +157,12 @@ TEST(weight_forms, indexer_projection_reads_each_as_wk_and_as_the_gate_s_weight)
       const auto k = inputs::unwritten<2>(type, {kTokens, kDim});
       const auto gate = inputs::unwritten<2>(DType::kF32, {kTokens, kHeads});
       const op::Args args{x.view, &keys[i]->matrix, &gates[i]->matrix, k.view, gate.view.as<float>()};
-      EXPECT_GT(judge_rows({&op::kCpuBf16, &op::kCpuFp8, &op::kCpu}, problem, args, op::judge), 0);
+      // The row of fp32 operands; and where both halves are met as bf16, one pass and two linears, which
+      // read no fp4.
+      const bool one_pass = !op::one_pass(problem);
+      EXPECT_EQ(one_pass, setting.numerics.activation == Activation::kBf16);
+      EXPECT_EQ(judge_rows({&op::kCpuBf16, &op::kCpuFp8, &op::kCpu}, problem, args, op::judge),
+                one_pass && !is_fp4(problem.wk) ? 3 : 1);
       EXPECT_EQ(test::refusal(op::kReference, problem), "");
     }
   }

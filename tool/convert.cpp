@@ -2,15 +2,13 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "tool/encoding_report.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
-#include "tool/table.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {
@@ -23,57 +21,14 @@ struct Options {
   bool json = false;
 };
 
-// One line on a terminal, written over at most a few times a second.
-class Progress {
- public:
-  void operator()(int64_t done, int64_t total) {
-    const double now = seconds_since_start();
-    if (isatty(STDERR_FILENO) == 0 || (now - shown_ < 0.2 && done < total)) return;
-    shown_ = now;
-    fmt::print(stderr, "\r{} of {}, {:.0f} s ", plan::human_bytes(done), plan::human_bytes(total), now);
-    if (done == total) fmt::print(stderr, "\n");
-  }
-
- private:
-  double shown_ = -1.0;
-};
-
-constexpr size_t kMostRows = 20;  // of the table; --json has every weight
-
-// What lost something, worst first.
-std::vector<const model::Requantized*> inexact(const std::vector<model::Requantized>& all) {
-  std::vector<const model::Requantized*> some;
-  for (const model::Requantized& weight : all)
-    if (weight.error.any()) some.push_back(&weight);
-  const auto rank = [](const model::Requantized* weight) {
-    return std::isnan(weight->error.relative) ? INFINITY : weight->error.relative;
-  };
-  std::ranges::stable_sort(some, std::ranges::greater(), rank);
-  return some;
-}
-
 void print_table(const std::vector<model::Requantized>& all) {
-  const std::vector<const model::Requantized*> some = inexact(all);
-  if (!some.empty()) {
-    Table table({{"weight"},
-                 {"from"},
-                 {"to"},
-                 {"relative error", Align::kRight},
-                 {"worst block", Align::kRight},
-                 {"at"},
-                 {"saturated", Align::kRight},
-                 {"flushed", Align::kRight}});
-    for (size_t i = 0; i < std::min(some.size(), kMostRows); ++i) {
-      const model::Requantized& weight = *some[i];
-      const EncodingError& e = weight.error;
-      table.add({printable(weight.name), weight.from, weight.to, fmt::format("{:.3e}", e.relative),
-                 fmt::format("{:.3e}", e.worst_block), fmt::format("[{}, {}]", e.worst_row, e.worst_column),
-                 fmt::format("{}", e.saturated), fmt::format("{}", e.flushed)});
-    }
-    if (some.size() > kMostRows) table.note(fmt::format("{} more: --json has all", some.size() - kMostRows));
-    fmt::print("{}", table.text());
-  }
-  fmt::print("{} weights encoded anew, {} of them exactly\n", all.size(), all.size() - some.size());
+  std::vector<EncodedWeight> weights;
+  for (const model::Requantized& weight : all)
+    weights.push_back({{printable(weight.name), weight.from, weight.to}, weight.error});
+  const auto lossy = std::ranges::count_if(all, [](const auto& weight) { return weight.error.any(); });
+  fmt::print("{}{} weights encoded anew, {} of them exactly\n",
+             error_table({{"weight"}, {"from"}, {"to"}}, std::move(weights)), all.size(),
+             std::ssize(all) - lossy);
 }
 
 void print_json(const Options& options, const model::ConvertResult& result) {
@@ -84,16 +39,9 @@ void print_json(const Options& options, const model::ConvertResult& result) {
                               {"copied_bytes", result.copied_bytes},
                               {"requantized", nlohmann::json::array()}};
   for (const model::Requantized& weight : result.requantized) {
-    const EncodingError& e = weight.error;
-    json["requantized"].push_back(
-        {{"name", weight.name},
-         {"from", weight.from},
-         {"to", weight.to},
-         {"relative_error", e.relative},
-         {"worst_block",
-          {{"relative_error", e.worst_block}, {"row", e.worst_row}, {"column", e.worst_column}}},
-         {"saturated", e.saturated},
-         {"flushed", e.flushed}});
+    nlohmann::ordered_json entry{{"name", weight.name}, {"from", weight.from}, {"to", weight.to}};
+    add_error(entry, weight.error);
+    json["requantized"].push_back(std::move(entry));
   }
   fmt::print("{}\n", json.dump(2));
 }

@@ -1,4 +1,5 @@
-// fulgurite plan: every choice and every refusal, with its reason. Reads headers only.
+// fulgurite plan: every choice and every refusal, with its reason. Reads headers only, but with
+// --requantization the weights that it is about.
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,9 +9,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "fulgurite/plan/requantization.h"
+#include "tool/encoding_report.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
-#include "tool/table.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {
@@ -21,6 +23,7 @@ struct Options {
   plan::Options plan;
   std::string target;        // "": this machine
   bool config_only = false;  // MODEL's config.json is all that is read
+  bool requantization = false;
   bool json = false;
 };
 
@@ -139,7 +142,26 @@ std::vector<std::string> demand_texts(const plan::Plan& plan) {
   return texts;
 }
 
-void print_text(const Options& options, const plan::Plan& plan) {
+using Requantization = std::optional<std::vector<plan::RequantizedWeight>>;  // none: it was not asked for
+
+void print_requantization(const std::vector<plan::RequantizedWeight>& all) {
+  if (all.empty()) {
+    fmt::print("requantization: none; every row reads scales as they are stored, or the same values\n");
+    return;
+  }
+  std::vector<EncodedWeight> weights;
+  for (const plan::RequantizedWeight& weight : all)
+    weights.push_back({{printable(weight.tensor), weight.implementation, weight.from,
+                        fmt::format("{} of {}", weight.kept_blocks, weight.blocks)},
+                       weight.error});
+  const auto lossy = std::ranges::count_if(all, [](const auto& weight) { return weight.error.any(); });
+  fmt::print(
+      "{}{} weights requantized to powers of two, {} of them exactly; the checkpoint's stay as they are\n",
+      error_table({{"requantized"}, {"for"}, {"from"}, {"blocks kept", Align::kRight}}, std::move(weights)),
+      all.size(), std::ssize(all) - lossy);
+}
+
+void print_text(const Options& options, const plan::Plan& plan, const Requantization& requantization) {
   fmt::print("{}: {}, context {}, batch {}\n", printable(options.model.directory),
              model::name(plan.config.family), plan.options.context, plan.options.sequences);
   if (options.config_only) fmt::print("weights   as quantization_config says: no tensor is read\n");
@@ -152,6 +174,9 @@ void print_text(const Options& options, const plan::Plan& plan) {
   print_rows(plan);
   fmt::print("\n");
   print_bytes(options, plan);
+  if (!requantization) return;
+  fmt::print("\n");
+  print_requantization(*requantization);
 }
 
 nlohmann::ordered_json device_json(const Options& options, const plan::Plan& plan) {
@@ -171,7 +196,23 @@ nlohmann::ordered_json device_json(const Options& options, const plan::Plan& pla
   return json;
 }
 
-void print_json(const Options& options, const plan::Plan& plan) {
+nlohmann::ordered_json requantization_json(const std::vector<plan::RequantizedWeight>& all) {
+  auto json = nlohmann::ordered_json::array();
+  for (const plan::RequantizedWeight& weight : all) {
+    nlohmann::ordered_json entry{{"tensor", weight.tensor},
+                                 {"operation", weight.operation},
+                                 {"implementation", weight.implementation},
+                                 {"from", weight.from},
+                                 {"to", weight.to},
+                                 {"blocks", weight.blocks},
+                                 {"kept_blocks", weight.kept_blocks}};
+    add_error(entry, weight.error);
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
+void print_json(const Options& options, const plan::Plan& plan, const Requantization& requantization) {
   nlohmann::ordered_json json{{"family", model::name(plan.config.family)},
                               {"config_only", options.config_only},
                               {"device", device_json(options, plan)},
@@ -207,6 +248,7 @@ void print_json(const Options& options, const plan::Plan& plan) {
     if (row.last_token != INT64_MAX) entry["last_token"] = row.last_token;
     json["rows"].push_back(std::move(entry));
   }
+  if (requantization) json["requantization"] = requantization_json(*requantization);
   fmt::print("{}\n", json.dump(2));
 }
 
@@ -232,10 +274,15 @@ int run_plan(const Options& options) {
   const model::Model model =
       options.config_only ? outline_of(options.model.directory) : std::move(loaded->model);
   const plan::Plan plan = plan::make(model, device_of(options), plan_options(options.model, options.plan));
+  Requantization requantization;
+  Progress progress;
+  if (options.requantization)
+    requantization = plan::measure_requantization(
+        model, plan, [&](int64_t done, int64_t total) { progress(done, total); });
   if (options.json)
-    print_json(options, plan);
+    print_json(options, plan, requantization);
   else
-    print_text(options, plan);
+    print_text(options, plan, requantization);
   return 0;
 }
 
@@ -256,9 +303,14 @@ void add_plan(CLI::App& app, Run& run) {
                   "Plan for cpu, sm80, sm90, sm100 or sm120, which need not be here; none: this machine. A "
                   "CPU by that name has the portable instruction set")
       ->check(target());
-  verb.add_flag("--config-only", options->config_only,
-                "Read config.json alone (MODEL is its directory or the file): weights as "
-                "quantization_config says");
+  CLI::Option* const config_only =
+      verb.add_flag("--config-only", options->config_only,
+                    "Read config.json alone (MODEL is its directory or the file): weights as "
+                    "quantization_config says");
+  verb.add_flag("--requantization", options->requantization,
+                "Also read each weight that a row has requantized to powers of two, and print what that "
+                "costs: relative error, worst block, saturated and flushed codes")
+      ->excludes(config_only);
   verb.add_flag("--json", options->json, "Print the plan as JSON, a row a layer and operation");
   add_execution(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_plan(*options); }; });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 
 #include "fulgurite/core/error.h"
 #include "fulgurite/model/expert_table.h"
@@ -10,7 +11,7 @@
 namespace fulgurite::model {
 namespace {
 
-constexpr int64_t kMostWeights = 4096;
+constexpr int64_t kMostExperts = 4096;  // matrices of routed experts
 constexpr int64_t kMostScales = 4096;
 constexpr int64_t kMostBlocks = 4;
 constexpr int64_t kMostBlockCodes = 128 * 128;
@@ -153,24 +154,49 @@ void check_rows(const Inspected& weight, std::vector<Finding>& findings) {
   }
 }
 
+// One that is bound: F32 or BF16.
+void check_vector(const Inspected& weight, std::vector<Finding>& findings) {
+  const checkpoint::TensorView& tensor = *weight.parts.front();
+  const auto element = [&](int64_t i) {
+    const auto at = [&]<class T>(T value) {
+      std::memcpy(&value, tensor.bytes.data() + static_cast<size_t>(i) * sizeof value, sizeof value);
+      return value;
+    };
+    return tensor.dtype == DType::kBF16 ? to_float(at(bf16{})) : at(0.0f);
+  };
+  for (int64_t i = 0; i < weight.name.columns; ++i) {
+    if (std::isfinite(element(i))) continue;
+    findings.push_back({Rule::kNotANumber, weight.name.name,
+                        fmt::format("{}: element [{}] is {:g}", weight.name.name, i, element(i))});
+    return;
+  }
+}
+
+void check_matrix(const Config& config, const Inspected& weight, std::vector<Finding>& findings) {
+  if (const auto* const blocks = std::get_if<BlockScaled>(&weight.matrix->as))
+    BlockSampler(config, weight, *blocks, findings).run();
+  else
+    check_rows(weight, findings);
+}
+
 }  // namespace
 
 void sample(Inspection& inspection) {
+  std::vector<const Inspected*> experts;
   for (const Inspected& weight : inspection.weights) {
-    if (!weight.table) continue;
-    if (auto finding = examine_table(weight.name.name, *weight.table, inspection.config->experts))
-      inspection.findings.push_back(std::move(*finding));
-  }
-  std::vector<const Inspected*> weights;
-  for (const Inspected& weight : inspection.weights)
-    if (weight.matrix) weights.push_back(&weight);
-  for (const int64_t i : spread(static_cast<int64_t>(weights.size()), kMostWeights)) {
-    const Inspected& weight = *weights[static_cast<size_t>(i)];
-    if (const auto* const blocks = std::get_if<BlockScaled>(&weight.matrix->as))
-      BlockSampler(*inspection.config, weight, *blocks, inspection.findings).run();
+    if (weight.table)
+      if (auto finding = examine_table(weight.name.name, *weight.table, inspection.config->experts))
+        inspection.findings.push_back(std::move(*finding));
+    const bool told = !weight.form.empty();
+    if (told && weight.name.form == Form::kVector) check_vector(weight, inspection.findings);
+    if (!weight.matrix) continue;
+    if (weight.name.expert != kNotRouted)
+      experts.push_back(&weight);
     else
-      check_rows(weight, inspection.findings);
+      check_matrix(*inspection.config, weight, inspection.findings);
   }
+  for (const int64_t i : spread(static_cast<int64_t>(experts.size()), kMostExperts))
+    check_matrix(*inspection.config, *experts[static_cast<size_t>(i)], inspection.findings);
 }
 
 }  // namespace fulgurite::model

@@ -2,6 +2,7 @@
 
 #include "fulgurite/core/requantized.h"
 #include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/requantization.h"
 
 namespace fulgurite::plan {
 namespace {
@@ -12,14 +13,14 @@ std::string scales_text(const MatrixFormat& stored, const MatrixFormat& read) {
   if (read.layout == ScaleLayout::kTiles) return "e8m0 in tiles of 128x4, the same values";
   if (read.layout == ScaleLayout::kRowMajor)
     return fmt::format("the tensor's in each block of {}x{}", read.block.rows, read.block.columns);
-  if (stored.scale == ScaleFormat::kE8M0) return "e8m0 packed in int32, the same values";
-  return "requantized to powers of two, e8m0 packed in int32";
+  return requantizes(stored, read) ? "requantized to powers of two, e8m0 packed in int32"
+                                   : "e8m0 packed in int32, the same values";
 }
 
 // What plan::prepare makes of a weight that a row reads in another form than the stored.
 int64_t bytes_made(const linear::Problem& stored, const MatrixFormat& read) {
   if (read == stored.weight) return 0;
-  const int64_t codes = stored.weight.scale == read.scale ? 0 : product({stored.out, stored.in});
+  const int64_t codes = requantizes(stored.weight, read) ? product({stored.out, stored.in}) : 0;
   if (read.layout == ScaleLayout::kPacked)
     return codes + PackedScales::bytes(stored.out, stored.in, read.block);
   const auto blocks = [](int64_t extent, int64_t block) { return (extent + block - 1) / block; };

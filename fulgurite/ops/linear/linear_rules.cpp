@@ -6,10 +6,10 @@
 //                 powers of two of both sides, which are handed packed.
 //   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in
 //                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on)
-//                 beside
-//                 those of the activations' groups (VEC128_32F), rows of scales at multiples of four of them;
-//                 a scale of the tensor is handed as that of every block, since the activations have no
-//                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0).
+//                 beside those of the activations' groups (VEC128_32F), rows of scales at multiples of four of
+//                 them; a scale of the tensor is handed as that of every block, since the activations have no
+//                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0). Read, not run:
+//                 docs/plans.md says which of these a device has yet to confirm.
 //   cuda          everything that the definition covers, codes and scales as stored.
 //
 // Source     DeepGEMM csrc/apis/gemm.hpp and csrc/utils/layout.hpp; SGLang fp8_utils.py,
