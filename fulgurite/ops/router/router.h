@@ -16,7 +16,8 @@
 //
 // Rounding   l is one sum of x * W, both at their stored values (reference: double, ascending, rounded to
 //            fp32 once); s = fp32(1 / (1 + exp(-l))), the sigmoid in double and rounded
-//            once; the rest fp32 as written.
+//            once; the rest fp32 as written. mma = hopper: a bf16 weight (and activation) is summed as tensor
+//            cores do (core/tensor_core.h); products of an F32 weight are not theirs, and stay exact.
 // Ties       to the lower group, to the lower expert. NaN ranks below everything.
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
