@@ -49,12 +49,13 @@ TEST(plan, the_same_question_has_the_same_answer) {
 TEST(plan, numerics_that_nobody_implements_fail_with_every_reason) {
   const test::TinyModel tiny;
   Options options;
-  options.numerics.mma = Mma::kHopper;
+  options.numerics.rsqrt = Rsqrt::kCuda;
   const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
-  EXPECT_EQ(message,
-            "layer 0 linear q_a: no implementation takes it (cpu_fp8: mma = hopper, takes exact; cpu_bf16: "
-            "activation_quant = e4m3, takes none; cpu: activation_quant = e4m3, takes none; reference: "
-            "mma = hopper, takes exact)");
+  EXPECT_EQ(
+      message,
+      "layer 0 norm attention: no implementation takes it (cpu: rsqrt = cuda, takes correct or two_step or "
+      "x86_12 or x86_14 or error; reference: rsqrt = cuda, takes correct or two_step or x86_12 or x86_14 or "
+      "error)");
 }
 
 TEST(plan, serving_runs_on_kernels_of_its_own_and_prints_what_they_read) {
@@ -105,7 +106,8 @@ TEST(plan, the_scale_of_activations_is_a_fact_of_the_checkpoint_unless_it_is_ask
 TEST(plan, no_knob_is_silently_ignored) {
   const test::TinyModel tiny;
   for (const char* const preset : {"serving", "fp32"}) {
-    for (const char* const setting : {"mma=hopper", "rsqrt=cuda"}) {
+    for (const std::string setting : {"mma=hopper", "rsqrt=cuda"}) {
+      if (preset == std::string("serving") && setting == "mma=hopper") continue;  // references take it
       Options options;
       options.numerics = parse_numerics(fmt::format("{},{}", preset, setting));
       const std::string message = test::message_of([&] { make(tiny.model, test::device(1), options); });
@@ -114,6 +116,23 @@ TEST(plan, no_knob_is_silently_ignored) {
       EXPECT_NE(message.find(expected), std::string::npos) << preset << ": " << message;
     }
   }
+}
+
+// CPU kernels sum in fp32: what tensor cores would sum is left to references, and the plan says so.
+TEST(plan, sums_of_tensor_cores_are_made_by_references) {
+  const test::TinyModel tiny;
+  Options options;
+  options.numerics = parse_numerics("serving,mma=hopper");
+  const Plan plan = make(tiny.model, test::device(1), options);
+  for (const char* const operation : {"linear q_a", "head_projection query", "sparse_attention",
+                                      "index_select", "indexer_projection", "router", "experts"}) {
+    const Row& row = row_of(plan, 1, operation);
+    EXPECT_EQ(row.implementation, "reference") << operation;
+    ASSERT_FALSE(row.refused.empty()) << operation;
+    EXPECT_NE(row.refused.front().find("mma = hopper, takes exact"), std::string::npos)
+        << row.refused.front();
+  }
+  EXPECT_EQ(row_of(plan, 1, "norm attention").implementation, "cpu") << "no sum of products";
 }
 
 TEST(plan, refusals_stand_in_the_row_of_what_was_chosen) {

@@ -17,7 +17,8 @@
 //
 // Rounding   k and v one sum each (reference: double, ascending, rounded to fp32 once); weights at their
 //            exact values where the activation is fp32, else bf16(w), code * scale too, as in
-//            head_projection; round() is to the activation's type; then as sparse_attention.
+//            head_projection; round() is to the activation's type; then as sparse_attention. mma = hopper:
+//            k and v one accumulation each by tensor cores, scores over nope, then rope.
 // NaN, empty, errors   as sparse_attention.
 // Tolerance  u = 2^-24: k within (latent / 16 + 8) u * sum |row||K|, and v likewise, then a step of the
 //            activation's type where the two sides round apart; scores within what that makes of them; then

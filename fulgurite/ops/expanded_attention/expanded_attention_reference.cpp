@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/tensor_core.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
@@ -10,7 +11,10 @@ namespace {
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(numerics.mla, {Mla::kExpanded}), takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mla, {Mla::kExpanded}), sparse_attention::takes_mma(numerics),
+                        numerics.mma == Mma::kHopper
+                            ? on_tensor_cores(takes(numerics.activation, {Activation::kBf16}))
+                            : Support{}});
 }
 
 // The selected rows of a token as attention reads them, [count][latent + rope].
@@ -43,17 +47,35 @@ struct Head {
   DType activation;
 
   int64_t count() const { return static_cast<int64_t>(rows.size()) / (problem.latent + problem.rope); }
+  bool hopper() const { return problem.setting.numerics.mma == Mma::kHopper; }
   const float* row(int64_t j) const { return rows.data() + j * (problem.latent + problem.rope); }
 
   // One element of k or v: the row's latent part with one row of the head's part of kv_b.
   float expand(int64_t weight_row, int64_t j) const {
     const double* const w = weights.data() + weight_row * problem.latent;
+    if (hopper()) {
+      const auto a = mma_factors(MmaType::kBf16, problem.latent, [&](int64_t c) { return row(j)[c]; });
+      const auto b =
+          mma_factors(MmaType::kBf16, problem.latent, [&](int64_t c) { return static_cast<float>(w[c]); });
+      return round_to(activation, mma_sum(MmaType::kBf16, a, b));
+    }
     double sum = 0.0;
     for (int64_t c = 0; c < problem.latent; ++c) sum += static_cast<double>(row(j)[c]) * w[c];
     return round_to(activation, static_cast<float>(sum));
   }
 
+  // mma = hopper: one accumulation over nope, then rope.
+  float mma_score(int64_t j) const {
+    const int64_t nope = problem.nope, width = nope + problem.rope;
+    const auto a = mma_factors(MmaType::kBf16, width, [&](int64_t i) { return q[static_cast<size_t>(i)]; });
+    const auto b = mma_factors(MmaType::kBf16, width, [&](int64_t i) {
+      return i < nope ? expand(i, j) : row(j)[problem.latent + i - nope];
+    });
+    return mma_sum(MmaType::kBf16, a, b) * problem.scale;
+  }
+
   float score(int64_t j) const {
+    if (hopper()) return mma_score(j);
     const bool narrow = problem.setting.numerics.qk_operands == QkOperands::kBf16;
     const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
     double sum = 0.0;

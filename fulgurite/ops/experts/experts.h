@@ -17,7 +17,7 @@
 //   shared          the same with shared_width; null where shared_width is 0
 //   out             [tokens, hidden]             activation   every element written; no overlap with x
 //
-// Rounding   the three products as linear (activation_quant = e4m3: the fp8 linear); silu and the product in
+// Rounding   the three products as linear (activation_quant = e4m3: the fp8 linear; mma too); silu and the product in
 //            fp32, exp the double function rounded to fp32; the sum over experts is fp32, y = fma(weight_e,
 //            mlp_e, y), ascending from +0 (weight_before_down: y = y + mlp_e); then + shared, one fp32 add.
 //            round() is to the activation's type.

@@ -12,8 +12,8 @@ Support supports(const Problem& problem) {
   Support routed, shared;
   if (problem.experts > 0) routed = linear::kReference.supports(gate_problem(problem, Part::kRouted));
   if (problem.shared_width > 0) shared = linear::kReference.supports(gate_problem(problem, Part::kShared));
-  return first_refusal({takes(n.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(n.mma, {Mma::kExact}), routed, shared});
+  return first_refusal(
+      {takes(n.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}), routed, shared});
 }
 
 // A row of activations.

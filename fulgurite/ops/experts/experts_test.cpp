@@ -406,9 +406,10 @@ TEST(experts, refuses_numerics_that_it_does_not_do) {
     change(problem.setting.numerics);
     return test::refusal(row.implementation, problem);
   };
-  for (const Row& row : {kFp32, kServing, reference_of(kFp32), reference_of(kServing)}) {
-    EXPECT_EQ(reason(row, [](Numerics& n) { n.mma = Mma::kHopper; }), "mma = hopper, takes exact");
-  }
+  const auto hopper = [](Numerics& n) { n.mma = Mma::kHopper; };
+  for (const Row& row : {kFp32, kServing}) EXPECT_EQ(reason(row, hopper), "mma = hopper, takes exact");
+  EXPECT_EQ(reason(reference_of(kServing), hopper), "");
+  EXPECT_EQ(reason(reference_of(kFp32), hopper), "mma = hopper with activation = fp32, takes bf16");
   EXPECT_EQ(reason(kFp32, [](Numerics& n) { n.activation = Activation::kBf16; }),
             "activation = bf16, takes fp32 or fp16");
   EXPECT_EQ(reason(kFp32, [](Numerics& n) { n.activation_quant = ActivationQuant::kE4m3; }),

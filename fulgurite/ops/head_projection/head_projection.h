@@ -12,6 +12,7 @@
 //
 // Rounding   one sum (reference: double, ascending, rounded to fp32 once); weights at their exact values
 //            where the activation is fp32, else bf16(w), code * scale too; y rounded to the activation's type.
+//            mma = hopper: one accumulation of bf16 by tensor cores (core/tensor_core.h), ascending.
 // NaN        a NaN or infinity in x stays in its token and head. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  judge() in head_projection_audit.h. fp32: from_rows (rows + 8), one lane a column; to_rows

@@ -17,7 +17,8 @@
 //   scores     [tokens, context]                f32, optional: L, and -infinity where s is not visible
 //
 // Rounding   the dot product is one sum (reference: double, ascending, rounded once); the head sum is fp32,
-//            acc = fma(weight, relu, acc), ascending from +0; one product with k_scale.
+//            acc = fma(weight, relu, acc), ascending from +0; one product with k_scale. mma = hopper: the dot
+//            product is one accumulation by tensor cores (core/tensor_core.h), of codes or bf16.
 // Ties       equal scores go to the lower position (knob ties = higher: to the higher). -0 equals +0. A NaN
 //            ranks below -infinity, NaNs among themselves by position. max(0, NaN) is NaN.
 // Memory     a tile of logits and the candidates, never [tokens, context].

@@ -5,15 +5,21 @@
 #include <vector>
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/tensor_core.h"
 #include "fulgurite/ops/index_select/index_select.h"
 
 namespace fulgurite::index_select {
 namespace {
 
+Support takes_mma(const Numerics& numerics) {
+  if (numerics.mma != Mma::kHopper || index_operand(numerics) != DType::kF32) return std::nullopt;
+  return on_tensor_cores(Refusal{"operands of f32, takes bf16 or e4m3"});
+}
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mma, {Mma::kExact, Mma::kHopper}), takes_mma(numerics)});
 }
 
 // max(0, x); a NaN stays.
@@ -34,21 +40,37 @@ float dot(const Vector& a, const Vector& b) {
   return static_cast<float>(sum);
 }
 
+// mma = hopper: a row as the tensor cores take it.
+struct MmaVector {
+  MmaType type;
+  std::vector<MmaFactor> factors;
+};
+
+MmaVector mma_vector(const ConstTensor<1>& row) {
+  const MmaType type = row.dtype == DType::kF8_E4M3 ? MmaType::kE4m3 : MmaType::kBf16;
+  const Vector values = values_of(row);
+  return {type, mma_factors(type, row.extent[0], [&](int64_t i) { return values[static_cast<size_t>(i)]; })};
+}
+
+float dot(const MmaVector& a, const MmaVector& b) { return mma_sum(a.type, a.factors, b.factors); }
+
+template <class Vector>
 float head_sum(const std::vector<Vector>& heads, View<const float, 1> weights, const Vector& key) {
   float sum = 0.0f;
   for (size_t h = 0; h < heads.size(); ++h) sum = std::fma(weights(h), relu(dot(heads[h], key)), sum);
   return sum;
 }
 
-// L[t, :] of the visible keys.
-Vector index_logits(const Problem& problem, const Args& args, int64_t t) {
+// L[t, :] of the visible keys; `row` reads a row of q or of the cache.
+template <class Row>
+Vector index_logits(const Problem& problem, const Args& args, int64_t t, const Row& row) {
   const TokenPlace place = args.places(t);
   const ConstTensor<2> cache = args.key_cache.keys[place.sequence];
-  std::vector<Vector> heads;
-  for (int64_t h = 0; h < args.q.extent[1]; ++h) heads.push_back(values_of(args.q[t][h]));
+  std::vector<decltype(row(cache[0]))> heads;
+  for (int64_t h = 0; h < args.q.extent[1]; ++h) heads.push_back(row(args.q[t][h]));
   Vector logits;
   for (int64_t s = 0; s < visible(problem, place.position); ++s) {
-    const float sum = head_sum(heads, args.weights[t], values_of(cache[s]));
+    const float sum = head_sum(heads, args.weights[t], row(cache[s]));
     const bool scaled = cache.dtype == DType::kF8_E4M3;
     logits.push_back(scaled ? args.key_cache.scales(place.sequence, s) * sum : sum);
   }
@@ -68,8 +90,10 @@ void select(std::vector<uint64_t> keys, Ties ties, View<int32_t, 1> selected) {
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
   const Ties ties = problem.setting.numerics.ties;
+  const bool hopper = problem.setting.numerics.mma == Mma::kHopper;
   for (int64_t t = 0; t < args.q.extent[0]; ++t) {
-    const Vector logits = index_logits(problem, args, t);
+    const Vector logits =
+        hopper ? index_logits(problem, args, t, mma_vector) : index_logits(problem, args, t, values_of);
     std::vector<uint64_t> keys;
     for (size_t s = 0; s < logits.size(); ++s)
       keys.push_back(rank_key(logits[s], static_cast<int32_t>(s), ties));

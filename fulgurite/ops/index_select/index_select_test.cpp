@@ -204,9 +204,10 @@ TEST(index_select, refuses_numerics_that_it_does_not_do) {
             "index_quant = none with activation = fp32, takes operands of bf16 or e4m3");
   for (const Implementation* const row : {&kReference, &kCpuPairs}) {
     EXPECT_EQ(refusal(*row, "serving,activation=fp16"), "");
-    EXPECT_EQ(refusal(*row, "serving,mma=hopper"), "mma = hopper, takes exact");
+    EXPECT_EQ(refusal(*row, "serving,mma=hopper"), row == &kReference ? "" : "mma = hopper, takes exact");
   }
   EXPECT_EQ(refusal(kCpu, "fp32,mma=hopper"), "mma = hopper, takes exact");
+  EXPECT_EQ(refusal(kReference, "fp32,mma=hopper"), "mma = hopper with operands of f32, takes bf16 or e4m3");
 }
 
 }  // namespace

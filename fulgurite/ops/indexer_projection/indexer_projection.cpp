@@ -28,7 +28,8 @@ linear::Problem key_linear(const Problem& problem) {
           problem.wk,
           linear::Output::kActivation,
           problem.largest_batch,
-          reading(wk == IndexerWk::kBf16)};
+          reading(wk == IndexerWk::kBf16),
+          problem.order};
 }
 
 linear::Problem gate_linear(const Problem& problem) {
@@ -39,7 +40,8 @@ linear::Problem gate_linear(const Problem& problem) {
           problem.gate_weight,
           linear::Output::kF32,
           problem.largest_batch,
-          reading(numerics.activation != Activation::kFp32)};
+          reading(numerics.activation != Activation::kFp32),
+          problem.order};
 }
 
 Support one_pass(const Problem& problem) {

@@ -15,7 +15,7 @@
 //            gate: w at its exact value where the activation is fp32, else bf16(w), code * scale too;
 //            gate_weight = fp8: the fp8 linear with an f32 output.
 //            (activation_quant is of other operations: here these two knobs say what is quantized.)
-//            Sums as in linear, and the fp8 linear is linear's.
+//            Sums as in linear, and the fp8 linear is linear's; so with mma = hopper, K in Problem::order.
 // NaN        stays in its row. Empty: zero tokens write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  judge() in indexer_projection_audit.h: that of linear, of the same operands; gate = bf16 adds a
@@ -25,6 +25,7 @@
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/core/tensor_core.h"
 #include "fulgurite/ops/linear/linear.h"
 
 namespace fulgurite::indexer_projection {
@@ -37,6 +38,7 @@ struct Problem {
   MatrixFormat wk;
   MatrixFormat gate_weight;
   int64_t largest_batch = 0;  // tokens that one call may bring
+  SumOrder order{};           // of both sums, as linear's
 };
 
 struct Args {

@@ -17,6 +17,9 @@
 //            (the head), else bf16(w), code * scale too (reading_of). Problem::reading says otherwise.
 //            The reference's sums are double over ascending i, rounded to fp32 once; an implementation sums
 //            in fp32 in an order of its own that does not know the number of tokens. round() is to y's type.
+//            mma = hopper: the reference sums as tensor cores do (core/tensor_core.h): each partial of the
+//            fp8 linear from zero; bf16(x) * bf16(w) in one accumulation; K in Problem::order, whose parts are
+//            sums of their own (fp8: of promotions). F32 weights read exactly are no operands: as exact.
 // NaN        a NaN or infinity in a row of x stays in that row of y (fp8: NaN where it multiplies any code).
 // Empty      zero tokens write nothing.
 // Errors     check() throws Error naming the tensor, expected and found.
@@ -33,6 +36,7 @@
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/matrix.h"
+#include "fulgurite/core/tensor_core.h"
 
 namespace fulgurite::linear {
 
@@ -46,6 +50,7 @@ struct Problem {
   Output output = Output::kActivation;
   int64_t largest_batch = 0;  // tokens that one call may bring: what workspaces are made for
   std::optional<WeightReading> reading = std::nullopt;  // unless the output's type says it
+  SumOrder order{};  // mma = hopper: the kernel's order of K, for its reference
 };
 
 struct Args {

@@ -22,6 +22,8 @@
 //              kSigmoid       1 / (1 + exp(-l))
 //              kSqrtSoftplus  sqrt(softplus(l)), softplus(l) = l above 20, else log1p(exp(l)), in three steps:
 //                             fp32(exp), fp32(log1p), fp32(sqrt), each the double function rounded once
+//            mma = hopper: a bf16 weight (and activation) is summed as tensor cores do
+//            (core/tensor_core.h); products of an F32 weight are not theirs, and stay exact.
 // Ties       to the lower group, to the lower expert. NaN ranks below everything.
 // Hash table Rows name different experts in [0, experts), in any order. Who loads a table refuses others; check()
 //            looks at the rows that its tokens use, and throws.

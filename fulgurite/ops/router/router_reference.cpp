@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/tensor_core.h"
 #include "fulgurite/ops/router/router.h"
 
 namespace fulgurite::router {
@@ -12,15 +13,36 @@ namespace {
 using Floats = std::vector<float>;
 using Ids = std::vector<int32_t>;
 
+Support takes_mma(const Numerics& numerics) {
+  if (numerics.mma != Mma::kHopper) return std::nullopt;
+  return fulgurite::on_tensor_cores(takes(numerics.activation, {Activation::kBf16}));
+}
+
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   if (has_scales(problem.weight))
     return Refusal{"weight = " + describe(problem.weight) + ", takes f32 or bf16"};
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mma, {Mma::kExact, Mma::kHopper}), takes_mma(numerics)});
 }
 
-float logit(const Args& args, int64_t t, int64_t expert) {
+// Both operands as they are stored: bf16 alone makes products for tensor cores.
+bool on_tensor_cores(const Args& args) {
+  return args.x.dtype == DType::kBF16 && format_of(*args.weight).form == MatrixForm::kBF16;
+}
+
+float mma_logit(const Args& args, int64_t t, int64_t expert) {
+  const int64_t in = args.x.extent[1];
+  const auto x = mma_factors(MmaType::kBf16, in, [&](int64_t i) { return load(args.x, t, i); });
+  const auto weight = mma_factors(MmaType::kBf16, in, [&](int64_t i) {
+    return static_cast<float>(exact_element(*args.weight, expert, i));
+  });
+  return mma_sum(MmaType::kBf16, x, weight);
+}
+
+float logit(const Problem& problem, const Args& args, int64_t t, int64_t expert) {
+  if (problem.setting.numerics.mma == Mma::kHopper && on_tensor_cores(args))
+    return mma_logit(args, t, expert);
   double sum = 0.0;
   for (int64_t i = 0; i < args.x.extent[1]; ++i)
     sum += static_cast<double>(load(args.x, t, i)) * exact_element(*args.weight, expert, i);
@@ -91,7 +113,7 @@ Ids chosen_by_table(const Problem& problem, const Args& args, int64_t t) {
 
 void route(const Problem& problem, const Args& args, int64_t t) {
   Floats s;
-  for (int64_t e = 0; e < problem.experts; ++e) s.push_back(score(problem.scoring, logit(args, t, e)));
+  for (int64_t e = 0; e < problem.experts; ++e) s.push_back(score(problem.scoring, logit(problem, args, t, e)));
   Ids chosen = problem.hashed ? chosen_by_table(problem, args, t) : chosen_by_score(problem, args, s);
   std::sort(chosen.begin(), chosen.end());
   float sum = 0.0f;

@@ -25,6 +25,9 @@
 //            e_j. exp is the double function rounded to fp32; sums over j in the reference double, ascending,
 //            rounded to fp32 once a tile; out = round(O / l), round() to the activation's type.
 //            -infinity among the scores weighs nothing; where all of a head's are, the head is NaN.
+//            mma = hopper (core/tensor_core.h; P, qk_operands and rows bf16): a score is one accumulation over
+//            latent, then rope; P V adds a tile's entries in groups of 16 to O * alpha as it stands (running),
+//            or from zero.
 // NaN        a NaN or +infinity among the scores of a head makes that head of that token NaN; so does a
 //            NaN in q, q_rope or a selected row.
 // Empty      zero tokens write nothing.
@@ -87,6 +90,7 @@ int64_t selected_rows(View<const int32_t, 1> selected);
 inline int64_t tile_slots(SoftmaxTile tile, int64_t all) {
   return tile == SoftmaxTile::k64 ? 64 : tile == SoftmaxTile::k128 ? 128 : all;
 }
+Support takes_mma(const Numerics& numerics);  // of the references: what tensor cores can multiply
 void reference_attend(const Numerics& numerics, std::span<const float> scores,
                       const std::function<float(int64_t j, int64_t c)>& value, std::span<float> out,
                       float sink = kNoSink);
