@@ -71,7 +71,7 @@ TEST(target_accidents, scales_are_read_by_rows_of_their_format_alone) {
             "e8m0 packed in int32, the same values");
 
   const test::TinyModel tiny;
-  const linear::Problem planned = plan_for(tiny.model, target_named("sm100")).layers[1].attention.o.problem;
+  const linear::Problem planned = plan_for(tiny.model, target_named("sm100")).layers[1].attention->o.problem;
   const StoredMatrix& stored = tiny.model.weights.layers[1].o;
   const PreparedMatrix as_stored{stored.as, stored.out, stored.in};
   const auto x = inputs::unwritten<2>(DType::kBF16, {1, stored.in});

@@ -6,6 +6,7 @@
 #include "fulgurite/core/error.h"
 #include "fulgurite/execute/decoder_layer.h"
 #include "fulgurite/execute/site.h"
+#include "fulgurite/model/expert_table.h"
 #include "fulgurite/model/interchangeable.h"
 
 namespace fulgurite::execute {
@@ -119,6 +120,7 @@ void Session::reset(int32_t sequence) { lengths_[index_of(sequence)] = 0; }
 
 void Session::update_weights(const model::Model& model) {
   model::require_interchangeable(*model_, model);
+  model::require_expert_tables(model);
   plan::prepare_again(model, plan_, weights_);
   model_ = &model;
   std::ranges::fill(lengths_, int64_t{0});

@@ -154,7 +154,13 @@ class Planner {
                            shaped(w.router) + (c_.hashed(layer) ? ", chosen by token id" : ""),
                            catalog().router,
                            router::Problem{setting_, c_.hidden, c_.experts, c_.expert_groups, c_.groups_kept,
-                                           c_.experts_per_token, c_.routed_scale, format_of(w.router)});
+                                           c_.experts_per_token, c_.routed_scale, format_of(w.router),
+                                           scoring(), c_.hashed(layer), c_.vocabulary});
+  }
+
+  router::Scoring scoring() const {
+    return c_.scoring == model::Scoring::kSigmoid ? router::Scoring::kSigmoid
+                                                  : router::Scoring::kSqrtSoftplus;
   }
 
   // The experts of a layer run as one operation, in one format; the shared one may have another.

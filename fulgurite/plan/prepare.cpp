@@ -4,6 +4,7 @@
 #include <array>
 
 #include "fulgurite/core/quantize.h"
+#include "fulgurite/model/expert_table.h"
 #include "fulgurite/plan/bytes.h"
 
 namespace fulgurite::plan {
@@ -211,6 +212,7 @@ int64_t prepared_bytes(const model::Model& model, const Plan& plan) {
 }
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan) {
+  model::require_expert_tables(model);
   PreparedWeights weights = with_room(model);
   weights.memory = HostBuffer(plan.bytes.prepared);
   Floats floats(weights.memory);

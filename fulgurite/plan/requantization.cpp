@@ -18,20 +18,32 @@ struct Linear {
   int64_t bytes() const { return stored->out * stored->in; }
 };
 
+template <class Attention>
+void add_query(const Attention& attention, const model::StoredLayer& w, int64_t layer,
+               std::vector<Linear>& linears) {
+  linears.push_back({&attention.q_a, &w.q_a, model::Role::kQA, layer});
+  linears.push_back({&attention.q_b, &w.q_b, model::Role::kQB, layer});
+  if (attention.indexer)
+    linears.push_back({&attention.indexer->q, &w.indexer.q, model::Role::kIndexQ, layer});
+}
+
 std::vector<Linear> linears_of(const model::Model& model, const Plan& plan) {
-  using model::Role;
   std::vector<Linear> linears;
   for (size_t i = 0; i < plan.layers.size(); ++i) {
-    const AttentionPlan& attention = plan.layers[i].attention;
     const model::StoredLayer& w = model.weights.layers[i];
     const auto layer = static_cast<int64_t>(i);
-    linears.insert(linears.end(), {{&attention.q_a, &w.q_a, Role::kQA, layer},
-                                   {&attention.q_b, &w.q_b, Role::kQB, layer},
-                                   {&attention.kv_a, &w.kv_a, Role::kKvA, layer}});
-    if (attention.indexer) linears.push_back({&attention.indexer->q, &w.indexer.q, Role::kIndexQ, layer});
-    linears.push_back({&attention.o, &w.o, Role::kO, layer});
+    if (const auto& attention = plan.layers[i].attention) {
+      add_query(*attention, w, layer, linears);
+      linears.push_back({&attention->kv_a, &w.kv_a, model::Role::kKvA, layer});
+      linears.push_back({&attention->o, &w.o, model::Role::kO, layer});
+    } else {
+      const WindowAttentionPlan& window = *plan.layers[i].window;
+      add_query(window, w, layer, linears);
+      linears.push_back({&window.kv, &w.window->kv, model::Role::kWindowKv, layer});
+      linears.push_back({&window.o_b, &w.window->o_b, model::Role::kOB, layer});
+    }
   }
-  linears.push_back({&plan.head, &model.weights.head, Role::kHead, model::kNoLayer});
+  linears.push_back({&plan.head, &model.weights.head, model::Role::kHead, model::kNoLayer});
   return linears;
 }
 
