@@ -1,5 +1,6 @@
 // The graph against an implementation that is not ours: what Hugging Face transformers computes on the same
-// checkpoints (golden/README.md). Contexts are four and six times index_topk.
+// checkpoints (golden/README.md). Contexts are four and six times index_topk, of DeepSeek-V4 five times in
+// entries.
 
 #include <gtest/gtest.h>
 
@@ -16,11 +17,16 @@ namespace {
 struct Oracle : test::Recorded {
   std::vector<int64_t> selecting;  // layers whose topk was recorded
   size_t tensors = 0;              // of a sequence
+  int64_t unseen_scores = 0;       // index scores that the oracle has of what is not visible yet
 };
 constexpr double kRelativeL2 = 2e-5;  // of attn_out and hidden
 
 const Oracle kV32{test::kRecordedV32, {0, 1, 2, 3}, 4 * 3 + 1};
 const Oracle kGlm5{test::kRecordedGlm5, {0, 2}, 4 * 2 + 2 + 3 + 1};  // three layers of experts
+// attn_in, q_normed, attn_out, expert_ids and hidden of three layers, entries of two, scores and topk of one.
+// The last 16 of 640 positions see 156 to 160 entries.
+const Oracle kV4{test::kRecordedV4, {1}, 3 * 5 + 2 + 2 + 1, 3 * 4 + 4 * 3 + 4 * 2 + 4 * 1};
+const Oracle* const kAll[] = {&kV32, &kGlm5, &kV4};
 
 struct How {
   Numerics numerics = Numerics::fp32();
@@ -40,7 +46,8 @@ checkpoint::SafetensorsFile trace_of(const Oracle& oracle, int sequence, const H
   return checkpoint::SafetensorsFile::open(path);
 }
 
-// What a row's index logits are in double precision, from the operands in a trace of all positions.
+// What a row's index logits are in double precision, from the operands in a trace of all positions. Of
+// entries there are as many as are whole.
 std::vector<double> exact_scores(const checkpoint::SafetensorsFile& whole, int64_t layer, int64_t position) {
   const auto values = [&](const char* name) {
     return checkpoint::f32_values(whole.require(fmt::format("layer{}.{}", layer, name)));
@@ -48,8 +55,9 @@ std::vector<double> exact_scores(const checkpoint::SafetensorsFile& whole, int64
   const auto q = values("index_q"), k = values("index_k"), weights = values("index_weights");
   const std::vector<int64_t>& shape = whole.require(fmt::format("layer{}.index_q", layer)).shape;
   const int64_t heads = shape[1], dim = shape[2];
-  std::vector<double> scores(static_cast<size_t>(position + 1));
-  for (int64_t s = 0; s <= position; ++s)
+  const int64_t ratio = shape[0] / whole.require(fmt::format("layer{}.index_k", layer)).shape[0];
+  std::vector<double> scores(static_cast<size_t>((position + 1) / ratio));
+  for (int64_t s = 0; s < std::ssize(scores); ++s)
     for (int64_t h = 0; h < heads; ++h) {
       double dot = 0.0;
       for (int64_t i = 0; i < dim; ++i)
@@ -104,7 +112,7 @@ class Agreement {
   void expect_close(const audit::TensorDifference& d) const {
     SCOPED_TRACE(prefix() + d.name);
     EXPECT_EQ(d.problem, "");
-    EXPECT_EQ(d.mask_mismatches, 0);
+    EXPECT_EQ(d.mask_mismatches, d.name.ends_with("index_scores") ? oracle_.unseen_scores : 0);
     if (d.name == "logits") {
       EXPECT_LE(d.largest, 3e-4);
     } else if (d.name.ends_with("expert_ids")) {
@@ -167,10 +175,11 @@ int64_t expect_oracle_of_all_sequences(const Oracle& oracle) {
 TEST(oracle, the_cpu_implementations_agree_on_all_sequences) {
   EXPECT_LE(expect_oracle_of_all_sequences(kV32), 4) << "of 512 rows of topk";
   EXPECT_LE(expect_oracle_of_all_sequences(kGlm5), 2) << "of 64 rows of topk";
+  EXPECT_LE(expect_oracle_of_all_sequences(kV4), 1) << "of 32 rows of topk";
 }
 
 TEST(oracle, the_references_alone_agree) {
-  for (const Oracle* const oracle : {&kV32, &kGlm5})
+  for (const Oracle* const oracle : kAll)
     EXPECT_LE(expect_oracle(*oracle, 0, {Numerics::fp32(), plan::Candidates::kReferencesOnly}), 1);
 }
 

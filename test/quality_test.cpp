@@ -18,7 +18,8 @@ struct Likelihood {
   double serving;               // how far its mean may be
 };
 const Likelihood kOfOracles[] = {{test::kTinyV32, 1024, 24, 3.20638, {3.638326, 3.328668, 3.226307}, 0.02},
-                                 {test::kTinyGlm5, 384, 8, 4.4260, {4.244087, 4.872407, 4.445904}, 0.05}};
+                                 {test::kTinyGlm5, 384, 8, 4.4260, {4.244087, 4.872407, 4.445904}, 0.05},
+                                 {test::kTinyV4, 768, 8, 3.73804, {4.081806, 3.794023, 3.801344}, 0.05}};
 
 nlohmann::json evaluated(const Likelihood& of, const std::string& numerics) {
   const test::ToolRun run =

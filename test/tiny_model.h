@@ -17,6 +17,7 @@ namespace fulgurite::test {
 inline const std::string kSource = kSourceDir;
 inline const std::string kTinyV32 = kSource + "/models/tiny-v32";
 inline const std::string kTinyGlm5 = kSource + "/models/tiny-glm5";
+inline const std::string kTinyV4 = kSource + "/models/tiny-v4";
 inline const std::string kGolden = kSource + "/golden/tiny-v32.safetensors";
 
 struct TinyModel {
@@ -34,8 +35,9 @@ struct Recorded {
   std::string directory() const { return kSource + "/models/" + name; }
   std::string golden() const { return kSource + "/golden/" + name + ".safetensors"; }
 };
-inline const Recorded kRecordedV32{"tiny-v32", 4, 512, 32}, kRecordedGlm5{"tiny-glm5", 2, 384, 16};
-inline const Recorded kRecorded[] = {kRecordedV32, kRecordedGlm5};
+inline const Recorded kRecordedV32{"tiny-v32", 4, 512, 32}, kRecordedGlm5{"tiny-glm5", 2, 384, 16},
+    kRecordedV4{"tiny-v4", 2, 640, 16};
+inline const Recorded kRecorded[] = {kRecordedV32, kRecordedGlm5, kRecordedV4};
 
 inline std::vector<int32_t> golden_ids(int sequence, const std::string& file = kGolden) {
   const auto golden = checkpoint::SafetensorsFile::open(file);

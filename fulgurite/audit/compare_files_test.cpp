@@ -94,6 +94,17 @@ TEST(compare_files, other_shapes_or_kinds_are_a_problem_that_no_tolerance_takes)
   EXPECT_FALSE(difference({"x", {1}, {1}, {}}, {"x", {1}, {}, {1}}).distance() <= 1e30);
 }
 
+TEST(compare_files, of_more_positions_the_last_are_compared_but_entries_are_none) {
+  const Named three{"layer1.q", {3, 2}, {9, 9, 1, 2, 3, 4}, {}}, two{"layer1.q", {2, 2}, {1, 2, 3, 4}, {}};
+  EXPECT_EQ(difference(three, two).distance(), 0.0);
+  EXPECT_EQ(difference(two, three).distance(), 0.0);
+  const Named other{"layer1.q", {2, 2}, {9, 9, 1, 2}, {}};  // the first two
+  EXPECT_GT(difference(three, other).distance(), 0.1);
+  Named entries = three, fewer = two;
+  entries.name = fewer.name = "layer1.entries";
+  EXPECT_EQ(difference(entries, fewer).problem, "F32 [3, 2] against F32 [2, 2]");
+}
+
 TEST(compare_files, the_first_beyond_follows_the_computation_and_not_the_alphabet) {
   const std::vector<Named> right{{"layer10.hidden", {1}, {1}, {}},
                                  {"layer2.attn_out", {1}, {1}, {}},

@@ -13,16 +13,16 @@ namespace fulgurite::execute {
 
 // In the order of the computation within a layer; shapes are those of the model.
 enum class TapPoint {
-  kAttnIn,         // [tokens, hidden], what the streams collapse to before the attention's norm
-  kQLatent,        // [tokens, q_lora]
-  kQNormed,        // [tokens, heads, head_dim], after the heads' norm, before RoPE
-  kQ,              // [tokens, heads, nope + rope], rotated
-  kKvLatent,       // [tokens, kv_lora], as attention reads it
-  kKRope,          // [tokens, rope], as attention reads it
-  kKv,             // [tokens, head_dim], key and value in one, as attention reads it
-  kEntries,        // [tokens, head_dim], the entry that a token completes, as attention reads it
-  kIndexQ,         // [tokens, index_heads, index_dim], rotated, before Hadamard
-  kIndexK,         // [tokens, index_dim], the same
+  kAttnIn,    // [tokens, hidden], what the streams collapse to before the attention's norm
+  kQLatent,   // [tokens, q_lora]
+  kQNormed,   // [tokens, heads, head_dim], after the heads' norm, before RoPE
+  kQ,         // [tokens, heads, nope + rope], rotated
+  kKvLatent,  // [tokens, kv_lora], as attention reads it
+  kKRope,     // [tokens, rope], as attention reads it
+  kKv,        // [tokens, head_dim], key and value in one, as attention reads it
+  kEntries,   // [tokens, head_dim], the entry that a token completes, as attention reads it
+  kIndexQ,    // [tokens, index_heads, index_dim], rotated, before Hadamard
+  kIndexK,  // [tokens, index_dim], the same; of entries: as the selection reads it, at the token that completes it
   kIndexWeights,   // [tokens, index_heads]
   kIndexScores,    // [tokens, index keys of a sequence], -infinity where not visible
   kTopk,           // i32 [tokens, selected], ascending, then -1          may be replaced

@@ -60,6 +60,23 @@ void compress(const LayerContext& c, const plan::CompressorStep& step) {
   c.tap->at(TapPoint::kEntries, c.layer, entries);
 }
 
+// The index keys that these tokens complete, as the selection reads them.
+void show_index_keys(const LayerContext& c, const plan::CompressorStep& step) {
+  if (c.tap == nullptr) return;
+  const IndexKeys& keys = c.caches.index;
+  for (int64_t t = 0; t < c.at.tokens; ++t) {
+    const TokenPlace place = c.at.places(t);
+    if (!compressor::ends_window(step.problem, place.position)) continue;
+    const int64_t row = place.position / step.problem.ratio;
+    const float scale = keys.scales ? keys.scales(place.sequence, row) : 1.0f;
+    for (int64_t i = 0; i < step.problem.dim; ++i)
+      store(c.at.index_k, load(keys.keys, place.sequence, row, i) * scale, t, i);
+  }
+  TapTensor shown = tap_tensor(c.at.index_k);
+  shown.every = step.problem.ratio;
+  c.tap->at(TapPoint::kIndexK, c.layer, shown);
+}
+
 void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
   const Activations& at = c.at;
   const plan::PreparedCompressor& w = c.weights.window.index_keys;
