@@ -12,7 +12,8 @@ Support supports(const Problem& problem) {
   Support quantization;
   if (problem.weight.form == MatrixForm::kE4M3Blocks)
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kE4m3});
-  return first_refusal({cpu::takes_fp8_blocks(problem.weight), quantization, kReference.supports(problem)});
+  return first_refusal({cpu::takes_fp8_blocks(problem.weight), quantization,
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 ScaleRounding rounding_of(const Problem& problem) {
