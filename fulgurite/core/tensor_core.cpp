@@ -111,10 +111,8 @@ float add_group(const Unit& unit, const MmaFactor* a, const MmaFactor* b, int64_
   return truncated(sum + truncated_products(unit, a, b, count, top), top - unit.kept, unit.result_width);
 }
 
-}  // namespace
-
-MmaFactor mma_factor(MmaType type, float value) {
-  const Unit& unit = unit_of(type);
+// A factor that is no normal number.
+MmaFactor other_factor(const Unit& unit, float value) {
   const int sign = std::signbit(value) ? -1 : 1;
   if (std::isnan(value)) return {kNanSignificand, kSpecial};
   if (std::isinf(value)) return {static_cast<int16_t>(sign), kSpecial};
@@ -126,6 +124,18 @@ MmaFactor mma_factor(MmaType type, float value) {
   FULGURITE_ASSERT(significand << std::min(drop, 62) == number.magnitude,
                    "{} is no value of a tensor core's operand", value);
   return {static_cast<int16_t>(sign * significand), static_cast<int16_t>(exponent)};
+}
+
+}  // namespace
+
+MmaFactor mma_factor(MmaType type, float value) {
+  const Unit& unit = unit_of(type);
+  const uint32_t bits = std::bit_cast<uint32_t>(value), fraction = bits & 0x007FFFFFu;
+  const int exponent = static_cast<int>(bits >> 23 & 0xFFu) - 127, drop = 23 - unit.fraction;
+  const bool normal = exponent >= unit.least && exponent < 128 && (fraction >> drop << drop) == fraction;
+  if (!normal) return other_factor(unit, value);
+  const int significand = static_cast<int>((fraction | 0x00800000u) >> drop);
+  return {static_cast<int16_t>(bits >> 31 != 0 ? -significand : significand), static_cast<int16_t>(exponent)};
 }
 
 float mma_sum(MmaType type, std::span<const MmaFactor> a, std::span<const MmaFactor> b, float accumulator) {
