@@ -92,10 +92,10 @@ TEST(bench, every_row_of_the_catalog_has_a_name_that_says_what_it_multiplies) {
       EXPECT_TRUE(row->run == nullptr || known.contains(row->name)) << row->name;
   };
   const auto& [embedding, norm, linear, rotary, latent, projection, prepare, select, head, sparse, expanded,
-               router, experts, compressor] = plan::catalog();
+               router, experts, hyper, query, kv, compressor, compressed] = plan::catalog();
   check(embedding), check(norm), check(linear), check(rotary), check(latent), check(projection);
   check(prepare), check(select), check(head), check(sparse), check(expanded), check(router), check(experts);
-  check(compressor);
+  check(hyper), check(query), check(kv), check(compressor), check(compressed);
 }
 
 TEST(bench, the_list_is_a_table_or_json) {

@@ -84,6 +84,20 @@ float truncated(int64_t sum, int scale, int width) {
   return sum < 0 ? -value : value;
 }
 
+// The sum of the products, each truncated to a multiple of 2^(top - F), in those. A product of significands is
+// exact in a float, and conversion to an integer truncates: a loop without branches, which compilers widen. The
+// sum of the largest 32 or 16 products stays below 2^31.
+int64_t truncated_products(const Unit& unit, const MmaFactor* a, const MmaFactor* b, int64_t count, int top) {
+  const int wider = unit.kept - 2 * unit.fraction;  // what a product at `top` has room for
+  int32_t sum = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    const auto product = static_cast<float>(a[k].significand * b[k].significand);
+    const int below = std::min(top - a[k].exponent - b[k].exponent, 62);
+    sum += static_cast<int32_t>(product * std::bit_cast<float>((127 + wider - below) << 23));
+  }
+  return sum;
+}
+
 float add_group(const Unit& unit, const MmaFactor* a, const MmaFactor* b, int64_t count, float accumulator) {
   int top = kNone;
   for (int64_t k = 0; k < count; ++k) top = std::max(top, a[k].exponent + b[k].exponent);
@@ -94,20 +108,11 @@ float add_group(const Unit& unit, const MmaFactor* a, const MmaFactor* b, int64_
 
   int64_t sum = shifted(before.magnitude, 23 - unit.kept + top - before.exponent);
   if (accumulator < 0.0f) sum = -sum;
-  const int wider = unit.kept - 2 * unit.fraction;  // what a product at `top` has room for
-  for (int64_t k = 0; k < count; ++k) {
-    const int64_t product = a[k].significand * b[k].significand;
-    const int below = std::min(top - a[k].exponent - b[k].exponent, 62);
-    const int64_t kept = (std::abs(product) << wider) >> below;
-    sum += product < 0 ? -kept : kept;
-  }
-  return truncated(sum, top - unit.kept, unit.result_width);
+  return truncated(sum + truncated_products(unit, a, b, count, top), top - unit.kept, unit.result_width);
 }
 
-}  // namespace
-
-MmaFactor mma_factor(MmaType type, float value) {
-  const Unit& unit = unit_of(type);
+// A factor that is no normal number.
+MmaFactor other_factor(const Unit& unit, float value) {
   const int sign = std::signbit(value) ? -1 : 1;
   if (std::isnan(value)) return {kNanSignificand, kSpecial};
   if (std::isinf(value)) return {static_cast<int16_t>(sign), kSpecial};
@@ -119,6 +124,18 @@ MmaFactor mma_factor(MmaType type, float value) {
   FULGURITE_ASSERT(significand << std::min(drop, 62) == number.magnitude,
                    "{} is no value of a tensor core's operand", value);
   return {static_cast<int16_t>(sign * significand), static_cast<int16_t>(exponent)};
+}
+
+}  // namespace
+
+MmaFactor mma_factor(MmaType type, float value) {
+  const Unit& unit = unit_of(type);
+  const uint32_t bits = std::bit_cast<uint32_t>(value), fraction = bits & 0x007FFFFFu;
+  const int exponent = static_cast<int>(bits >> 23 & 0xFFu) - 127, drop = 23 - unit.fraction;
+  const bool normal = exponent >= unit.least && exponent < 128 && (fraction >> drop << drop) == fraction;
+  if (!normal) return other_factor(unit, value);
+  const int significand = static_cast<int>((fraction | 0x00800000u) >> drop);
+  return {static_cast<int16_t>(bits >> 31 != 0 ? -significand : significand), static_cast<int16_t>(exponent)};
 }
 
 float mma_sum(MmaType type, std::span<const MmaFactor> a, std::span<const MmaFactor> b, float accumulator) {

@@ -38,6 +38,12 @@ std::vector<double> head_weights(const Problem& problem, const Args& args, int64
   return weights;
 }
 
+template <class T>
+std::vector<MmaFactor> bf16_factors(const std::vector<T>& values) {
+  return mma_factors(MmaType::kBf16, static_cast<int64_t>(values.size()),
+                     [&](int64_t i) { return static_cast<float>(values[static_cast<size_t>(i)]); });
+}
+
 // One head of one token.
 struct Head {
   const Problem& problem;
@@ -45,6 +51,8 @@ struct Head {
   std::vector<double> weights;
   std::vector<float> rows;
   DType activation;
+  std::span<const MmaFactor> mma_weights;  // mma = hopper: the factors of both
+  std::span<const MmaFactor> mma_rows;
 
   int64_t count() const { return static_cast<int64_t>(rows.size()) / (problem.latent + problem.rope); }
   bool hopper() const { return problem.setting.numerics.mma == Mma::kHopper; }
@@ -54,9 +62,9 @@ struct Head {
   float expand(int64_t weight_row, int64_t j) const {
     const double* const w = weights.data() + weight_row * problem.latent;
     if (hopper()) {
-      const auto a = mma_factors(MmaType::kBf16, problem.latent, [&](int64_t c) { return row(j)[c]; });
-      const auto b =
-          mma_factors(MmaType::kBf16, problem.latent, [&](int64_t c) { return static_cast<float>(w[c]); });
+      const auto latent = static_cast<size_t>(problem.latent);
+      const auto a = std::span(mma_rows).subspan(static_cast<size_t>(row(j) - rows.data()), latent);
+      const auto b = std::span(mma_weights).subspan(static_cast<size_t>(weight_row) * latent, latent);
       return round_to(activation, mma_sum(MmaType::kBf16, a, b));
     }
     double sum = 0.0;
@@ -104,12 +112,16 @@ void run(const Problem& problem, const Args& args, const Lane&) {
   Args typed = args;  // the audit asks for what is not rounded yet: out is of any type here
   typed.out.dtype = activation_type(problem.setting.numerics);
   check(problem, typed);
+  const bool hopper = problem.setting.numerics.mma == Mma::kHopper;
   for (int64_t h = 0; h < problem.heads; ++h) {
     const std::vector<double> weights = head_weights(problem, args, h);
+    const std::vector<MmaFactor> mma_weights = hopper ? bf16_factors(weights) : std::vector<MmaFactor>();
     for (int64_t t = 0; t < args.q.extent[0]; ++t) {
       std::vector<float> q;
       for (int64_t d = 0; d < problem.nope + problem.rope; ++d) q.push_back(load(args.q, t, h, d));
-      const Head head{problem, q, weights, selected_values(problem, args, t), args.q.dtype};
+      const std::vector<float> rows = selected_values(problem, args, t);
+      const std::vector<MmaFactor> mma_rows = hopper ? bf16_factors(rows) : std::vector<MmaFactor>();
+      const Head head{problem, q, weights, rows, args.q.dtype, mma_weights, mma_rows};
       const std::vector<float> out = head.attend();
       for (int64_t d = 0; d < problem.value; ++d) store(args.out, out[static_cast<size_t>(d)], t, h, d);
     }

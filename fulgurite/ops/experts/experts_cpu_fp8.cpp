@@ -57,8 +57,8 @@ Support takes_part(const Problem& problem, Part part) {
 }
 
 Support supports(const Problem& problem) {
-  return first_refusal(
-      {kReference.supports(problem), takes_part(problem, Part::kRouted), takes_part(problem, Part::kShared)});
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem),
+                        takes_part(problem, Part::kRouted), takes_part(problem, Part::kShared)});
 }
 
 // Some tokens of one expert.

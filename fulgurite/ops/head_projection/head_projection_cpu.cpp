@@ -19,7 +19,7 @@ constexpr int64_t kTokens = 16;  // whose rows are widened at once
 
 Support supports(const Problem& problem) {
   return first_refusal({takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kFp16}),
-                        kReference.supports(problem)});
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 // The columns of a part of from_rows: never of two scale blocks.

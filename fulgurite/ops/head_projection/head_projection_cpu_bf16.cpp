@@ -21,7 +21,8 @@ Support supports(const Problem& problem) {
   if (is_fp4(problem.weight) || problem.direction == Direction::kToRows)
     weight = cpu::takes_bf16_weight(problem.weight);
   return first_refusal({takes(problem.setting.numerics.activation, {Activation::kBf16}),
-                        kReference.supports(problem), weight});
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem),
+                        weight});
 }
 
 // Few tokens take W's rows whole, as they lie; many, narrow parts, so that their sums stay in the second

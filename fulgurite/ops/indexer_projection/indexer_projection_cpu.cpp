@@ -15,7 +15,8 @@ constexpr int64_t kChunk = 256;  // tokens: bounds the workspace
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes(n.indexer_wk, {IndexerWk::kFp32, IndexerWk::kBf16}),
-                        takes(n.gate_weight, {GateWeight::kStored}), kReference.supports(problem)});
+                        takes(n.gate_weight, {GateWeight::kStored}),
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 struct Scratch {

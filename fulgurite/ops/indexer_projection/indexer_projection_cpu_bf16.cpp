@@ -15,7 +15,8 @@ Support takes_weight(const char* what, const MatrixFormat& weight) {
 }
 
 Support supports(const Problem& problem) {
-  return first_refusal({one_pass(problem), kReference.supports(problem), takes_weight("wk", problem.wk),
+  return first_refusal({one_pass(problem), takes(problem.setting.numerics.mma, {Mma::kExact}),
+                        kReference.supports(problem), takes_weight("wk", problem.wk),
                         takes_weight("gate weight", problem.gate_weight)});
 }
 

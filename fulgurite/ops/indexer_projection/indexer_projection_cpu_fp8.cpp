@@ -25,8 +25,8 @@ Support supports(const Problem& problem) {
   Support fp8;
   if (n.gate_weight != GateWeight::kFp8 && !read_apart && one_pass(problem))
     fp8 = takes(n.indexer_wk, {IndexerWk::kFp8});
-  return first_refusal(
-      {fp8, kReference.supports(problem), row_of(key).supports(key), row_of(gate).supports(gate)});
+  return first_refusal({fp8, takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem),
+                        row_of(key).supports(key), row_of(gate).supports(gate)});
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {

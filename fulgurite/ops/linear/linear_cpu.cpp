@@ -18,7 +18,8 @@ Support supports(const Problem& problem) {
   Support quantization;
   if (quantizes(problem))
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kNone});
-  return first_refusal({quantization, kReference.supports(problem)});
+  return first_refusal(
+      {quantization, takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 struct Scratch {

@@ -19,8 +19,8 @@ Support supports(const Problem& problem) {
   if (quantizes(problem))
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kNone});
   return first_refusal({quantization, takes(problem.setting.numerics.activation, {Activation::kBf16}),
-                        kReference.supports(problem), takes_reading(problem),
-                        cpu::takes_bf16_weight(problem.weight)});
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem),
+                        takes_reading(problem), cpu::takes_bf16_weight(problem.weight)});
 }
 
 struct Scratch {

@@ -12,7 +12,8 @@ Support supports(const Problem& problem) {
   Support quantization;
   if (has_scales(problem.weight))
     quantization = takes(problem.setting.numerics.activation_quant, {ActivationQuant::kE4m3});
-  return first_refusal({cpu::takes_fp8_weight(problem.weight), quantization, kReference.supports(problem)});
+  return first_refusal({cpu::takes_fp8_weight(problem.weight), quantization,
+                        takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 ScaleRounding rounding_of(const Problem& problem) {

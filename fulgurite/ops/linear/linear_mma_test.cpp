@@ -16,7 +16,7 @@ using inputs::Values;
 constexpr MatrixFormat kF32{MatrixForm::kF32, {}, ScaleFormat::kF32};
 constexpr MatrixFormat kBF16{MatrixForm::kBF16, {}, ScaleFormat::kF32};
 constexpr MatrixFormat kBlocks{MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
-constexpr MatrixFormat kMxfp4{MatrixForm::kMxfp4, {1, 32}, ScaleFormat::kE8M0};
+constexpr MatrixFormat kGroups{MatrixForm::kE4M3Blocks, {1, 32}, ScaleFormat::kF32};
 constexpr int64_t kTokens = 3, kIn = 416, kOut = 5;  // a last group of 32 columns
 
 // The logits' problem: nothing is rounded after the sum.
@@ -78,9 +78,9 @@ TEST(linear_mma, codes_are_summed_from_zero_in_each_group_and_promoted_by_fma) {
   const Sums blocks(kBlocks);
   EXPECT_TRUE(test::identical(
       blocks.result(), all([&](int64_t t, int64_t n) { return promoted(blocks, t, n, 128, 0, kIn); })));
-  const Sums fp4(kMxfp4);
-  EXPECT_TRUE(test::identical(fp4.result(),
-                              all([&](int64_t t, int64_t n) { return promoted(fp4, t, n, 32, 0, kIn); })));
+  const Sums groups(kGroups);
+  EXPECT_TRUE(test::identical(groups.result(),
+                              all([&](int64_t t, int64_t n) { return promoted(groups, t, n, 32, 0, kIn); })));
 }
 
 TEST(linear_mma, bf16_is_one_accumulation) {
@@ -128,7 +128,7 @@ TEST(linear_mma, takes_what_tensor_cores_multiply) {
   };
   const auto nothing = [](Problem&, Numerics&) {};
   const auto fp32 = [](Problem&, Numerics& n) { n.activation = Activation::kFp32; };
-  for (const MatrixFormat& format : {kF32, kBF16, kBlocks, kMxfp4}) EXPECT_EQ(refusal(format, nothing), "");
+  for (const MatrixFormat& format : {kF32, kBF16, kBlocks, kGroups}) EXPECT_EQ(refusal(format, nothing), "");
   EXPECT_EQ(refusal(kBlocks, fp32), "") << "of codes";
   EXPECT_EQ(refusal(kBF16, fp32), "mma = hopper with activation = fp32, takes bf16");
   EXPECT_EQ(refusal(kBlocks, [](Problem&, Numerics& n) { n.activation_quant = ActivationQuant::kNone; }),

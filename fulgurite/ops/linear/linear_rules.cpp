@@ -160,7 +160,7 @@ MatrixFormat reads_cublaslt(const Problem& problem) {
 // What the definition covers, whatever the activations are stored as.
 Support is_defined(Problem problem) {
   problem.setting.numerics.activation = Activation::kFp32;
-  return kReference.supports(problem);
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 // A form that there is: kinds of scales that belong to it, and blocks that are some.

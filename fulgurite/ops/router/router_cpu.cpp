@@ -198,7 +198,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   }
 }
 
-Support takes_fp32_operands(const Problem& problem) { return kReference.supports(problem); }
+Support takes_fp32_operands(const Problem& problem) {
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
+}
 
 Support takes_bf16_operands(const Problem& problem) {
   if (problem.weight.form != MatrixForm::kBF16)

@@ -262,7 +262,9 @@ TEST(sparse_attention, refuses_numerics_that_it_does_not_do) {
       return reason(*way.row, way.setting, knob, value);
     };
     EXPECT_EQ(why(&Numerics::mla, Mla::kExpanded), "mla = expanded, takes absorbed");
-    if (way.row != &kReference) EXPECT_EQ(why(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
+    if (way.row != &kReference) {
+      EXPECT_EQ(why(&Numerics::mma, Mma::kHopper), "mma = hopper, takes exact");
+    }
   }
   const auto fp32 = [](auto Numerics::*knob, auto value) {
     return reason(kCpu, test::fp32_setting(), knob, value);
