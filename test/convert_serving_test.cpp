@@ -39,17 +39,14 @@ std::set<std::string> run_by_references(const plan::Plan& plan) {
   return operations;
 }
 
-TEST(convert_serving, every_form_has_kernels_but_the_experts_in_fp4) {
+TEST(convert_serving, every_form_has_kernels) {
   for (const std::string_view form : model::form_names()) {
     const Converted converted(test::kTinyV32, std::string(form));
     const auto checkpoint = checkpoint::open(converted.path());
     const model::Model model = model::bind(checkpoint);
-    for (const Numerics& numerics : test::kPresets) {
-      const bool fp4 = form.find("fp4") != std::string_view::npos;
-      const std::set<std::string> expected =
-          fp4 && numerics == kServing ? std::set<std::string>{"experts"} : std::set<std::string>{};
-      EXPECT_EQ(run_by_references(test::form_plan(model, numerics)), expected) << form << summary(numerics);
-    }
+    for (const Numerics& numerics : test::kPresets)
+      EXPECT_EQ(run_by_references(test::form_plan(model, numerics)), std::set<std::string>())
+          << form << summary(numerics);
   }
 }
 

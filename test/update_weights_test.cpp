@@ -130,10 +130,11 @@ TEST(update_weights, another_form_is_refused_by_its_first_tensor) {
 TEST(update_weights, a_config_that_computes_something_else_is_refused) {
   EXPECT_EQ(refusal_of([](auto& edited) { edited.config["rope_theta"] = 20000.0; }),
             "config.json: rope_theta: expected 10000 as of the old weights, found 20000");
-  EXPECT_EQ(refusal_of([](auto& edited) { edited.config["quantization_config"].erase("scale_fmt"); }),
-            "config.json: quantization_config: expected blocks of 128x128, scales of activations ue8m0, "
-            "experts fp8 as of the old weights, found blocks of 128x128, scales of activations "
-            "fp32, experts fp8");
+  EXPECT_EQ(
+      refusal_of([](auto& edited) { edited.config["quantization_config"].erase("scale_fmt"); }),
+      "config.json: quantization_config: expected blocks of 128x128, scales fp32, of activations ue8m0, "
+      "experts fp8 as of the old weights, found blocks of 128x128, scales fp32, of "
+      "activations fp32, experts fp8");
 }
 
 TEST(update_weights, what_no_model_reads_may_differ) {

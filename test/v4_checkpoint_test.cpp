@@ -291,13 +291,6 @@ TEST(v4_checkpoint, a_table_that_names_no_expert_is_refused) {
   EXPECT_THROW(model::require_expert_tables(opened.model), Error);
 }
 
-TEST(v4_checkpoint, a_plan_says_in_one_line_what_is_missing) {
-  const Opened tiny(kTinyV4);
-  const std::string message = test::message_of([&] { plan::make(tiny.model, test::device(1), {}); });
-  EXPECT_EQ(message.find("deepseek_v4: "), 0u) << message;
-  EXPECT_EQ(message.find('\n'), std::string::npos);
-}
-
 TEST(v4_checkpoint, forms_that_are_wide_enough_keep_every_value) {
   const std::vector<double> expected = sums_of(Opened(kTinyV4).model);
   const std::filesystem::path out = test::scratch_file("v4_form");

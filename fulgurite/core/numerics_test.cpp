@@ -103,7 +103,7 @@ TEST(numerics, the_presets_are_those_of_the_page) {
                                                         {"indexer_wk", "bf16"},
                                                         {"gate", "fp32"},
                                                         {"hadamard", "both"},
-                                                        {"index_quant", "fp8"},
+                                                        {"index_quant", "family"},
                                                         {"index_scale", "pow2"},
                                                         {"softmax_tile", "64"},
                                                         {"softmax_p", "bf16"},

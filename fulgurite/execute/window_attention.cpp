@@ -95,6 +95,7 @@ void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
               {},
               {}},
              at.tokens, c.lane);
+  show_index_keys(c, p.keys);
   p.prepare.run({at.index_q,
                  {},
                  at.index_gate,

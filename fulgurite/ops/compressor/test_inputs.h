@@ -44,7 +44,8 @@ inline const Row kBothFp32[] = {{&kReference, "fp32", kF32Matrix}, {&kCpu, "fp32
 inline int64_t entries_of(const Case& shape) { return (shape.first + shape.tokens) / shape.ratio + 1; }
 
 inline Problem problem_of(const Case& shape, const Row& row, Isa isa = cpu::best_isa()) {
-  return {{{DeviceKind::kCpu, isa}, parse_numerics(row.numerics)},
+  return {{{DeviceKind::kCpu, isa},
+           parse_numerics(row.numerics).resolved(ActivationScale::kPow2, IndexQuant::kFp8)},
           shape.hidden,
           shape.ratio,
           shape.dim,

@@ -38,8 +38,12 @@ inline constexpr Row kRows[] = {{&kCpu, "fp32"},
 inline constexpr Row kExact[] = {
     {&kReference, "fp32"}, {&kReference, "serving"}, {&kCpu, "fp32"}, {&kCpuPairs, "serving"}};
 
+inline Numerics numerics_of(const std::string& text) {
+  return parse_numerics(text).resolved(ActivationScale::kPow2, IndexQuant::kFp8);
+}
+
 inline Problem problem_of(const Case& shape, const std::string& numerics, Isa isa = cpu::best_isa()) {
-  return {{{DeviceKind::kCpu, isa}, parse_numerics(numerics)},
+  return {{{DeviceKind::kCpu, isa}, numerics_of(numerics)},
           shape.heads,
           shape.head_dim,
           shape.topk,
@@ -95,7 +99,7 @@ inline Inputs make_inputs(uint64_t seed, const Case& shape, Values values, const
   in.scales = inputs::make(random, values, shape.sequences, shape.context);
   for (std::vector<float>* const elements : {&q.elements, &keys.elements, &in.weights.elements})
     for (float& x : *elements) x = whole ? std::round(x) : x;
-  const DType dtype = index_operand(parse_numerics(numerics));
+  const DType dtype = index_operand(numerics_of(numerics));
   in.q = operand(dtype, q, nullptr);
   in.key_cache = operand(dtype, keys, in.scales.view.data);
   in.places = make_places(random, shape);

@@ -25,9 +25,7 @@ inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 const Implementation* const kBoth[] = {&kReference, &kCpu};
 
 inline Numerics numerics_of(const std::string& text) {
-  Numerics numerics = parse_numerics(text);
-  numerics.activation_scale = ActivationScale::kPow2;
-  return numerics;
+  return parse_numerics(text).resolved(ActivationScale::kPow2, IndexQuant::kFp8);
 }
 
 inline Problem problem_of(const Case& shape, const std::string& numerics = "fp32",
