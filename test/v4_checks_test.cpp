@@ -68,9 +68,10 @@ void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens) {
         fmt::format("alone {:.4f} % beyond, L2 {:.1e}; chained {:.4f} %, L2 {:.1e}", 100 * alone.beyond,
                     alone.relative_l2, 100 * chained.beyond, chained.relative_l2));
     EXPECT_LE(alone.beyond, output ? 0.008 : 0.005) << name;
-    if (name == "q" || name == "kv") EXPECT_LE(chained.beyond, 0.005) << name;
-    if (output) EXPECT_LE(chained.beyond, 0.008);
-    if (output) EXPECT_LE(chained.relative_l2, 3e-3);
+    if (name == "q" || name == "kv" || output) {
+      EXPECT_LE(chained.beyond, output ? 0.008 : 0.005) << name;
+      EXPECT_LE(chained.relative_l2, 3e-3) << name;
+    }
   }
 }
 

@@ -243,3 +243,5 @@ std::vector<Stage> Layer::stages() {
   add_attention(stages);
   return stages;
 }
+
+}  // namespace fulgurite::test::v4
