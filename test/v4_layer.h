@@ -82,6 +82,9 @@ struct Stage {
   std::string name;
   std::function<void(Side, Values&)> run;
   std::function<std::vector<float>(const Values&)> result;
+  // Of a result that a quantizer reads next: takes it from other values. Where two results differ in a last
+  // bit a code may be the next one, which is a sixteenth (of fp4 up to a half) of an operand.
+  std::function<void(Values& to, const Values& from)> adopt;
 };
 
 // What a layer is made of; a weight that no stage of the layer reads is not made.

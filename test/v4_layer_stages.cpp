@@ -29,7 +29,13 @@ std::vector<float> rows_of_tokens(const KvCache& cache, View<const TokenPlace, 1
 
 template <class Part>
 Stage stage(const char* name, std::function<void(Side, Values&)> run, Part Values::*part) {
-  return {name, std::move(run), [part](const Values& v) { return (v.*part).values(); }};
+  return {name, std::move(run), [part](const Values& v) { return (v.*part).values(); }, {}};
+}
+template <class Part>
+Stage coded_next(const char* name, std::function<void(Side, Values&)> run, Part Values::*part) {
+  Stage made = stage(name, std::move(run), part);
+  made.adopt = [part](Values& to, const Values& from) { to.*part = from.*part; };
+  return made;
 }
 
 void norm_rows(Side side, Field<2>& x, const std::vector<float>& weight, Field<2>& out) {
@@ -79,7 +85,7 @@ void Layer::add_projections(std::vector<Stage>& stages) {
   stages.push_back(stage(
       "q_a", [this](Side side, Values& v) { project(side, v.normed.view(), w_.q_a, v.q_latent.view()); },
       &Values::q_latent));
-  stages.push_back(stage(
+  stages.push_back(coded_next(
       "norm q_a", [this](Side side, Values& v) { norm_rows(side, v.q_latent, w_.q_norm, v.q_latent_normed); },
       &Values::q_latent_normed));
   stages.push_back(stage(
@@ -102,7 +108,8 @@ void Layer::add_projections(std::vector<Stage>& stages) {
        },
        [this](const Values& v) {
          return rows_of_tokens(v.window, places(), [&](int64_t position) { return position % ring(); });
-       }});
+       },
+       {}});
 }
 
 void Layer::compress(Side side, Values& v, bool keys) const {
@@ -144,12 +151,14 @@ void Layer::compress(Side side, Values& v, bool keys) const {
 }
 
 void Layer::add_entries(std::vector<Stage>& stages) {
-  stages.push_back({"entries", [this](Side side, Values& v) { compress(side, v, false); },
+  stages.push_back({"entries",
+                    [this](Side side, Values& v) { compress(side, v, false); },
                     [this](const Values& v) {
                       return rows_of_tokens(v.entries, places(), [&](int64_t position) {
                         return (position + 1) % ratio_ == 0 ? position / ratio_ : -1;
                       });
-                    }});
+                    },
+                    {}});
   stages.push_back(stage(
       "state", [](Side, Values&) {}, &Values::state));
 }
@@ -157,7 +166,7 @@ void Layer::add_entries(std::vector<Stage>& stages) {
 void Layer::add_indexer(std::vector<Stage>& stages) {
   stages.push_back(stage(
       "index keys", [this](Side side, Values& v) { compress(side, v, true); }, &Values::index_keys));
-  stages.push_back(stage(
+  stages.push_back(coded_next(
       "index q",
       [this](Side side, Values& v) {
         project(side, v.q_latent_normed.view(), w_.index_q, v.index_q.flat());
@@ -210,7 +219,7 @@ void Layer::add_attention(std::vector<Stage>& stages) {
         run_row(side, plan::catalog().compressed_attention, problem, args);
       },
       &Values::attended));
-  stages.push_back(stage(
+  stages.push_back(coded_next(
       "o_a",
       [this](Side side, Values& v) {
         const int64_t in = d_.heads * kHeadDim / d_.groups;
