@@ -2,10 +2,11 @@
 // their siblings of ratio 4 and 128) at real dimensions: what the processor's rows give, against the `serving`
 // references, stage by stage along the whole chain.
 //
-// Inputs as there: streams U(-1, 1), weights N(0, 1) / sqrt(fan_in) in fp8 with e8m0 scales, norms U(-1, 1),
-// cached rows of unit root mean square; first positions 8192, 127, 31. The update's base and scale are drawn,
-// where the public check has those of a layer. Pro has 16 of its 128 heads, in 2 of 16 groups: heads do not
-// meet before o_b, and all would cost the references half a minute.
+// Inputs as there: streams U(-1, 1), weights N(0, 1) / sqrt(fan_in) in fp8 with e8m0 scales (qkv_proj_rope:
+// U(-0.1, 0.1), on what the norm gives), norms U(-1, 1), cached rows of unit root mean square; first positions
+// 8192, 127, 31. The update's base and scale are drawn, where the public check has those of a layer. Pro has
+// 16 of its 128 heads, in 2 of 16 groups: heads do not meet before o_b, and all would cost the references
+// half a minute.
 
 #include <gtest/gtest.h>
 
@@ -25,8 +26,13 @@ std::vector<TokenPlace> decode_places(int64_t tokens) {
   return places;
 }
 
-const Weights& weights_of(const Dimensions& d) {
+enum class Check { kLayer, kProjections };
+
+const Weights& weights_of(const Dimensions& d, Check check = Check::kLayer) {
   static const Weights flash = make_weights(kFlash, 1), pro = make_weights(kPro, 2);
+  static const Weights flash_qkv = make_weights(kFlash, 5, Drawn::kUniform),
+                       pro_qkv = make_weights(kPro, 6, Drawn::kUniform);
+  if (check == Check::kProjections) return d.name == kFlash.name ? flash_qkv : pro_qkv;
   return d.name == kFlash.name ? flash : pro;
 }
 
@@ -39,29 +45,38 @@ struct Result {
 
 // The chain of the planned rows, and that of the references. Adopt::kCodes: after a stage whose result is
 // quantized next the references go on from the planned rows' result, as the public check of q does.
-std::vector<Result> run_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Adopt adopt) {
-  Layer layer(d, weights_of(d), ratio, decode_places(tokens));
+std::vector<Result> run_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Adopt adopt,
+                              Check check = Check::kLayer) {
+  Layer layer(d, weights_of(d, check), ratio, decode_places(tokens));
   Values expected = layer.inputs(3), actual = expected;
   std::vector<Result> results;
   for (const Stage& stage : layer.stages()) {
     stage.run(Side::kReference, expected);
     stage.run(Side::kPlanned, actual);
     results.push_back({stage.name, stage.result(actual), stage.result(expected)});
+    if (check == Check::kProjections && stage.name == "kv") break;
     if (adopt == Adopt::kCodes && stage.adopt) stage.adopt(expected, actual);
   }
   return results;
 }
 
-void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens) {
-  for (const auto& [stage, actual, expected] : run_layer(d, ratio, tokens, Adopt::kCodes)) {
+void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Check check = Check::kLayer) {
+  for (const auto& [stage, actual, expected] : run_layer(d, ratio, tokens, Adopt::kCodes, check)) {
     const bool output = stage == "x_out";
     const Distance apart = output ? of_output(actual, expected) : of_projection(actual, expected);
-    const std::string what = fmt::format("{} ratio {} {}", d.name, ratio, stage);
+    const std::string what =
+        fmt::format("{}, {}, {}", d.name,
+                    check == Check::kLayer ? fmt::format("ratio {}", ratio) : "qkv_proj_rope", stage);
     testing::Test::RecordProperty(
         what, fmt::format("{:.4f} % beyond, relative L2 {:.1e}", 100 * apart.beyond, apart.relative_l2));
     EXPECT_LE(apart.beyond, output ? 0.008 : 0.005) << what;
     EXPECT_LE(apart.relative_l2, stage == "index q" ? 1e-2 : 1e-3) << what;
   }
+}
+
+TEST(v4_checks, projections_of_q_and_kv_are_within_the_public_bounds) {
+  expect_layer(kFlash, 0, 8, Check::kProjections);
+  expect_layer(kPro, 0, 8, Check::kProjections);
 }
 
 TEST(v4_checks, decode_over_the_window_is_within_the_public_bounds) {

@@ -105,16 +105,16 @@ Matrix make_bf16(Random& random, int64_t out, int64_t in) {
   return matrix;
 }
 
-Weights make_weights(const Dimensions& d, uint64_t seed) {
+Weights make_weights(const Dimensions& d, uint64_t seed, Drawn of_fp8) {
   Random random(seed);
   const int64_t flat = kStreams * d.hidden, width = d.groups * kOutputRank;
   Weights w;
-  w.q_a = make_fp8(random, d.q_lora, d.hidden);
-  w.q_b = make_fp8(random, d.heads * kHeadDim, d.q_lora);
-  w.kv = make_fp8(random, kHeadDim, d.hidden);
-  w.o_a = make_fp8(random, width, d.heads * kHeadDim / d.groups);
-  w.o_b = make_fp8(random, d.hidden, width);
-  w.index_q = make_fp8(random, kIndexHeads * kIndexDim, d.q_lora);
+  w.q_a = make_fp8(random, d.q_lora, d.hidden, of_fp8);
+  w.q_b = make_fp8(random, d.heads * kHeadDim, d.q_lora, of_fp8);
+  w.kv = make_fp8(random, kHeadDim, d.hidden, of_fp8);
+  w.o_a = make_fp8(random, width, d.heads * kHeadDim / d.groups, of_fp8);
+  w.o_b = make_fp8(random, d.hidden, width, of_fp8);
+  w.index_q = make_fp8(random, kIndexHeads * kIndexDim, d.q_lora, of_fp8);
   w.index_gate = make_bf16(random, kIndexHeads, d.hidden);
   w.wkv = make_bf16(random, 2 * kHeadDim, d.hidden);
   w.wgate = make_bf16(random, 2 * kHeadDim, d.hidden);

@@ -125,7 +125,7 @@ class Layer {
   std::vector<float> cosine_, sine_;
 };
 
-Weights make_weights(const Dimensions& dimensions, uint64_t seed);
+Weights make_weights(const Dimensions& dimensions, uint64_t seed, Drawn of_fp8 = Drawn::kNormal);
 
 // serving, as the planner resolves it for DeepSeek-V4.
 Setting serving();
