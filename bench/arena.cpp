@@ -52,7 +52,9 @@ int64_t blocks(int64_t n, int64_t block) { return (n + block - 1) / block; }
 int64_t matrix_bytes(int64_t out, int64_t in, const MatrixFormat& format) {
   if (format.form == MatrixForm::kF32) return out * in * 4;
   if (format.form == MatrixForm::kBF16) return out * in * 2;
-  return out * in + blocks(out, format.block.rows) * blocks(in, format.block.columns) * 4;
+  if (format.form == MatrixForm::kMxfp4) return out * in / 2 + out * in / 32;
+  const int64_t scale = format.scale == ScaleFormat::kE8M0 ? 1 : 4;
+  return out * in + blocks(out, format.block.rows) * blocks(in, format.block.columns) * scale;
 }
 
 std::span<std::byte> Arena::bytes(int64_t count, Pages pages) {
@@ -73,6 +75,24 @@ View<float, 1> Arena::vector(int64_t count, double low, double high) {
   return {reinterpret_cast<float*>(memory.data()), {count}};
 }
 
+// Powers of two from 2^lowest on, in a byte each.
+View<e8m0, 2> Arena::exponents(int64_t rows, int64_t columns, int64_t lowest, int64_t count) {
+  const std::span<std::byte> memory = bytes(rows * columns, Pages::kSmall);
+  for (std::byte& exponent : memory) exponent = static_cast<std::byte>(127 + lowest + random_.below(count));
+  return {reinterpret_cast<e8m0*>(memory.data()), {rows, columns}};
+}
+
+// Any byte is two codes; theirs have a deviation near 3.
+PreparedMatrix Arena::mxfp4(int64_t out, int64_t in) {
+  const std::span<std::byte> codes = bytes(out * in / 2, Pages::kSmall);
+  for (size_t i = 0; i < codes.size(); i += 8) {
+    const uint64_t drawn = random_.bits();
+    std::memcpy(codes.data() + i, &drawn, std::min<size_t>(8, codes.size() - i));
+  }
+  const View<const e2m1x2, 2> data(reinterpret_cast<const e2m1x2*>(codes.data()), {out, in / 2});
+  return {Mxfp4{data, exponents(out, in / 32, -10, 4)}, out, in};
+}
+
 // Small pages: those of a checkpoint's file are.
 PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format) {
   PreparedMatrix matrix{{}, out, in};
@@ -88,17 +108,21 @@ PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format
     matrix.as = View<const float, 2>(reinterpret_cast<const float*>(memory.data()), {out, in});
     return matrix;
   }
-  FULGURITE_ASSERT(format.form == MatrixForm::kE4M3Blocks && format.scale == ScaleFormat::kF32,
-                   "no such weight is made: {}", describe(format));
+  if (format.form == MatrixForm::kMxfp4) return mxfp4(out, in);
+  FULGURITE_ASSERT(format.form == MatrixForm::kE4M3Blocks, "no such weight is made: {}", describe(format));
   const std::span<std::byte> memory = bytes(out * in, Pages::kSmall);
   fill_codes(random_, memory);
   const int64_t rows = blocks(out, format.block.rows), columns = blocks(in, format.block.columns);
+  const View<const e4m3, 2> data(reinterpret_cast<const e4m3*>(memory.data()), {out, in});
+  if (format.scale == ScaleFormat::kE8M0) {
+    matrix.as = BlockScaled{data, {}, format.block, format.scale, exponents(rows, columns, -15, 4)};
+    return matrix;
+  }
   const std::span<std::byte> scales = bytes(rows * columns * 4, Pages::kSmall);
   // Random codes have a deviation near 100.
   fill_each<float>(scales, [&] { return power_of_two(random_, -15, 4); });
   matrix.as =
-      BlockScaled{View<const e4m3, 2>(reinterpret_cast<const e4m3*>(memory.data()), {out, in}),
-                  View<const float, 2>(reinterpret_cast<const float*>(scales.data()), {rows, columns}),
+      BlockScaled{data, View<const float, 2>(reinterpret_cast<const float*>(scales.data()), {rows, columns}),
                   format.block, format.scale};
   return matrix;
 }
@@ -120,6 +144,25 @@ LatentRows Arena::latent_cache(const LatentRow& row, int64_t sequences, int64_t 
       fill(DType::kBF16, {at + row.rope_offset(), static_cast<size_t>(row.rope * 2)});
     }
   }
+  return cache;
+}
+
+KvRows Arena::kv_cache(const KvRow& row, int64_t sequences, int64_t rows) {
+  const int64_t blocks = KvRow::blocks(rows);
+  const std::span<std::byte> memory = bytes(sequences * blocks * row.block_bytes());
+  const KvRows cache{row, View<std::byte, 3>(memory.data(), {sequences, blocks, row.block_bytes()})};
+  if (row.form != LatentCache::kFp8) {
+    fill(row.form == LatentCache::kFp32 ? DType::kF32 : DType::kBF16, memory);
+    return cache;
+  }
+  fill_codes(random_, memory);
+  for (int64_t s = 0; s < sequences; ++s)
+    for (int64_t r = 0; r < rows; ++r) {
+      fill(DType::kBF16, {cache.at(s, r) + row.rope_offset(), static_cast<size_t>(row.rope * 2)});
+      std::byte* const scales = cache.scales_at(s, r);
+      for (int64_t i = 0; i < row.scale_bytes(); ++i)
+        scales[i] = static_cast<std::byte>(118 + random_.below(3));
+    }
   return cache;
 }
 

@@ -8,6 +8,7 @@
 
 #include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/host_buffer.h"
+#include "fulgurite/core/kv_row.h"
 #include "fulgurite/core/matrix.h"
 #include "fulgurite/core/random.h"
 #include "fulgurite/core/token_place.h"
@@ -51,6 +52,7 @@ class Arena {
 
   PreparedMatrix matrix(int64_t out, int64_t in, const MatrixFormat& format);
   LatentRows latent_cache(const LatentRow& row, int64_t sequences, int64_t context);
+  KvRows kv_cache(const KvRow& row, int64_t sequences, int64_t rows);
   IndexKeys index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim);
   View<TokenPlace, 1> places(std::span<const TokenPlace> places);
   rotary::Table rotary_table(const rotary::Frequencies& frequencies, int64_t positions);
@@ -72,6 +74,8 @@ class Arena {
     return tensor;
   }
   void fill(DType dtype, std::span<std::byte> bytes);
+  View<e8m0, 2> exponents(int64_t rows, int64_t columns, int64_t lowest, int64_t count);
+  PreparedMatrix mxfp4(int64_t out, int64_t in);
 
   Random random_{20260131};
   std::deque<HostBuffer> buffers_;

@@ -76,6 +76,7 @@ void add_indexer(const Request& request,
                  std::vector<Case>& cases);  // indexer_projection, _prepare, index_select
 void add_compressor(const Request& request, std::vector<Case>& cases);
 void add_attention(const Request& request, std::vector<Case>& cases);  // latent_prepare, sparse and expanded
+void add_compressed_attention(const Request& request, std::vector<Case>& cases);
 void add_feed_forward(const Request& request, std::vector<Case>& cases);  // router, experts
 void add_small_steps(const Request& request, std::vector<Case>& cases);   // embedding, norm, rotary
 void add_streams(const Request& request,

@@ -32,6 +32,7 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
           operation("latent_prepare", c.latent_prepare),
           operation("sparse_attention", c.sparse_attention),
           operation("expanded_attention", c.expanded_attention),
+          operation("compressed_attention", c.compressed_attention),
           operation("router", c.router),
           operation("experts", c.experts),
           operation("embedding", c.embedding),
@@ -45,11 +46,12 @@ std::vector<Operation> operations_of(const plan::Catalog& c) {
 std::vector<Case> all_cases(const Request& request) {
   std::vector<Case> all;
   const bool latent = request.shape.kv == 0;
-  if (latent) add_linears(request, all);
+  add_linears(request, all);
   add_indexer(request, all);
   add_compressor(request, all);
   if (latent) add_attention(request, all);
-  if (latent) add_feed_forward(request, all);
+  add_feed_forward(request, all);
+  if (!latent) add_compressed_attention(request, all);
   if (!latent) add_streams(request, all);
   add_small_steps(request, all);
   return all;
@@ -89,6 +91,8 @@ std::vector<std::string> titles_of(Request request, const std::string& operation
          value_name(request.setting.numerics.mla));
   std::vector<std::string> known;
   for (const Operation& operation : operations_of(*request.catalog)) {
+    if (asked == operation.name)
+      fail(ErrorKind::kRequest, "{}: shape {} has no such operation", shown, request.shape.name);
     if (asked.starts_with(operation.name + "."))
       fail(ErrorKind::kRequest, "{}: no such case in shape {}; there are {}", shown, request.shape.name,
            fmt::join(titles_of(request, operation.name), ", "));

@@ -11,7 +11,25 @@ namespace {
 
 // --- router ---
 
-std::unique_ptr<Runnable> make_router(const Request& request, int64_t tokens) {
+enum class Choice { kScores, kHashed };
+
+// A hash layer's tokens, and the table's row of each: other rows are pages that nobody touches.
+void draw_table(Arena& arena, const router::Problem& problem, int64_t tokens, router::Args& args) {
+  const View<int32_t, 1> ids = arena.unwritten<1>(DType::kI32, {tokens}).as<int32_t>();
+  const std::span<std::byte> memory = arena.bytes(problem.vocabulary * problem.experts_per_token * 8);
+  const View<int64_t, 2> table(reinterpret_cast<int64_t*>(memory.data()),
+                               {problem.vocabulary, problem.experts_per_token});
+  for (int64_t t = 0; t < tokens; ++t) {
+    ids(t) = static_cast<int32_t>(arena.random().below(problem.vocabulary));
+    const int64_t first = arena.random().below(problem.experts);
+    for (int64_t i = 0; i < problem.experts_per_token; ++i)
+      table(ids(t), i) = (first + 7 * i) % problem.experts;
+  }
+  args.ids = ids;
+  args.hash_table = table;
+}
+
+std::unique_ptr<Runnable> make_router(const Request& request, Choice choice, int64_t tokens) {
   const Shape& s = request.shape;
   auto o = std::make_unique<Operands<router::Problem, router::Args>>();
   Arena& arena = o->arena;
@@ -24,13 +42,22 @@ std::unique_ptr<Runnable> make_router(const Request& request, int64_t tokens) {
   o->problem.experts_per_token = s.experts_per_token;
   o->problem.factor = s.routed_scale;
   o->problem.weight = kBf16Matrix;
+  if (s.kv != 0) o->problem.scoring = router::Scoring::kSqrtSoftplus;
   const Tensor<2> ids = arena.unwritten<2>(DType::kI32, {tokens, s.experts_per_token}),
                   weights = arena.unwritten<2>(DType::kF32, {tokens, s.experts_per_token});
   o->args = {arena.drawn<2>(request.activation(), {tokens, s.hidden}),
              o->keep(arena.matrix(s.experts, s.hidden, kBf16Matrix)), arena.vector(s.experts, -0.1, 0.1),
              ids.as<int32_t>(), weights.as<float>()};
+  if (choice == Choice::kHashed) {
+    o->problem.hashed = true;
+    o->problem.vocabulary = s.vocabulary;
+    o->args.bias = {};
+    draw_table(arena, o->problem, tokens, o->args);
+  }
   o->outputs = {all_bytes(ids), all_bytes(weights)};
-  o->work = {matrix_bytes(s.experts, s.hidden, kBf16Matrix) + s.experts * 4 +
+  const int64_t chosen_by =
+      choice == Choice::kHashed ? tokens * (4 + 8 * s.experts_per_token) : s.experts * 4;
+  o->work = {matrix_bytes(s.experts, s.hidden, kBf16Matrix) + chosen_by +
                  tokens * (s.hidden * request.activation_bytes() + s.experts_per_token * 8),
              2 * tokens * s.hidden * s.experts};
   for (const int64_t token : sample_tokens(tokens)) {
@@ -41,6 +68,7 @@ std::unique_ptr<Runnable> make_router(const Request& request, int64_t tokens) {
     part.problem = o->problem;
     part.args = o->args;
     part.args.x = o->args.x.slice(0, token, 1);
+    if (choice == Choice::kHashed) part.args.ids = o->args.ids.slice(0, token, 1);
     part.args.expert_ids = own_ids.as<int32_t>();
     part.args.expert_weights = own_weights.as<float>();
     part.twins = {
@@ -59,20 +87,22 @@ using ExpertsOperands = Operands<experts::Problem, experts::Args>;
 constexpr int64_t kJudgedExperts = 2;
 constexpr int64_t kJudgedWidth = 2048;
 
-int64_t mlp_bytes(int64_t hidden, int64_t width) {
-  return 2 * matrix_bytes(width, hidden, kFp8Matrix) + matrix_bytes(hidden, width, kFp8Matrix);
+int64_t mlp_bytes(int64_t hidden, int64_t width, const MatrixFormat& format) {
+  return 2 * matrix_bytes(width, hidden, format) + matrix_bytes(hidden, width, format);
 }
+int64_t expert_bytes(const Shape& s) { return mlp_bytes(s.hidden, s.expert_width, expert_matrix(s)); }
+int64_t shared_bytes(const Shape& s, int64_t width) { return mlp_bytes(s.hidden, width, fp8_matrix(s)); }
 
 // Experts that own their bytes; the others are the same again. Between two uses of one, the others' bytes
 // have passed through the caches several times.
 int64_t owning_experts(const Shape& s) {
-  const int64_t needed = 4 * cache_bytes() / mlp_bytes(s.hidden, s.expert_width) + 1;
+  const int64_t needed = 4 * cache_bytes() / expert_bytes(s) + 1;
   return std::min(s.experts, std::max<int64_t>(needed, 2 * s.experts_per_token));
 }
 
-experts::Mlp make_mlp(Arena& arena, int64_t hidden, int64_t width) {
-  return {arena.matrix(width, hidden, kFp8Matrix), arena.matrix(width, hidden, kFp8Matrix),
-          arena.matrix(hidden, width, kFp8Matrix)};
+experts::Mlp make_mlp(Arena& arena, int64_t hidden, int64_t width, const MatrixFormat& format) {
+  return {arena.matrix(width, hidden, format), arena.matrix(width, hidden, format),
+          arena.matrix(hidden, width, format)};
 }
 
 struct Mlps {
@@ -85,9 +115,11 @@ std::shared_ptr<Mlps> make_mlps(Arena& arena, const Shape& s, int64_t experts, i
   const auto mlps = std::make_shared<Mlps>();
   const auto owning = static_cast<size_t>(owning_experts(s));
   for (size_t e = 0; e < static_cast<size_t>(experts); ++e)
-    mlps->routed.push_back(e < owning ? make_mlp(arena, s.hidden, s.expert_width) : mlps->routed[e % owning]);
-  mlps->shared = make_mlp(arena, s.hidden, shared_width);
-  mlps->judged_shared = shared_width > kJudgedWidth ? make_mlp(arena, s.hidden, kJudgedWidth) : mlps->shared;
+    mlps->routed.push_back(e < owning ? make_mlp(arena, s.hidden, s.expert_width, expert_matrix(s))
+                                      : mlps->routed[e % owning]);
+  mlps->shared = make_mlp(arena, s.hidden, shared_width, fp8_matrix(s));
+  mlps->judged_shared =
+      shared_width > kJudgedWidth ? make_mlp(arena, s.hidden, kJudgedWidth, fp8_matrix(s)) : mlps->shared;
   return mlps;
 }
 
@@ -153,13 +185,15 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
   problem.setting = request.setting;
   problem.hidden = s.hidden;
   problem.shared_width = routed ? s.expert_width : s.dense_width;
-  problem.shared_weight = kFp8Matrix;
+  problem.shared_weight = fp8_matrix(s);
+  problem.limit = s.swiglu_limit;
+  problem.weight_before_down = s.kv != 0;
   problem.largest_batch = tokens;
   if (routed) {
     problem.experts = s.experts;
     problem.experts_per_token = s.experts_per_token;
     problem.width = s.expert_width;
-    problem.weight = kFp8Matrix;
+    problem.weight = expert_matrix(s);
   }
   const auto mlps = make_mlps(arena, s, problem.experts, problem.shared_width);
   o->held = mlps;
@@ -179,7 +213,7 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
                                             {tokens, s.experts_per_token});
   }
   const int64_t columns = problem.experts_per_token * problem.width + problem.shared_width;
-  o->work = {read * mlp_bytes(s.hidden, problem.width) + mlp_bytes(s.hidden, problem.shared_width) +
+  o->work = {read * expert_bytes(s) + shared_bytes(s, problem.shared_width) +
                  tokens * (2 * s.hidden * request.activation_bytes() + problem.experts_per_token * 8),
              2 * tokens * 3 * s.hidden * columns};
   for (const int64_t token : sample_tokens(tokens))
@@ -192,21 +226,27 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
 
 void add_feed_forward(const Request& request, std::vector<Case>& cases) {
   const Shape& s = request.shape;
-  for (const int64_t tokens : request.tokens_or({1, 8, 512}))
-    cases.push_back({"router", "", fmt::format("{}x{} bf16", s.experts, s.hidden), tokens,
-                     2 * s.experts * s.hidden + tokens * s.hidden * 4,
-                     [=, &request] { return make_router(request, tokens); }});
+  const auto add_router = [&](const char* name, const char* by, Choice choice) {
+    for (const int64_t tokens : request.tokens_or({1, 8, 512}))
+      cases.push_back({"router", name, fmt::format("{}x{} bf16{}", s.experts, s.hidden, by), tokens,
+                       2 * s.experts * s.hidden + tokens * s.hidden * 4,
+                       [=, &request] { return make_router(request, choice, tokens); }});
+  };
+  add_router("", "", Choice::kScores);
+  if (s.hash_layers) add_router("hashed", ", chosen by token id", Choice::kHashed);
+  const char* const formats = s.fp4_experts ? "mxfp4 + e4m3" : "e4m3";
   for (const int64_t tokens : request.tokens_or({1, 8, 128}))
     cases.push_back(
         {"experts", "moe",
-         fmt::format("{} of {} + 1, width {} e4m3", s.experts_per_token, s.experts, s.expert_width), tokens,
-         (owning_experts(s) + 1) * mlp_bytes(s.hidden, s.expert_width) + tokens * s.hidden * 8,
+         fmt::format("{} of {} + 1, width {} {}", s.experts_per_token, s.experts, s.expert_width, formats),
+         tokens,
+         owning_experts(s) * expert_bytes(s) + shared_bytes(s, s.expert_width) + tokens * s.hidden * 8,
          [=, &request] { return make_experts(request, Layer::kExperts, tokens); }});
+  if (s.kv != 0) return;  // every layer has experts
   for (const int64_t tokens : request.tokens_or({1, 8, 512}))
-    cases.push_back(
-        {"experts", "dense", fmt::format("width {} e4m3", s.dense_width), tokens,
-         mlp_bytes(s.hidden, s.dense_width) + mlp_bytes(s.hidden, kJudgedWidth) + tokens * s.hidden * 8,
-         [=, &request] { return make_experts(request, Layer::kDense, tokens); }});
+    cases.push_back({"experts", "dense", fmt::format("width {} e4m3", s.dense_width), tokens,
+                     shared_bytes(s, s.dense_width) + shared_bytes(s, kJudgedWidth) + tokens * s.hidden * 8,
+                     [=, &request] { return make_experts(request, Layer::kDense, tokens); }});
 }
 
 }  // namespace fulgurite::bench

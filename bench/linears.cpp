@@ -48,10 +48,13 @@ std::unique_ptr<Runnable> make_linear(const Request& request, const Linear& c, i
   return prepare(request, request.catalog->linear, &linear::judge, std::move(o));
 }
 
+// Matrices of a head (or a group of them): rows [first_row, + rows) of each rows_per_head.
 struct HeadProjection {
   const char* name;
   head_projection::Direction direction;
-  int64_t first_row, rows;
+  int64_t heads, rows_per_head, first_row, rows, latent;
+
+  bool from_rows() const { return direction == head_projection::Direction::kFromRows; }
 };
 
 // The whole of one token.
@@ -71,22 +74,22 @@ Part<head_projection::Problem, head_projection::Args> head_projection_part(
 
 std::unique_ptr<Runnable> make_head_projection(const Request& request, const HeadProjection& c,
                                                int64_t tokens) {
-  const Shape& s = request.shape;
+  const MatrixFormat format = fp8_matrix(request.shape);
   auto o = std::make_unique<Operands<head_projection::Problem, head_projection::Args>>();
   o->tokens = tokens;
-  o->problem = {request.setting, c.direction, s.heads, s.nope + s.value, c.first_row, c.rows,
-                s.kv_lora,       kFp8Matrix,  tokens};
-  const bool from_rows = c.direction == head_projection::Direction::kFromRows;
+  o->problem = {request.setting, c.direction, c.heads, c.rows_per_head, c.first_row,
+                c.rows,          c.latent,    format,  tokens};
   const DType type = request.activation();
   // The query's heads stand in rows that also hold their rotated part.
-  const Tensor<3> x = o->arena.drawn<3>(type, {tokens, s.heads, from_rows ? c.rows + s.rope : s.kv_lora});
-  o->args.x = from_rows ? x.slice(2, 0, c.rows) : x;
-  o->args.weight = o->keep(o->arena.matrix(s.heads * (s.nope + s.value), s.kv_lora, kFp8Matrix));
-  o->args.y = o->arena.unwritten<3>(type, {tokens, s.heads, from_rows ? s.kv_lora : c.rows});
+  const int64_t width = c.from_rows() ? c.rows + request.shape.rope : c.latent;
+  const Tensor<3> x = o->arena.drawn<3>(type, {tokens, c.heads, width});
+  o->args.x = c.from_rows() ? x.slice(2, 0, c.rows) : x;
+  o->args.weight = o->keep(o->arena.matrix(c.heads * c.rows_per_head, c.latent, format));
+  o->args.y = o->arena.unwritten<3>(type, {tokens, c.heads, c.from_rows() ? c.latent : c.rows});
   o->outputs = {all_bytes(o->args.y)};
-  o->work = {matrix_bytes(s.heads * c.rows, s.kv_lora, kFp8Matrix) +
-                 tokens * s.heads * (c.rows + s.kv_lora) * request.activation_bytes(),
-             2 * tokens * s.heads * c.rows * s.kv_lora};
+  o->work = {matrix_bytes(c.heads * c.rows, c.latent, format) +
+                 tokens * c.heads * (c.rows + c.latent) * request.activation_bytes(),
+             2 * tokens * c.heads * c.rows * c.latent};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(head_projection_part(*o, token));
   return prepare(request, request.catalog->head_projection, &head_projection::judge, std::move(o));
 }
@@ -95,19 +98,40 @@ std::string detail_of(int64_t out, int64_t in, const MatrixFormat& format) {
   return fmt::format("{}x{} {}", out, in, format.form == MatrixForm::kBF16 ? "bf16" : "e4m3");
 }
 
+std::vector<Linear> linears_of(const Shape& s) {
+  const MatrixFormat fp8 = fp8_matrix(s);
+  const Linear q_a{"q_a", s.q_lora, s.hidden, fp8};
+  const Linear q_b{"q_b", s.heads * (s.nope + s.rope), s.q_lora, fp8};
+  const Linear index_q{"index_q", s.index_heads * s.index_dim, s.q_lora, fp8};
+  const Linear head{"head", s.vocabulary, s.hidden, kBf16Matrix, linear::Output::kF32};
+  if (s.kv == 0)
+    return {
+        q_a,     q_b, {"kv_a", s.kv_lora + s.rope, s.hidden, fp8}, {"o", s.hidden, s.heads * s.value, fp8},
+        index_q, head};
+  return {q_a,
+          q_b,
+          {"kv", s.kv, s.hidden, fp8},
+          {"o_b", s.hidden, s.o_groups * s.o_lora, fp8},
+          index_q,
+          {"index_gate", s.index_heads, s.hidden, kBf16Matrix, linear::Output::kF32},
+          head};
+}
+
+std::vector<HeadProjection> head_projections_of(const Request& request) {
+  using enum head_projection::Direction;
+  const Shape& s = request.shape;
+  if (s.kv != 0) return {{"o_a", kToRows, s.o_groups, s.o_lora, 0, s.o_lora, s.heads * s.kv / s.o_groups}};
+  if (request.setting.numerics.mla != Mla::kAbsorbed) return {};  // a plan has none then
+  return {{"w_uk", kFromRows, s.heads, s.nope + s.value, 0, s.nope, s.kv_lora},
+          {"w_uv", kToRows, s.heads, s.nope + s.value, s.nope, s.value, s.kv_lora}};
+}
+
 }  // namespace
 
 void add_linears(const Request& request, std::vector<Case>& cases) {
-  const Shape& s = request.shape;
-  const Linear linears[] = {{"q_a", s.q_lora, s.hidden, kFp8Matrix},
-                            {"q_b", s.heads * (s.nope + s.rope), s.q_lora, kFp8Matrix},
-                            {"kv_a", s.kv_lora + s.rope, s.hidden, kFp8Matrix},
-                            {"o", s.hidden, s.heads * s.value, kFp8Matrix},
-                            {"index_q", s.index_heads * s.index_dim, s.q_lora, kFp8Matrix},
-                            {"head", s.vocabulary, s.hidden, kBf16Matrix, linear::Output::kF32}};
-  for (const Linear& c : linears) {
+  for (const Linear& c : linears_of(request.shape)) {
     // A prefill asks for the logits of few tokens.
-    const bool head = c.output == linear::Output::kF32;
+    const bool head = c.out == request.shape.vocabulary;
     for (const int64_t tokens :
          request.tokens_or(head ? std::vector<int64_t>{1, 8} : std::vector<int64_t>{1, 8, 512})) {
       const int64_t memory = matrix_bytes(c.out, c.in, c.weight) + tokens * (c.in + c.out) * 4;
@@ -115,15 +139,12 @@ void add_linears(const Request& request, std::vector<Case>& cases) {
                        [=, &request] { return make_linear(request, c, tokens); }});
     }
   }
-  if (request.setting.numerics.mla != Mla::kAbsorbed) return;  // a plan has no head_projection then
-  const HeadProjection projections[] = {{"w_uk", head_projection::Direction::kFromRows, 0, s.nope},
-                                        {"w_uv", head_projection::Direction::kToRows, s.nope, s.value}};
-  for (const HeadProjection& c : projections) {
+  const MatrixFormat format = fp8_matrix(request.shape);
+  for (const HeadProjection& c : head_projections_of(request)) {
     for (const int64_t tokens : request.tokens_or({1, 8, 512})) {
-      const int64_t memory = matrix_bytes(s.heads * (s.nope + s.value), s.kv_lora, kFp8Matrix) +
-                             tokens * s.heads * (c.rows + s.rope + 2 * s.kv_lora) * 4;
-      const std::string detail =
-          fmt::format("{} heads of {}", s.heads, detail_of(c.rows, s.kv_lora, kFp8Matrix));
+      const int64_t memory = matrix_bytes(c.heads * c.rows_per_head, c.latent, format) +
+                             tokens * c.heads * (c.rows + request.shape.rope + 2 * c.latent) * 4;
+      const std::string detail = fmt::format("{} heads of {}", c.heads, detail_of(c.rows, c.latent, format));
       cases.push_back({"head_projection", c.name, detail, tokens, memory,
                        [=, &request] { return make_head_projection(request, c, tokens); }});
     }

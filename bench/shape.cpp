@@ -42,7 +42,7 @@ Shape glm5() {
   return s;
 }
 
-// DeepSeek-V4-Flash's config.json. The cases are those of its own operations.
+// DeepSeek-V4-Flash's config.json.
 Shape v4_flash() {
   Shape s = v32_671b();
   s.name = "v4-flash";
@@ -55,6 +55,14 @@ Shape v4_flash() {
   s.index_rope = rotary::Layout::kInterleaved;
   s.frequencies = {160000.0, 64, rotary::Yarn{16.0, 65536.0, 32.0, 1.0}};
   s.index_contexts = {4096, 32768, 262144};
+  s.softmax_scale = 0.04419417f;  // 512^-1/2, no mscale
+  s.o_groups = 8, s.o_lora = 1024;
+  s.experts = 256, s.experts_per_token = 6, s.expert_groups = 1, s.groups_kept = 1;
+  s.expert_width = 2048, s.routed_scale = 1.5f;
+  s.hash_layers = true, s.fp4_experts = true;
+  s.swiglu_limit = 10.0f;
+  s.weight_scale = ScaleFormat::kE8M0;
+  s.attention_heads = {64};
   return s;
 }
 
@@ -65,6 +73,9 @@ Shape v4_pro() {
   s.hidden = 7168;
   s.heads = 128, s.q_lora = 1536;
   s.index_topk = 1024;
+  s.o_groups = 16;
+  s.experts = 384, s.expert_width = 3072, s.routed_scale = 2.5f;
+  s.attention_heads = {128};
   return s;
 }
 
@@ -85,8 +96,24 @@ Shape tiny_v32() {
   return s;
 }
 
+// models/tiny-v4/config.json.
+Shape tiny_v4() {
+  Shape s = v4_flash();
+  s.name = "tiny-v4";
+  s.vocabulary = 2048, s.hidden = 256;
+  s.heads = 8, s.q_lora = 128;
+  s.index_heads = 8, s.index_topk = 32;
+  s.o_groups = 2, s.o_lora = 128;
+  s.experts = 8, s.experts_per_token = 2, s.expert_width = 128;
+  s.frequencies = {160000.0, 64, rotary::Yarn{16.0, 256.0, 32.0, 1.0}};
+  s.index_contexts = {512};
+  s.attention_context = 2048;
+  s.attention_heads = {8};
+  return s;
+}
+
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> kShapes{v32_671b(), glm5(), v4_flash(), v4_pro(), tiny_v32()};
+  static const std::vector<Shape> kShapes{v32_671b(), glm5(), v4_flash(), v4_pro(), tiny_v32(), tiny_v4()};
   return kShapes;
 }
 

@@ -45,29 +45,33 @@ std::unique_ptr<Runnable> make_norm(const Request& request, int64_t tokens) {
   Arena& arena = o->arena;
   o->tokens = tokens;
   o->problem = {request.setting, s.hidden, s.norm_eps};
-  const Tensor<2> sum = arena.unwritten<2>(type, {tokens, s.hidden}),
-                  out = arena.unwritten<2>(type, {tokens, s.hidden});
-  o->args = {arena.drawn<2>(type, {tokens, s.hidden}),
-             arena.drawn<2>(type, {tokens, s.hidden}),
-             {},
-             arena.vector(s.hidden, 0.5, 1.5),
-             sum,
-             out};
-  o->outputs = {all_bytes(sum), all_bytes(out)};
-  o->work = {4 * tokens * s.hidden * request.activation_bytes() + s.hidden * 4, 5 * tokens * s.hidden};
+  const bool adds = s.streams == 0;  // hyper-connections have made the sum
+  const auto unwritten = [&](int64_t count) { return arena.unwritten<2>(type, {count, s.hidden}); };
+  o->args.x = arena.drawn<2>(type, {tokens, s.hidden});
+  o->args.weight = arena.vector(s.hidden, 0.5, 1.5);
+  o->args.out = unwritten(tokens);
+  o->outputs = {all_bytes(o->args.out)};
+  if (adds) {
+    o->args.added = arena.drawn<2>(type, {tokens, s.hidden});
+    o->args.sum = unwritten(tokens);
+    o->outputs.push_back(all_bytes(o->args.sum));
+  }
+  o->work = {(adds ? 4 : 2) * tokens * s.hidden * request.activation_bytes() + s.hidden * 4,
+             (adds ? 5 : 4) * tokens * s.hidden};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
-    const Tensor<2> own_sum = arena.unwritten<2>(type, {1, s.hidden}),
-                    own = arena.unwritten<2>(type, {1, s.hidden});
+    const Tensor<2> own = unwritten(1);
     part.name = fmt::format("token {}", token);
     part.problem = o->problem;
     part.args = o->args;
     part.args.x = o->args.x.slice(0, token, 1);
+    part.args.out = own;
+    part.twins = {{"out", all_bytes(own), leading_bytes(o->args.out[token], s.hidden)}};
+    if (!adds) continue;
+    const Tensor<2> own_sum = unwritten(1);
     part.args.added = o->args.added.slice(0, token, 1);
     part.args.sum = own_sum;
-    part.args.out = own;
-    part.twins = {{"sum", all_bytes(own_sum), leading_bytes(sum[token], s.hidden)},
-                  {"out", all_bytes(own), leading_bytes(out[token], s.hidden)}};
+    part.twins.push_back({"sum", all_bytes(own_sum), leading_bytes(o->args.sum[token], s.hidden)});
   }
   return prepare(request, request.catalog->norm, &norm::judge, std::move(o));
 }
@@ -111,8 +115,9 @@ void add_small_steps(const Request& request, std::vector<Case>& cases) {
     cases.push_back({"embedding", "", fmt::format("{}x{} bf16", s.vocabulary, s.hidden), tokens,
                      tokens * s.hidden * 8, [=, &request] { return make_embedding(request, tokens); }});
   for (const int64_t tokens : request.tokens_or({1, 8, 512}))
-    cases.push_back({"norm", "", fmt::format("{}, with residual sum", s.hidden), tokens,
-                     tokens * s.hidden * 16, [=, &request] { return make_norm(request, tokens); }});
+    cases.push_back({"norm", "", fmt::format("{}{}", s.hidden, s.streams == 0 ? ", with residual sum" : ""),
+                     tokens, tokens * s.hidden * 16, [=, &request] { return make_norm(request, tokens); }});
+  if (s.kv != 0) return;  // query_prepare rotates
   for (const int64_t tokens : request.tokens_or({1, 8, 512}))
     cases.push_back({"rotary", "", fmt::format("{} heads of {}", s.heads, s.rope), tokens,
                      tokens * s.heads * (s.nope + s.rope) * 8,

@@ -8,17 +8,21 @@
 namespace fulgurite::bench {
 namespace {
 
-// Between two blocks of a layer: the update and the mixing. Its inputs stay as they are.
-std::unique_ptr<Runnable> make_hyper_connection(const Request& request, int64_t tokens) {
+// Between two blocks of a layer, or before the head: the update and the mixing. Its inputs stay as they are.
+std::unique_ptr<Runnable> make_hyper_connection(const Request& request, hyper_connection::Kind kind,
+                                                int64_t tokens) {
   const Shape& s = request.shape;
   const DType type = request.activation();
-  const int64_t flat = s.streams * s.hidden, outputs = 2 * s.streams + s.streams * s.streams;
+  const int64_t flat = s.streams * s.hidden;
   auto o = std::make_unique<Operands<hyper_connection::Problem, hyper_connection::Args>>();
   Arena& arena = o->arena;
   o->tokens = tokens;
   o->problem.setting = request.setting;
   o->problem.hidden = s.hidden;
+  o->problem.kind = kind;
   o->problem.largest_batch = tokens;
+  const int64_t outputs = hyper_connection::outputs(o->problem);
+  const bool head = kind == hyper_connection::Kind::kHead;
   const auto floats = [&](int64_t count) { return arena.vector(count, 0.0, 0.5).data; };
   hyper_connection::Args& args = o->args;
   args.streams = arena.drawn<3>(type, {tokens, s.streams, s.hidden});
@@ -27,12 +31,13 @@ std::unique_ptr<Runnable> make_hyper_connection(const Request& request, int64_t 
   args.mix = {floats(tokens * s.streams * s.streams), {tokens, s.streams, s.streams}};
   args.fn = {arena.vector(outputs * flat, -0.02, 0.02).data, {outputs, flat}};
   args.base = arena.vector(outputs, -1.0, 1.0);
-  args.scale = arena.vector(3, 0.5, 1.0);
+  args.scale = arena.vector(head ? 1 : 3, 0.5, 1.0);
   const auto with_outputs = [&](hyper_connection::Args from, int64_t count) {
     from.streams_out = arena.unwritten<3>(type, {count, s.streams, s.hidden});
+    from.collapsed = arena.unwritten<2>(type, {count, s.hidden});
+    if (head) return from;
     from.post_out = arena.unwritten<2>(DType::kF32, {count, s.streams}).as<float>();
     from.mix_out = arena.unwritten<3>(DType::kF32, {count, s.streams, s.streams}).as<float>();
-    from.collapsed = arena.unwritten<2>(type, {count, s.hidden});
     return from;
   };
   args = with_outputs(args, tokens);
@@ -128,10 +133,13 @@ std::unique_ptr<Runnable> make_kv_prepare(const Request& request, int64_t tokens
 void add_streams(const Request& request, std::vector<Case>& cases) {
   const Shape& s = request.shape;
   const int64_t dim = s.nope + s.rope;
-  for (const int64_t tokens : request.tokens_or({1, 8, 512}))
-    cases.push_back({"hyper_connection", "", fmt::format("{} streams of {}", s.streams, s.hidden), tokens,
-                     (tokens * 24 + 24 * 4) * s.hidden * 4,
-                     [=, &request] { return make_hyper_connection(request, tokens); }});
+  for (const auto kind : {hyper_connection::Kind::kLayer, hyper_connection::Kind::kHead}) {
+    const char* const name = kind == hyper_connection::Kind::kHead ? "head" : "";
+    for (const int64_t tokens : request.tokens_or({1, 8, 512}))
+      cases.push_back({"hyper_connection", name, fmt::format("{} streams of {}", s.streams, s.hidden), tokens,
+                       (tokens * 24 + 24 * 4) * s.hidden * 4,
+                       [=, &request] { return make_hyper_connection(request, kind, tokens); }});
+  }
   for (const int64_t tokens : request.tokens_or({1, 8, 512}))
     cases.push_back({"query_prepare", "", fmt::format("{} heads of {}", s.heads, dim), tokens,
                      tokens * s.heads * dim * 8,

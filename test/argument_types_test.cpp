@@ -5,16 +5,21 @@
 #include <vector>
 
 #include "fulgurite/core/check.h"
+#include "fulgurite/ops/compressed_attention/compressed_attention.h"
+#include "fulgurite/ops/compressor/compressor.h"
 #include "fulgurite/ops/embedding/embedding.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 #include "fulgurite/ops/experts/experts.h"
 #include "fulgurite/ops/head_projection/head_projection.h"
+#include "fulgurite/ops/hyper_connection/hyper_connection.h"
 #include "fulgurite/ops/index_select/index_select.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
+#include "fulgurite/ops/kv_prepare/kv_prepare.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 #include "fulgurite/ops/linear/linear.h"
 #include "fulgurite/ops/norm/norm.h"
+#include "fulgurite/ops/query_prepare/query_prepare.h"
 #include "fulgurite/ops/rotary/rotary.h"
 #include "fulgurite/ops/router/router.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
@@ -167,11 +172,81 @@ void expect_of_indexer_and_attention(const Setting& setting) {
   });
 }
 
+KvRows kv_rows(const KvRow& row) { return {row, typed<std::byte, 3>({1, 1, row.block_bytes()})}; }
+
+// DeepSeek-V4's own.
+void expect_of_streams(const Setting& setting) {
+  const DType type = activation_type(setting.numerics);
+  hyper_connection::Problem streams;
+  streams.setting = setting;
+  streams.hidden = 2;
+  const std::vector<Argument> mixed{
+      {"streams", type}, {"block", type}, {"streams_out", type}, {"collapsed", type}};
+  expect_named("hyper_connection", mixed, [&](const Types& t) {
+    const View<float, 2> post = typed<float, 2>({1, 4});
+    const View<float, 3> mix = typed<float, 3>({1, 4, 4});
+    hyper_connection::check(streams, {any<3>(t[0], {1, 4, 2}),
+                                      any<2>(t[1], {1, 2}),
+                                      post,
+                                      mix,
+                                      {},
+                                      typed<const float, 2>({24, 8}),
+                                      typed<const float, 1>({24}),
+                                      typed<const float, 1>({3}),
+                                      any<3>(t[2], {1, 4, 2}),
+                                      post,
+                                      mix,
+                                      any<2>(t[3], {1, 2})});
+  });
+  expect_named("query_prepare", {{"q", type}}, [&](const Types& t) {
+    query_prepare::check({setting, 2, 4, 2, 1e-6f}, {any<3>(t[0], {1, 2, 4}), places, table, {}});
+  });
+  const kv_prepare::Problem kv{setting, 4, 2, 1e-6f, 1, 1};
+  expect_named("kv_prepare", {{"kv", type}}, [&](const Types& t) {
+    kv_prepare::check(kv, {any<2>(t[0], {1, 4}), typed<const float, 1>({4}), places, table,
+                           kv_rows(kv_prepare::row_of(kv))});
+  });
+}
+
+void expect_of_compressed_attention(const Setting& setting) {
+  const DType type = activation_type(setting.numerics), key = index_operand(setting.numerics);
+  const compressor::Problem keys{setting, 8, 4, 4, 2, 1e-6f, compressor::Kind::kIndexKeys, {}, {}, 1, 1, 1};
+  const PreparedMatrix weight{typed<const float, 2>({8, 8}), 8, 8};
+  expect_named("compressor", {{"x", type}, {"keys", key}}, [&](const Types& t) {
+    const IndexKeys cache{any<3>(t[1], {1, 1, 4}), typed<float, 2>({1, 1})};
+    compressor::check(keys, {any<2>(t[0], {1, 8}),
+                             &weight,
+                             &weight,
+                             typed<const float, 2>({4, 8}),
+                             typed<const float, 1>({4}),
+                             places,
+                             table,
+                             typed<float, 4>({1, 8, 2, 8}),
+                             {},
+                             cache,
+                             {},
+                             {}});
+  });
+  const compressed_attention::Problem attention{setting, 2, 4, 2, 1, 0, 0, 1.0f, 1, 1, 0, 1, 1};
+  expect_named("compressed_attention", {{"q", type}, {"out", type}}, [&](const Types& t) {
+    compressed_attention::check(attention, {any<3>(t[0], {1, 2, 4}),
+                                            typed<const float, 1>({2}),
+                                            kv_rows(compressed_attention::row_of(attention)),
+                                            {},
+                                            {},
+                                            places,
+                                            table,
+                                            any<3>(t[1], {1, 2, 4})});
+  });
+}
+
 TEST(argument_types, of_every_operation_are_checked_by_name) {
   for (const Setting& setting : {test::fp32_setting(), test::serving_setting()}) {
     expect_of_steps_between_products(setting);
     expect_of_products(setting);
     expect_of_indexer_and_attention(setting);
+    expect_of_streams(setting);
+    expect_of_compressed_attention(setting);
   }
 }
 

@@ -32,9 +32,10 @@ bench::Result run_case(bench::Bench& bench, const bench::Request& request, const
   return bench.run(cases.front());
 }
 
-TEST(bench, every_operation_at_the_tiny_dimensions_is_checked_and_timed) {
-  const test::ToolRun run = test::run_tool("bench --shape tiny-v32 --tokens 1,3,17 --seconds 0 --json");
-  ASSERT_EQ(run.exit_code, 0) << run.error;
+// The operations of a shape's cases, each of which must be checked and have numbers.
+std::set<std::string> timed_operations(const std::string& shape) {
+  const test::ToolRun run = test::run_tool("bench --shape " + shape + " --tokens 1,3,17 --seconds 0 --json");
+  EXPECT_EQ(run.exit_code, 0) << run.error;
   const auto json = nlohmann::json::parse(run.out);
   std::set<std::string> operations;
   for (const auto& c : json["cases"]) {
@@ -49,13 +50,21 @@ TEST(bench, every_operation_at_the_tiny_dimensions_is_checked_and_timed) {
       EXPECT_GT(m["share"].get<double>(), 0.0) << what;
     }
   }
-  EXPECT_EQ(operations,
-            (std::set<std::string>{"linear", "head_projection", "indexer_projection", "indexer_prepare",
-                                   "index_select", "latent_prepare", "sparse_attention", "router", "experts",
-                                   "embedding", "norm", "rotary"}));
   for (const auto& limits : json["limits"])
     for (const char* const key : {"read_gb_per_s", "pairs_gflop_per_s", "fp32_gflop_per_s"})
       EXPECT_GT(limits[key].get<double>(), 0.0) << key;
+  return operations;
+}
+
+TEST(bench, every_operation_at_the_tiny_dimensions_is_checked_and_timed) {
+  EXPECT_EQ(timed_operations("tiny-v32"),
+            (std::set<std::string>{"linear", "head_projection", "indexer_projection", "indexer_prepare",
+                                   "index_select", "latent_prepare", "sparse_attention", "router", "experts",
+                                   "embedding", "norm", "rotary"}));
+  EXPECT_EQ(timed_operations("tiny-v4"),
+            (std::set<std::string>{"linear", "head_projection", "indexer_prepare", "index_select",
+                                   "compressor", "compressed_attention", "hyper_connection", "query_prepare",
+                                   "kv_prepare", "router", "experts", "embedding", "norm"}));
 }
 
 TEST(bench, the_other_numerics_have_their_own_cases) {
@@ -92,10 +101,10 @@ TEST(bench, every_row_of_the_catalog_has_a_name_that_says_what_it_multiplies) {
       EXPECT_TRUE(row->run == nullptr || known.contains(row->name)) << row->name;
   };
   const auto& [embedding, norm, linear, rotary, latent, projection, prepare, select, head, sparse, expanded,
-               router, experts, hyper, query, kv, compressor, compressed] = plan::catalog();
+               router, experts, streams, query, kv, compressor, compressed] = plan::catalog();
   check(embedding), check(norm), check(linear), check(rotary), check(latent), check(projection);
   check(prepare), check(select), check(head), check(sparse), check(expanded), check(router), check(experts);
-  check(hyper), check(query), check(kv), check(compressor), check(compressed);
+  check(streams), check(query), check(kv), check(compressor), check(compressed);
 }
 
 TEST(bench, the_list_is_a_table_or_json) {

@@ -155,13 +155,14 @@ TEST(usage, operations_that_are_not_knobs_work_run_by_reference_and_are_named) {
 
 TEST(usage, bench_names_what_there_is) {
   EXPECT_EQ(refusal("bench --shape v4"),
-            "shape: expected v32-671b or glm5 or v4-flash or v4-pro or tiny-v32, found \"v4\"\n");
+            "shape: expected v32-671b or glm5 or v4-flash or v4-pro or tiny-v32 or tiny-v4, found \"v4\"\n");
   EXPECT_NE(refusal("bench conv").find("conv: no such operation; there are linear, head_projection, "),
             std::string::npos);
   EXPECT_NE(refusal("bench linear.conv").find("there are linear.q_a, linear.q_b, "), std::string::npos);
   EXPECT_EQ(refusal(kTinyBench + "index_select.131072"),
             "index_select.131072: no such case in shape tiny-v32; there are index_select.512, "
             "index_select.2048\n");
+  EXPECT_EQ(refusal("bench rotary --shape tiny-v4"), "rotary: shape tiny-v4 has no such operation\n");
   EXPECT_NE(refusal("bench --isa sse9").find("isa: expected portable or "), std::string::npos);
   EXPECT_EQ(refusal(kTinyBench + "norm --impl magic"),
             "norm has no implementation \"magic\"; it has cpu, reference\n");

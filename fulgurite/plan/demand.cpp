@@ -14,7 +14,8 @@ template <class Implementation>
 OperationNames names_of(const std::string& operation, std::initializer_list<const char*> parts,
                         Rows<Implementation> rows) {
   OperationNames names{operation, {}, {}};
-  for (const char* const part : parts) names.lines.push_back(operation + " " + part);
+  for (const char* const part : parts)  // "": the operation's own name
+    names.lines.push_back(*part == '\0' ? operation : operation + " " + part);
   if (names.lines.empty()) names.lines.push_back(operation);
   for (const Implementation* const row : rows) names.implementations.emplace_back(row->name);
   return names;
@@ -51,19 +52,25 @@ std::string describe(const Demand& demand) {
 
 std::vector<OperationNames> operation_names() {
   const Catalog& c = catalog();
-  return {names_of("embedding", {}, c.embedding),
-          names_of("norm", {"attention", "q_a", "feed_forward", "final"}, c.norm),
-          names_of("linear", {"q_a", "q_b", "kv_a", "index_q", "o", "head"}, c.linear),
-          names_of("rotary", {"q"}, c.rotary),
-          names_of("latent_prepare", {}, c.latent_prepare),
-          names_of("indexer_projection", {}, c.indexer_projection),
-          names_of("indexer_prepare", {}, c.indexer_prepare),
-          names_of("index_select", {}, c.index_select),
-          names_of("head_projection", {"query", "value"}, c.head_projection),
-          names_of("sparse_attention", {}, c.sparse_attention),
-          names_of("expanded_attention", {}, c.expanded_attention),
-          names_of("router", {}, c.router),
-          names_of("experts", {}, c.experts)};
+  return {
+      names_of("embedding", {}, c.embedding),
+      names_of("norm", {"attention", "q_a", "feed_forward", "final"}, c.norm),
+      names_of("linear", {"q_a", "q_b", "kv_a", "kv", "index_q", "index_gate", "o", "o_b", "head"}, c.linear),
+      names_of("rotary", {"q"}, c.rotary),
+      names_of("latent_prepare", {}, c.latent_prepare),
+      names_of("indexer_projection", {}, c.indexer_projection),
+      names_of("indexer_prepare", {}, c.indexer_prepare),
+      names_of("index_select", {}, c.index_select),
+      names_of("head_projection", {"query", "value", "o_a"}, c.head_projection),
+      names_of("sparse_attention", {}, c.sparse_attention),
+      names_of("expanded_attention", {}, c.expanded_attention),
+      names_of("router", {}, c.router),
+      names_of("experts", {}, c.experts),
+      names_of("hyper_connection", {"attention", "feed_forward", "final"}, c.hyper_connection),
+      names_of("query_prepare", {}, c.query_prepare),
+      names_of("kv_prepare", {}, c.kv_prepare),
+      names_of("compressor", {"", "index"}, c.compressor),
+      names_of("compressed_attention", {}, c.compressed_attention)};
 }
 
 Demand parse_demand(DemandKind kind, std::string_view text) {

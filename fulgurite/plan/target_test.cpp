@@ -181,8 +181,10 @@ TEST(demands, every_line_of_a_plan_can_be_named) {
   std::vector<std::string> lines;
   for (const OperationNames& names : operation_names())
     lines.insert(lines.end(), names.lines.begin(), names.lines.end());
-  for (const Row& row : plan_for(large(), "cpu").rows)
-    EXPECT_NE(std::ranges::find(lines, row.operation), lines.end()) << row.operation;
+  const model::Model flash = outline_of(test::kSource + "/models/configs/deepseek-v4-flash.json");
+  for (const model::Model& model : {large(), flash})
+    for (const Row& row : plan_for(model, "cpu").rows)
+      EXPECT_NE(std::ranges::find(lines, row.operation), lines.end()) << row.operation;
 }
 
 }  // namespace

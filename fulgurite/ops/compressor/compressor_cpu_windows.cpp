@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "fulgurite/core/quantize.h"
+#include "fulgurite/cpu/fp4_rounding.h"
 #include "fulgurite/cpu/operand_rows.h"
 #include "fulgurite/cpu/parallel_for.h"
 #include "fulgurite/cpu/rows.h"
@@ -161,7 +162,7 @@ void write_key(const Call& call, TokenPlace at, float* x) {
         x, dim, numerics.index_scale == IndexScale::kPow2, reinterpret_cast<uint8_t*>(key.as<e4m3>().data));
     return;
   }
-  if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4({x, static_cast<size_t>(dim)});
+  if (numerics.index_quant == IndexQuant::kFp4) cpu::round_to_fp4(x, dim);
   cpu::write_floats(call.kernels, x, 0, dim, key);
 }
 

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <span>
 
-#include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
+#include "fulgurite/cpu/fp4_rounding.h"
 #include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/parallel_for.h"
 #include "fulgurite/cpu/rows.h"
@@ -74,7 +74,7 @@ struct Run {
     if (numerics.index_quant == IndexQuant::kFp8)
       return kernels.quantize_e4m3(x, dim, numerics.index_scale == IndexScale::kPow2,
                                    reinterpret_cast<uint8_t*>(row.as<e4m3>().data));
-    if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4({x, static_cast<size_t>(dim)});
+    if (numerics.index_quant == IndexQuant::kFp4) cpu::round_to_fp4(x, dim);
     cpu::write_floats(kernels, x, 0, dim, row);
     return 1.0f;
   }
