@@ -10,8 +10,10 @@
 // Whatever is wrong outside throws fulgurite::Error, whose message is one line. The checkpoint outlives the
 // model, the model the session.
 
+#include "fulgurite/audit/audit.h"
 #include "fulgurite/audit/compare_files.h"
 #include "fulgurite/audit/trace.h"
+#include "fulgurite/audit/what_if.h"
 #include "fulgurite/checkpoint/checkpoint.h"
 #include "fulgurite/checkpoint/writer.h"
 #include "fulgurite/core/error.h"

@@ -36,6 +36,10 @@ TEST(usage, errors_have_exit_code_two) {
                                       "generate x --prompt a --prompt-file b",
                                       "generate x",
                                       "trace x --ids a:b",
+                                      "audit x",
+                                      "audit x --text t --context 1",
+                                      "audit x --text t --judged 0",
+                                      "audit x --text t --what-if ''",
                                       "plan x --context -1",
                                       "plan x --batch 0",
                                       "plan x --context ''",
@@ -48,14 +52,14 @@ TEST(usage, errors_have_exit_code_two) {
                                       "convert x y --form bf16 --shard-size 0"})
     refusal(arguments);
   for (const char* const verb :
-       {"", "generate", "eval", "inspect", "plan", "trace", "compare", "synth", "bench", "convert"})
+       {"", "generate", "eval", "inspect", "plan", "trace", "compare", "audit", "synth", "bench", "convert"})
     EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;
 }
 
 TEST(usage, a_verb_that_is_none_is_named) {
-  EXPECT_EQ(
-      refusal("foo"),
-      "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, convert, synth, bench\n");
+  EXPECT_EQ(refusal("foo"),
+            "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, audit, convert, "
+            "synth, bench\n");
   EXPECT_NE(refusal("$'\\x1b[2J'").find("\\x1b[2J"), std::string::npos);
 }
 

@@ -201,17 +201,19 @@ View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Acti
   return logits;
 }
 
-View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap) {
+View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, plan::Conductor* conductor) {
   check(chunks);
+  lane_.conductor = conductor;
   const Activations at = cut(plan_, arena_, place_tokens(chunks));
   if (tap != nullptr) tap->begin({at.places.data, static_cast<size_t>(at.tokens)});
   run_layers(at, tap);
   return run_head(chunks, at, tap);
 }
 
-View<const float, 2> Session::forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap) {
+View<const float, 2> Session::forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap,
+                                      plan::Conductor* conductor) {
   const Chunk chunk{sequence, ids};
-  return forward({&chunk, 1}, tap);
+  return forward({&chunk, 1}, tap, conductor);
 }
 
 }  // namespace fulgurite::execute

@@ -30,9 +30,11 @@ class Session {
   // Logits, f32 [rows, vocabulary], valid until the next call: a row a chunk (its last token) or, with
   // LogitRows::kAll, a row a token, in the order given. A sequence may stand in one chunk only. Throws
   // Error{kRequest}, and changes nothing, for ids outside the vocabulary, empty chunks, a full context or
-  // more tokens than planned.
-  View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr);
-  View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr);
+  // more tokens than planned. A conductor carries out every call of the pass in the place of its step.
+  View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr,
+                               plan::Conductor* conductor = nullptr);
+  View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr,
+                               plan::Conductor* conductor = nullptr);
 
   // Puts the weights of another checkpoint in the place of the present ones: same names, dtypes and shapes,
   // scales included, and the same config.json. The plan stands, and the same rows prepare them, in the memory

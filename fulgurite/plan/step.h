@@ -32,12 +32,32 @@ struct RowCount {
   bool operator==(const RowCount&) const = default;
 };
 
+class Conductor;  // plan/conductor.h
+
 // Where steps run, and where their calls are counted: one count a row of the plan. Steps are called by one
 // thread: a call costs two additions and no atomic.
 struct CountedLane {
   Lane lane;
   std::span<RowCount> counts;
+  Conductor* conductor = nullptr;  // carries the calls out, if there is one
 };
+
+// One call of a step, as a conductor sees it.
+template <class Problem, class Args>
+struct StepCall {
+  const Implementation<Problem, Args>& implementation;
+  const Problem& problem;
+  const Args& args;
+  int64_t tokens;
+  int64_t row;  // of Plan::rows
+  const Lane& lane;
+
+  void run() const { implementation.run(problem, args, lane); }
+};
+
+// Defined in plan/conductor.cpp, for each operation of the catalog.
+template <class Problem, class Args>
+void conduct(Conductor& conductor, const StepCall<Problem, Args>& call);
 
 template <class Problem, class Args>
 struct Step {
@@ -61,7 +81,9 @@ struct Step {
     FULGURITE_ASSERT(choice.row >= 0 && choice.row < static_cast<int64_t>(on.counts.size()),
                      "{} runs for row {} of {}", choice.implementation->name, choice.row, on.counts.size());
     on.counts[static_cast<size_t>(choice.row)].add(choice.implementation->name, tokens);
-    choice.implementation->run(problem, args, on.lane);
+    const StepCall<Problem, Args> call{*choice.implementation, problem, args, tokens, choice.row, on.lane};
+    if (on.conductor != nullptr) return conduct(*on.conductor, call);
+    call.run();
   }
 };
 

@@ -1,0 +1,169 @@
+// The audit on a whole model: a right plan passes, what is wrong is named, and it changes nothing by looking.
+
+#include "fulgurite/audit/audit.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "fulgurite/audit/what_if.h"
+#include "fulgurite/core/element.h"
+#include "test/op_test.h"
+#include "test/tiny_model.h"
+#include "test/tool_run.h"
+
+namespace fulgurite {
+namespace {
+
+constexpr int64_t kTokens = 144;  // more than index_topk, and two passes
+
+std::vector<int32_t> ids(int64_t count = kTokens + 1) {
+  std::vector<int32_t> ids = test::golden_ids(0);
+  ids.resize(static_cast<size_t>(count));
+  return ids;
+}
+
+plan::Plan audit_plan(const model::Model& model, const std::string& numerics, plan::Candidates candidates,
+                      int threads = 2) {
+  plan::Options options;
+  options.numerics = parse_numerics(numerics);
+  options.candidates = candidates;
+  return plan::make(model, test::device(threads), audit::audit_options(options, kTokens));
+}
+
+const audit::OperationResult& result_of(const std::vector<audit::OperationResult>& results, int64_t layer,
+                                        const std::string& operation) {
+  return *std::ranges::find_if(results, [&](const audit::OperationResult& result) {
+    return result.layer == layer && result.operation == operation;
+  });
+}
+
+TEST(audit, a_right_plan_is_within_its_bounds_and_every_row_was_judged) {
+  const test::TinyModel tiny;
+  std::vector<double> progress;
+  const audit::AuditReport report = audit::run_audit(tiny.model, test::device(2), {}, ids(), {2, true},
+                                                     [&](double share) { progress.push_back(share); });
+  EXPECT_EQ(report.whole.likelihood.tokens, kTokens);
+  for (const audit::OperationResult& op : report.operations) {
+    EXPECT_TRUE(op.within()) << op.layer << " " << op.operation;
+    EXPECT_NE(op.implementation, "reference") << op.operation;
+    EXPECT_FALSE(op.judged.empty()) << op.operation;
+    EXPECT_EQ(op.judged_tokens, 4) << op.operation;
+    for (const audit::OutputStatistics& output : op.outputs)
+      EXPECT_EQ(output.statistics.rows, kTokens) << op.operation << " " << output.name;
+  }
+  for (const audit::Gate& gate : report.gates) EXPECT_TRUE(gate.within()) << gate.name << " " << gate.value;
+  EXPECT_EQ(report.gates.empty(), test::device(2).target.isa == Isa::kPortable);
+  EXPECT_TRUE(std::ranges::is_sorted(progress));
+  EXPECT_EQ(progress.back(), 1.0);
+}
+
+// A kernel that is wrong in one value of one token: of o in layer 1, the first token of every call.
+void run_wrong(const linear::Problem& problem, const linear::Args& args, const Lane& lane) {
+  linear::kCpuFp8.run(problem, args, lane);
+  const int64_t t = args.y.extent[0] - 1;
+  store(args.y, load(args.y, t, 5) * 1.5f + 0.25f, t, 5);
+}
+constexpr linear::Implementation kWrong{"wrong", nullptr, no_workspace<linear::Problem>, run_wrong};
+
+TEST(audit, a_wrong_value_is_reported_where_it_arose_and_nowhere_else) {
+  const test::TinyModel tiny;
+  const plan::Plan planned = audit_plan(tiny.model, "serving", plan::Candidates::kAll),
+                   references = audit_plan(tiny.model, "serving", plan::Candidates::kReferencesOnly);
+  audit::OperationAudit operations(planned, references, 2);
+  const auto wrong = std::ranges::find_if(
+      planned.rows, [](const plan::Row& row) { return row.layer == 1 && row.operation == "linear o"; });
+  ASSERT_EQ(wrong->implementation, "cpu_fp8");
+  operations.stand_in(wrong - planned.rows.begin(), kWrong);
+  const audit::Divergence whole = audit::compare_plans(tiny.model, planned, references, ids(), &operations);
+  for (const audit::OperationResult& op : operations.results())
+    EXPECT_EQ(op.within(), !(op.layer == 1 && op.operation == "linear o")) << op.layer << " " << op.operation;
+  const audit::OperationResult& found = result_of(operations.results(), 1, "linear o");
+  EXPECT_EQ(found.judged.front().beyond, 2) << "one of each pass";
+  EXPECT_GT(found.worst_share(), 1.0);
+  EXPECT_EQ(found.outputs.front().statistics.largest_column, 5);
+  EXPECT_TRUE(found.outputs.front().statistics.largest_row == 127 ||
+              found.outputs.front().statistics.largest_row == kTokens - 1);
+  EXPECT_LT(whole.likelihood.kl.mean(), 1e-3) << "the references' pass has not seen it";
+}
+
+TEST(audit, conducting_changes_no_bit_on_any_number_of_threads) {
+  const test::TinyModel tiny;
+  const std::vector<int32_t> text = ids(128);
+  std::vector<float> expected;
+  for (const int threads : {1, 3}) {
+    const plan::Plan planned = audit_plan(tiny.model, "serving", plan::Candidates::kAll, threads),
+                     references =
+                         audit_plan(tiny.model, "serving", plan::Candidates::kReferencesOnly, threads);
+    execute::Session session(tiny.model, references);
+    if (expected.empty()) {
+      const View<const float, 2> plain = session.forward(0, text);
+      expected.assign(plain.data, plain.data + plain.size());
+      session.reset(0);
+    }
+    audit::OperationAudit operations(planned, references, 1);
+    const View<const float, 2> conducted = session.forward(0, text, nullptr, &operations);
+    EXPECT_TRUE(std::ranges::equal(expected, std::span(conducted.data, expected.size()))) << threads;
+  }
+}
+
+TEST(audit, gates_take_no_nan) {
+  audit::AuditReport report;
+  report.gates = {{"kl", NAN, 1.0, 4.0}};
+  EXPECT_FALSE(report.within());
+  report.gates = {{"kl", 4.0, 1.0, 4.0}};
+  EXPECT_TRUE(report.within());
+  report.whole.likelihood.not_finite = 1;
+  EXPECT_FALSE(report.within());
+}
+
+TEST(what_if, knobs_take_the_place_of_the_bases_own) {
+  const Numerics base = parse_numerics("serving,gate=bf16,softmax_tile=128");
+  EXPECT_EQ(audit::changed(base, "softmax_tile=none"), parse_numerics("serving,gate=bf16,softmax_tile=none"));
+  EXPECT_EQ(audit::changed(base, "gate=fp32,ties=higher"),
+            parse_numerics("serving,softmax_tile=128,ties=higher"));
+  EXPECT_NE(test::message_of([&] { audit::changed(base, "gates=bf16"); }), "");
+}
+
+TEST(what_if, every_known_choice_is_a_value_of_knobs_and_has_a_source) {
+  for (const audit::KnownChoice& choice : audit::known_choices()) {
+    EXPECT_FALSE(choice.source.empty()) << choice.what;
+    if (!choice.knobs.empty()) audit::changed(Numerics::serving(), choice.knobs);
+  }
+  EXPECT_EQ(audit::source_of("gate=bf16").substr(0, 6), "sglang");
+  EXPECT_EQ(audit::source_of(""), "");
+}
+
+TEST(what_if, tells_what_is_measurable_from_what_is_not) {
+  const test::TinyModel tiny;
+  const audit::WhatIfAudit audit(tiny.model, test::device(2), {}, ids());
+  const audit::WhatIf same = audit.run({"nothing", "indexer_rope=half_split", ""});  // the family's own
+  EXPECT_EQ(same.refusal, "");
+  EXPECT_FALSE(same.measurable);
+  EXPECT_EQ(same.effect.kl.largest, 0.0);
+  EXPECT_EQ(same.effect.changed_sets.mean(), 0.0);
+  EXPECT_EQ(same.effect.recall.mean(), 1.0);
+  const audit::WhatIf rope = audit.run({"RoPE", "indexer_rope=interleaved", ""});
+  EXPECT_TRUE(rope.measurable);
+  EXPECT_GT(rope.effect.changed_sets.mean(), 0.5);
+  EXPECT_LT(rope.effect.recall.mean(), 1.0);
+  EXPECT_EQ(audit.run({"none", "", ""}).refusal, "no knob says it");
+  EXPECT_NE(audit.run({"none", "rsqrt=cuda", ""}).refusal, "");
+}
+
+TEST(audit_tool, prints_a_page_and_writes_everything) {
+  const std::string json = test::scratch_file("audit.json");
+  const test::ToolRun run = test::run_tool("audit " + test::kTinyV32 + " --text " + test::kSource +
+                                           "/golden/text/public.txt --context 40 --judged 1 --json " + json);
+  EXPECT_EQ(run.exit_code, 0) << run.error << run.out;
+  EXPECT_NE(run.out.find("audit: within"), std::string::npos) << run.out;
+  const auto report = nlohmann::json::parse(checkpoint::MappedFile(json).text());
+  EXPECT_GT(report["operations"].size(), 40u);
+  EXPECT_EQ(report["whole"]["tokens"], 40);
+  EXPECT_TRUE(report["within"]);
+}
+
+}  // namespace
+}  // namespace fulgurite
