@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "test/tool_run.h"
 
 namespace fulgurite {
@@ -14,6 +16,7 @@ struct Pace {
   int threads;
   bool in_a_batch;  // between two other sequences that go at their own pace
 };
+constexpr const char* kOfOneFamily[] = {"chunk37_1", "chunk1_1", "batch_decode"};  // the others take the rest
 
 // The bytes of the trace of sequence 0 of the golden file, computed as `run` says.
 std::string traced(const model::Model& model, const test::Recorded& recorded, const Numerics& numerics,
@@ -54,6 +57,9 @@ TEST(determinism, traces_are_byte_identical_for_any_chunking_threads_and_batch) 
            {Pace{"whole_3", recorded.positions, 3, false}, Pace{"chunk37_1", 37, 1, false},
             Pace{"chunk50_2", 50, 2, false}, Pace{"chunk1_1", 1, 1, false}, Pace{"chunk1_2", 1, 2, false},
             Pace{"batch", 64, 2, true}, Pace{"batch_decode", 1, 2, true}}) {
+        if (recorded.name != test::kRecordedV32.name &&
+            std::ranges::find(kOfOneFamily, run.name) != std::end(kOfOneFamily))
+          continue;
         EXPECT_TRUE(traced(tiny.model, recorded, numerics, run) == whole)
             << run.name << ": the trace differs from that of one pass on one thread";
       }
