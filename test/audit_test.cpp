@@ -55,7 +55,7 @@ TEST(audit, a_right_plan_is_within_its_bounds_and_every_row_was_judged) {
       EXPECT_EQ(output.statistics.rows, kTokens) << op.operation << " " << output.name;
   }
   for (const audit::Gate& gate : report.gates) EXPECT_TRUE(gate.within()) << gate.name << " " << gate.value;
-  EXPECT_EQ(report.gates.empty(), test::device(2).target.isa == Isa::kPortable);
+  EXPECT_EQ(report.gates.size(), 5u) << "four layers and the divergence";
   EXPECT_TRUE(std::ranges::is_sorted(progress));
   EXPECT_EQ(progress.back(), 1.0);
 }
@@ -77,7 +77,7 @@ TEST(audit, a_wrong_value_is_reported_where_it_arose_and_nowhere_else) {
       planned.rows, [](const plan::Row& row) { return row.layer == 1 && row.operation == "linear o"; });
   ASSERT_EQ(wrong->implementation, "cpu_fp8");
   operations.stand_in(wrong - planned.rows.begin(), kWrong);
-  const audit::Divergence whole = audit::compare_plans(tiny.model, planned, references, ids(), &operations);
+  audit::compare_plans(tiny.model, planned, references, ids(), &operations);
   for (const audit::OperationResult& op : operations.results())
     EXPECT_EQ(op.within(), !(op.layer == 1 && op.operation == "linear o")) << op.layer << " " << op.operation;
   const audit::OperationResult& found = result_of(operations.results(), 1, "linear o");
@@ -86,12 +86,11 @@ TEST(audit, a_wrong_value_is_reported_where_it_arose_and_nowhere_else) {
   EXPECT_EQ(found.outputs.front().statistics.largest_column, 5);
   EXPECT_TRUE(found.outputs.front().statistics.largest_row == 127 ||
               found.outputs.front().statistics.largest_row == kTokens - 1);
-  EXPECT_LT(whole.likelihood.kl.mean(), 1e-3) << "the references' pass has not seen it";
 }
 
 TEST(audit, conducting_changes_no_bit_on_any_number_of_threads) {
   const test::TinyModel tiny;
-  const std::vector<int32_t> text = ids(128);
+  const std::vector<int32_t> text = ids(40);
   std::vector<float> expected;
   for (const int threads : {1, 3}) {
     const plan::Plan planned = audit_plan(tiny.model, "serving", plan::Candidates::kAll, threads),

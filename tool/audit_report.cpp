@@ -143,10 +143,10 @@ std::string likelihood_line(const audit::LikelihoodStatistics& l) {
 }
 
 std::string gates_text(const audit::AuditReport& report) {
-  if (report.gates.empty()) return "the whole: no gate, for want of another order of the sums\n";
-  std::string text =
-      fmt::format("the whole, against {} times the distance of two orders of the same sums ({}):\n",
-                  audit::kGateFactor, report.other_order);
+  if (report.gates.empty()) return "the whole: no gate, for another order of the sums changes nothing here\n";
+  std::string text = fmt::format(
+      "the whole, against {} times the distance of two orders of the same sums (other softmax tiles):\n",
+      audit::kGateFactor);
   for (const audit::Gate& gate : report.gates)
     text += fmt::format("  {} {}: {} of at most {}\n", gate.within() ? "ok  " : "FAIL", gate.name,
                         distance(gate.value), distance(gate.limit));
@@ -277,7 +277,7 @@ nlohmann::ordered_json audit_json(const audit::AuditReport& report) {
                              {"value", gate.value},
                              {"noise", gate.noise},
                              {"limit", gate.limit},
-                             {"bound", "two orders of the same sums: " + report.other_order},
+                             {"bound", "two orders of the same sums: other softmax tiles"},
                              {"within", gate.within()}});
   return json;
 }

@@ -13,12 +13,15 @@ constexpr double kReferenceShare = 0.95;
 
 std::vector<Gate> gates_of(const Divergence& whole, const Divergence& noise) {
   std::vector<Gate> gates;
+  if (noise.worst_hidden() == 0.0) return gates;
   const auto add = [&](std::string name, double value, double reach) {
     gates.push_back({std::move(name), value, reach, kGateFactor * reach});
   };
+  // Layers before the first that tells the orders apart have no measure.
   for (size_t i = 0; i < whole.layers.size(); ++i)
-    add(fmt::format("layer {} hidden, relative L2", whole.layers[i].layer),
-        whole.layers[i].hidden.relative_l2(), noise.layers[i].hidden.relative_l2());
+    if (noise.layers[i].hidden.relative_l2() > 0.0)
+      add(fmt::format("layer {} hidden, relative L2", whole.layers[i].layer),
+          whole.layers[i].hidden.relative_l2(), noise.layers[i].hidden.relative_l2());
   add("mean KL divergence", whole.likelihood.kl.mean(), noise.likelihood.kl.mean());
   return gates;
 }
@@ -31,7 +34,11 @@ bool AuditReport::within() const {
          whole.likelihood.not_finite == 0;
 }
 
-Isa other_isa(Isa isa) { return isa > Isa::kAvx2 ? Isa::kAvx2 : Isa::kPortable; }
+Numerics other_order(const Numerics& numerics) {
+  Numerics other = numerics;
+  other.softmax_tile = numerics.softmax_tile == SoftmaxTile::k64 ? SoftmaxTile::k128 : SoftmaxTile::k64;
+  return other;
+}
 
 plan::Options audit_options(plan::Options options, int64_t positions) {
   options.context = positions;
@@ -50,19 +57,18 @@ AuditReport run_audit(const model::Model& model, const Device& device, const pla
   theirs.demands.clear();
   const plan::Plan planned = plan::make(model, device, ours), references = plan::make(model, device, theirs);
 
-  AuditReport report{positions, ours.chunk_tokens, {}, {}, "", {}, {}};
+  AuditReport report{positions, ours.chunk_tokens, {}, {}, {}, {}};
   OperationAudit operations(planned, references, what.judged_tokens);
   report.whole = compare_plans(model, planned, references, ids, &operations, [&](double share) {
     if (progress) progress(share * (what.noise ? kReferenceShare : 1.0));
   });
   report.operations = operations.results();
-  if (!what.noise || device.target.isa == Isa::kPortable) return report;
+  if (!what.noise) return report;
 
-  Device other = device;
-  other.target.isa = other_isa(device.target.isa);
-  report.other_order = fmt::format("{} beside {}", name(other.target.isa), name(device.target.isa));
+  plan::Options other = ours;
+  other.numerics = other_order(ours.numerics);
   report.noise =
-      compare_plans(model, plan::make(model, other, ours), planned, ids, nullptr, [&](double share) {
+      compare_plans(model, plan::make(model, device, other), planned, ids, nullptr, [&](double share) {
         if (progress) progress(kReferenceShare + share * (1.0 - kReferenceShare));
       });
   report.gates = gates_of(report.whole, report.noise);

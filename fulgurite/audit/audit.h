@@ -12,8 +12,8 @@ namespace fulgurite::audit {
 
 struct AuditOptions {
   int64_t judged_tokens = 8;  // of each pass and operation, held against bounds
-  // Run the same plan for another instruction set, whose kernels add in another order: what the whole is held
-  // against. Off: nothing is said of the whole but how far it is.
+  // Run the plan with its sums in another order too: what the whole is held against. Off: nothing is said of the
+  // whole but how far it is.
   bool noise = true;
 };
 
@@ -31,9 +31,8 @@ struct AuditReport {
   int64_t chunk_tokens = 0;
   std::vector<OperationResult> operations;  // a row of the plan each
   Divergence whole;                         // of the plan from the references
-  std::string other_order;                  // "avx512 beside amx"; empty: no gates
-  Divergence noise;                         // of the plan for the other instruction set from the plan
-  std::vector<Gate> gates;
+  Divergence noise;                         // of the plan in another order from the plan
+  std::vector<Gate> gates;                  // none where the other order changes nothing
 
   bool within() const;
 };
@@ -41,8 +40,9 @@ struct AuditReport {
 // The whole may be so many times as far from the references as two orders of the same sums are from each other.
 inline constexpr double kGateFactor = 4.0;
 
-// An instruction set that this machine has, whose kernels add in another order (kPortable has none).
-Isa other_isa(Isa isa);
+// The same numerics with attention's sums in another order: softmax tiles of 128 entries in the place of 64, or
+// of 64 in the place of any other.
+Numerics other_order(const Numerics& numerics);
 
 // What audits ask of a plan: logits of every token, traced, in passes of at most so many tokens.
 inline constexpr int64_t kAuditChunk = 128;

@@ -94,12 +94,8 @@ bool measurable(const Effect& effect, const Effect& noise) {
 WhatIfAudit::WhatIfAudit(const model::Model& model, const Device& device, const plan::Options& options,
                          std::vector<int32_t> ids)
     : model_(model), device_(device), options_(options), ids_(std::move(ids)) {
-  const plan::Plan base = plan_for(options_.numerics);
-  Device other = device_;
-  other.target.isa = other_isa(device_.target.isa);
-  noise_ = effect_of(compare_plans(
-      model_, plan::make(model_, other, audit_options(options_, static_cast<int64_t>(ids_.size()) - 1)), base,
-      ids_));
+  noise_ = effect_of(
+      compare_plans(model_, plan_for(other_order(options_.numerics)), plan_for(options_.numerics), ids_));
 }
 
 plan::Plan WhatIfAudit::plan_for(const Numerics& numerics) const {

@@ -51,7 +51,7 @@ struct WhatIf {
 class WhatIfAudit {
  public:
   // `ids` are the text's tokens and the one that follows. The noise is the distance between two orders of the
-  // same sums at the base numerics: the plan's rows, and those for another instruction set.
+  // same sums (audit.h's other_order).
   WhatIfAudit(const model::Model& model, const Device& device, const plan::Options& options,
               std::vector<int32_t> ids);
 
