@@ -40,8 +40,8 @@ struct AuditReport {
 // The whole may be so many times as far from the references as two orders of the same sums are from each other.
 inline constexpr double kGateFactor = 4.0;
 
-// The same numerics with attention's sums in another order: softmax tiles of 128 entries in the place of 64, or
-// of 64 in the place of any other.
+// The same numerics with attention's sums in another order: one softmax tile in the place of several, or tiles of
+// 64 entries in the place of one.
 Numerics other_order(const Numerics& numerics);
 
 // What audits ask of a plan: logits of every token, traced, in passes of at most so many tokens.
