@@ -113,7 +113,8 @@ Ids chosen_by_table(const Problem& problem, const Args& args, int64_t t) {
 
 void route(const Problem& problem, const Args& args, int64_t t) {
   Floats s;
-  for (int64_t e = 0; e < problem.experts; ++e) s.push_back(score(problem.scoring, logit(problem, args, t, e)));
+  for (int64_t e = 0; e < problem.experts; ++e)
+    s.push_back(score(problem.scoring, logit(problem, args, t, e)));
   Ids chosen = problem.hashed ? chosen_by_table(problem, args, t) : chosen_by_score(problem, args, s);
   std::sort(chosen.begin(), chosen.end());
   float sum = 0.0f;
