@@ -17,17 +17,10 @@ void add_and_norm(const Site& site, const Part& part, const Activations& at, con
                      part.count, lane);
 }
 
-template <class T, int Rank>
-View<T, Rank> part_of(View<T, Rank> view, const Part& part) {
-  view.data += part.first * view.stride[0];
-  view.extent[0] = part.count;
-  return view;
-}
-
 void mix_streams(const Site& site, const Part& part, const Activations& at, const plan::CountedLane& lane) {
   const Tensor<3> streams = rows(at.streams, part.first, part.count);
-  const View<float, 2> post = part_of(at.post, part);
-  const View<float, 3> mix = part_of(at.mix, part);
+  const View<float, 2> post = at.post.slice(0, part.first, part.count);
+  const View<float, 3> mix = at.mix.slice(0, part.first, part.count);
   const plan::PreparedStreams& w = site.streams;
   hyper_connection::Args args{streams,       {},   {},     {},
                               part.replaced, w.fn, w.base, w.scale,

@@ -35,21 +35,16 @@ void cache_window(const LayerContext& c, const plan::WindowAttentionPlan& p) {
   c.show(TapPoint::kKv, at.kv);
 }
 
+// Of a compressor with its weights and state: into entries or index keys, the other being without data.
+void compress_into(const LayerContext& c, const plan::CompressorStep& step, const plan::PreparedCompressor& w,
+                   View<float, 4> state, const KvRows& entries, const IndexKeys& keys) {
+  const Activations& at = c.at;
+  step.run({at.normed, &w.kv, &w.gate, w.ape, w.norm, at.places, c.rope, state, entries, keys, {}, {}},
+           at.tokens, c.lane);
+}
+
 void compress(const LayerContext& c, const plan::CompressorStep& step) {
-  const plan::PreparedCompressor& w = c.weights.window.compressor;
-  step.run({c.at.normed,
-            &w.kv,
-            &w.gate,
-            w.ape,
-            w.norm,
-            c.at.places,
-            c.rope,
-            c.caches.state,
-            c.caches.entries,
-            {},
-            {},
-            {}},
-           c.at.tokens, c.lane);
+  compress_into(c, step, c.weights.window.compressor, c.caches.state, c.caches.entries, {});
   if (c.tap == nullptr) return;
   const int64_t ratio = step.problem.ratio;
   gather(c, c.caches.entries, [&](int64_t position) {
@@ -79,22 +74,9 @@ void show_index_keys(const LayerContext& c, const plan::CompressorStep& step) {
 
 void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
   const Activations& at = c.at;
-  const plan::PreparedCompressor& w = c.weights.window.index_keys;
   p.q.run({at.q_latent, &c.weights.index_q, flat(at.index_q)}, at.tokens, c.lane);
   p.gate.run({at.normed, &c.weights.index_gate, Tensor<2>(at.index_gate)}, at.tokens, c.lane);
-  p.keys.run({at.normed,
-              &w.kv,
-              &w.gate,
-              w.ape,
-              w.norm,
-              at.places,
-              c.rope,
-              c.caches.index_state,
-              {},
-              c.caches.index,
-              {},
-              {}},
-             at.tokens, c.lane);
+  compress_into(c, p.keys, c.weights.window.index_keys, c.caches.index_state, {}, c.caches.index);
   show_index_keys(c, p.keys);
   p.prepare.run({at.index_q,
                  {},
