@@ -62,12 +62,8 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   cpu::Cutter cutter(lane.workspace.data());
   const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
-  const int64_t tokens = args.x.extent[0], chunk = chunk_of(problem);
-  for (int64_t t = 0; t < tokens; t += chunk) {
-    const Args part = chunk_args(problem, args, t, std::min(chunk, tokens - t), scratch.windows);
-    project(problem, part, lane, scratch);
-    make_entries(problem, part, lane, scratch.windows);
-  }
+  run_in_chunks(problem, args, lane, scratch.windows,
+                [&](const Args& part) { project(problem, part, lane, scratch); });
 }
 
 }  // namespace

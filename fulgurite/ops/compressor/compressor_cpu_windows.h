@@ -2,6 +2,8 @@
 // What the CPU's rows share: the scratch memory of a chunk of tokens, and what follows once u and g of its
 // tokens are known: the state, the averages of the windows that end, and their rows.
 
+#include <algorithm>
+
 #include "fulgurite/cpu/kernels.h"
 #include "fulgurite/cpu/workspace.h"
 #include "fulgurite/ops/compressor/compressor.h"
@@ -41,5 +43,17 @@ void add_ape(const cpu::Kernels& kernels, const Problem& problem, const Args& ar
 
 // From u and g in args.projected to the cache.
 void make_entries(const Problem& problem, const Args& args, const Lane& lane, const Windows& windows);
+
+// A call, chunk by chunk; project(args) makes u and g of a chunk's tokens.
+template <class Project>
+void run_in_chunks(const Problem& problem, const Args& args, const Lane& lane, const Windows& windows,
+                   const Project& project) {
+  const int64_t tokens = args.x.extent[0], chunk = chunk_of(problem);
+  for (int64_t t = 0; t < tokens; t += chunk) {
+    const Args part = chunk_args(problem, args, t, std::min(chunk, tokens - t), windows);
+    project(part);
+    make_entries(problem, part, lane, windows);
+  }
+}
 
 }  // namespace fulgurite::compressor
