@@ -2,9 +2,11 @@
 // Is a result right? NaN and infinity are compared as masks first; every other element against its own bound,
 // derived from the arithmetic by the caller. An element that is NaN on one side only is beyond any bound.
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace fulgurite::audit {
 
@@ -34,5 +36,25 @@ Difference compare(std::span<const float> actual, std::span<const float> expecte
 // "3 of 512 beyond their bound; worst at 17: 1.5 against 1.25 (4.0 x its bound); relative L2 1.2e-06; bias
 // +0.10"
 std::string describe(const Difference& difference);
+
+// Values of which a few outcomes are right, compared part after part: the bound is the farthest of them.
+struct PossibleValues {
+  std::vector<float> actual, expected;
+  std::vector<double> bound;
+
+  void add(const std::vector<float>& is, const std::vector<float>& should_be) {
+    actual.insert(actual.end(), is.begin(), is.end());
+    expected.insert(expected.end(), should_be.begin(), should_be.end());
+    bound.resize(expected.size(), 0.0);
+  }
+  // The last that were added may also be these.
+  void allow(const std::vector<float>& possible) {
+    const size_t first = expected.size() - possible.size();
+    for (size_t i = 0; i < possible.size(); ++i)
+      bound[first + i] = std::fmax(bound[first + i], std::abs(static_cast<double>(possible[i]) -
+                                                              static_cast<double>(expected[first + i])));
+  }
+  Difference difference() const { return compare(actual, expected, bound); }
+};
 
 }  // namespace fulgurite::audit

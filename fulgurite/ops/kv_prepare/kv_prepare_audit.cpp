@@ -54,26 +54,6 @@ std::vector<Stored> possible_rows(const Problem& problem, const Args& args, int6
   return rows;
 }
 
-// What is compared, token after token.
-struct Comparison {
-  std::vector<float> actual, expected;
-  std::vector<double> bound;
-
-  void add(const std::vector<float>& is, const std::vector<float>& should_be) {
-    actual.insert(actual.end(), is.begin(), is.end());
-    expected.insert(expected.end(), should_be.begin(), should_be.end());
-    bound.resize(expected.size(), 0.0);
-  }
-  // The last that were added may also be these.
-  void allow(const std::vector<float>& possible) {
-    const size_t first = expected.size() - possible.size();
-    for (size_t i = 0; i < possible.size(); ++i)
-      bound[first + i] = std::fmax(bound[first + i], std::abs(static_cast<double>(possible[i]) -
-                                                              static_cast<double>(expected[first + i])));
-  }
-  audit::Difference difference() const { return audit::compare(actual, expected, bound); }
-};
-
 // Row of the ring where a token's row goes.
 int64_t index_of(const Problem& problem, const Args& args, int64_t t) {
   return args.places(t).position % problem.ring;
@@ -87,7 +67,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   reference.cache = expected.view();
   kReference.run(problem, reference, {});
   row.run(problem, args, lane);
-  Comparison values, scales;
+  audit::PossibleValues values, scales;
   for (int64_t t = 0; t < args.kv.extent[0]; ++t) {
     const int64_t sequence = args.places(t).sequence, index = index_of(problem, args, t);
     const Stored is = read(args.cache, sequence, index), should_be = read(expected.view(), sequence, index);

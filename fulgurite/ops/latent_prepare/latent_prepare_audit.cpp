@@ -73,26 +73,6 @@ Stored store_as(const LatentRow& form, const std::vector<float>& latent) {
   return stored;
 }
 
-// What is compared, token after token.
-struct Comparison {
-  std::vector<float> actual, expected;
-  std::vector<double> bound;
-
-  void add(const std::vector<float>& is, const std::vector<float>& should_be) {
-    actual.insert(actual.end(), is.begin(), is.end());
-    expected.insert(expected.end(), should_be.begin(), should_be.end());
-    bound.resize(expected.size(), 0.0);
-  }
-  // The last that were added may also be these.
-  void allow(const std::vector<float>& possible) {
-    const size_t first = expected.size() - possible.size();
-    for (size_t i = 0; i < possible.size(); ++i)
-      bound[first + i] = std::fmax(bound[first + i], std::abs(static_cast<double>(possible[i]) -
-                                                              static_cast<double>(expected[first + i])));
-  }
-  audit::Difference difference() const { return audit::compare(actual, expected, bound); }
-};
-
 // The latents that the norm may make of a token.
 std::vector<std::vector<float>> possible_latents(const Problem& problem, const Args& args, int64_t t) {
   std::vector<float> s;
@@ -112,7 +92,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   const ReferenceRows reference(problem, args);
   row.run(problem, args, lane);
   const LatentRow form = args.cache.row;
-  Comparison latent, scales, rope;
+  audit::PossibleValues latent, scales, rope;
   for (int64_t t = 0; t < args.kv.extent[0]; ++t) {
     const std::byte* const actual = args.cache.rows[args.places(t).sequence][args.places(t).position].data;
     const Stored is = read(form, actual), should_be = read(form, reference.row(t));
