@@ -3,6 +3,7 @@
 // says, caches and index operands as their knobs say. as<T>() gives the typed view, and T must be the type
 // that is there.
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/bf16.h"
 #include "fulgurite/core/dtype.h"
 #include "fulgurite/core/fp16.h"
@@ -37,22 +38,26 @@ struct AnyView {
 
   AnyView() = default;
   template <class T>
-  AnyView(View<T, Rank> view) requires(std::is_const_v<Byte> || !std::is_const_v<T>)
+  FULGURITE_HOST_DEVICE AnyView(View<T, Rank> view) requires(std::is_const_v<Byte> || !std::is_const_v<T>)
       : data(reinterpret_cast<Byte*>(view.data)),
         dtype(kDTypeOf<std::remove_const_t<T>>),
         extent(view.extent),
         stride(view.stride) {}
-  AnyView(const AnyView<std::byte, Rank>& other) requires(std::is_const_v<Byte>)
+  FULGURITE_HOST_DEVICE AnyView(const AnyView<std::byte, Rank>& other) requires(std::is_const_v<Byte>)
       : data(other.data), dtype(other.dtype), extent(other.extent), stride(other.stride) {}
   AnyView(const AnyView&) = default;
   AnyView& operator=(const AnyView&) = default;
 
-  explicit operator bool() const { return data != nullptr; }
+  FULGURITE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 
-  int64_t element_bytes() const { return bits(dtype) / 8; }
+  // Of a type that kDTypeOf names.
+  FULGURITE_HOST_DEVICE int64_t element_bytes() const {
+    if (dtype == DType::kF32 || dtype == DType::kI32) return 4;
+    return dtype == DType::kBF16 || dtype == DType::kF16 ? 2 : 1;
+  }
 
   // The view with the first index fixed.
-  AnyView<Byte, Rank - 1> operator[](int64_t index) const requires(Rank > 1) {
+  FULGURITE_HOST_DEVICE AnyView<Byte, Rank - 1> operator[](int64_t index) const requires(Rank > 1) {
     AnyView<Byte, Rank - 1> part;
     part.data = data + index * stride[0] * element_bytes();
     part.dtype = dtype;
@@ -64,7 +69,7 @@ struct AnyView {
   }
 
   // `count` entries of dimension `dimension`, from `first`.
-  AnyView slice(int dimension, int64_t first, int64_t count) const {
+  FULGURITE_HOST_DEVICE AnyView slice(int dimension, int64_t first, int64_t count) const {
     FULGURITE_ASSERT(first >= 0 && count >= 0 && first + count <= extent[dimension], "[{}, {}) of {}", first,
                      first + count, extent[dimension]);
     AnyView part = *this;
@@ -74,7 +79,7 @@ struct AnyView {
   }
 
   template <class T>
-  View<Element<T>, Rank> as() const {
+  FULGURITE_HOST_DEVICE View<Element<T>, Rank> as() const {
     FULGURITE_ASSERT(dtype == kDTypeOf<T>, "the view holds {}, {} was asked for", name(dtype),
                      name(kDTypeOf<T>));
     return {reinterpret_cast<Element<T>*>(data), extent, stride};

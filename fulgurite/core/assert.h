@@ -13,8 +13,16 @@ namespace fulgurite {
 
 }  // namespace fulgurite
 
+// A kernel of a GPU traps: the call that waits for it says so.
+#if defined(__CUDA_ARCH__)
+#define FULGURITE_ASSERT(condition, ...) \
+  do {                                   \
+    if (!(condition)) __trap();          \
+  } while (false)
+#else
 #define FULGURITE_ASSERT(condition, ...)                                                         \
   do {                                                                                           \
     if (!(condition))                                                                            \
       ::fulgurite::assertion_failed(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__)); \
   } while (false)
+#endif

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/numerics.h"
 
@@ -20,31 +21,31 @@ struct LatentRow {
   bool operator==(const LatentRow&) const = default;
 
   static constexpr int64_t kGroup = 128;
-  int64_t groups() const { return (latent + kGroup - 1) / kGroup; }
-  int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
-  int64_t scales_offset() const { return (latent + 3) / 4 * 4; }                // fp8 alone
-  int64_t rope_offset() const {
+  FULGURITE_HOST_DEVICE int64_t groups() const { return (latent + kGroup - 1) / kGroup; }
+  FULGURITE_HOST_DEVICE int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
+  FULGURITE_HOST_DEVICE int64_t scales_offset() const { return (latent + 3) / 4 * 4; }                // fp8 alone
+  FULGURITE_HOST_DEVICE int64_t rope_offset() const {
     return form == LatentCache::kFp8 ? scales_offset() + groups() * 4 : latent * element_bytes();
   }
-  int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }
+  FULGURITE_HOST_DEVICE int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }
 
   // Values as attention reads them.
-  float latent_value(const std::byte* row, int64_t i) const {
+  FULGURITE_HOST_DEVICE float latent_value(const std::byte* row, int64_t i) const {
     if (form != LatentCache::kFp8) return plain(row, i);
     return to_float(e4m3{std::to_integer<uint8_t>(row[i])}) *
            read<float>(row + scales_offset() + i / kGroup * 4);
   }
-  float rope_value(const std::byte* row, int64_t i) const { return plain(row + rope_offset(), i); }
+  FULGURITE_HOST_DEVICE float rope_value(const std::byte* row, int64_t i) const { return plain(row + rope_offset(), i); }
 
   template <class T>
-  static T read(const std::byte* at) {
+  FULGURITE_HOST_DEVICE static T read(const std::byte* at) {
     T value;
     std::memcpy(&value, at, sizeof value);
     return value;
   }
 
  private:
-  float plain(const std::byte* at, int64_t i) const {
+  FULGURITE_HOST_DEVICE float plain(const std::byte* at, int64_t i) const {
     return element_bytes() == 4 ? read<float>(at + 4 * i) : to_float(read<bf16>(at + 2 * i));
   }
 };

@@ -17,6 +17,7 @@ enum class ErrorKind {
   kModel,    // tensors and configuration disagree
   kPlan,     // no implementation can do what is asked
   kMemory,   // the machine has not enough of it
+  kDevice,   // a GPU: none, too old, or a kernel failed
   kRequest,  // the caller's input: ids, prompt, options
 };
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/round_to_odd.h"
 
 namespace fulgurite {
@@ -14,7 +15,7 @@ struct fp16 {
 };
 
 // NaN becomes quiet, its payload kept.
-inline float to_float(fp16 value) {
+FULGURITE_HOST_DEVICE inline float to_float(fp16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7FFFu;
   if (magnitude > 0x7C00u) return std::bit_cast<float>(sign | 0x7FC00000u | magnitude << 13);
   if (magnitude == 0x7C00u) return std::bit_cast<float>(sign | 0x7F800000u);
@@ -24,7 +25,7 @@ inline float to_float(fp16 value) {
 }
 
 // From 65520 on infinity; denormals are kept; NaN stays NaN (quiet, sign and upper payload kept).
-inline fp16 to_fp16(float value) {
+FULGURITE_HOST_DEVICE inline fp16 to_fp16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7FFFFFFFu;
   const uint32_t sign = (bits >> 16) & 0x8000u;
   uint32_t result = 0;
@@ -40,8 +41,8 @@ inline fp16 to_fp16(float value) {
 }
 
 // The same of a double, rounded once.
-inline fp16 to_fp16(double value) { return to_fp16(round_to_odd(value)); }
+FULGURITE_HOST_DEVICE inline fp16 to_fp16(double value) { return to_fp16(round_to_odd(value)); }
 
-inline float round_to_fp16(float value) { return to_float(to_fp16(value)); }
+FULGURITE_HOST_DEVICE inline float round_to_fp16(float value) { return to_float(to_fp16(value)); }
 
 }  // namespace fulgurite

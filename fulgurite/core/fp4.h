@@ -3,9 +3,10 @@
 // Source: OCP Microscaling Formats (MX) v1.0, table 5; two codes a byte as DeepSeek and NVIDIA store them.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
+
+#include "fulgurite/core/host_device.h"
 
 namespace fulgurite {
 
@@ -20,19 +21,19 @@ struct e2m1x2 {
   uint8_t bits;
 };
 
-inline float to_float(e2m1 value) {
-  static constexpr std::array<float, 8> kMagnitudes{0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+FULGURITE_HOST_DEVICE inline float to_float(e2m1 value) {
+  constexpr float kMagnitudes[]{0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
   const float magnitude = kMagnitudes[value.bits & 7u];
   return (value.bits & 8u) != 0 ? -magnitude : magnitude;
 }
 
-inline e2m1 unpack(e2m1x2 pair, int64_t column) {
+FULGURITE_HOST_DEVICE inline e2m1 unpack(e2m1x2 pair, int64_t column) {
   return {static_cast<uint8_t>(column % 2 == 0 ? pair.bits & 0xFu : pair.bits >> 4)};
 }
-inline e2m1x2 pack(e2m1 even, e2m1 odd) { return {static_cast<uint8_t>(even.bits | odd.bits << 4)}; }
+FULGURITE_HOST_DEVICE inline e2m1x2 pack(e2m1 even, e2m1 odd) { return {static_cast<uint8_t>(even.bits | odd.bits << 4)}; }
 
 // To the nearest, ties to the even code, clamped to +-6; value is no NaN.
-inline e2m1 to_e2m1(float value) {
+FULGURITE_HOST_DEVICE inline e2m1 to_e2m1(float value) {
   const float magnitude = std::min(std::fabs(value), kLargestE2m1);
   const float step = magnitude < 2.0f ? 0.5f : magnitude < 4.0f ? 1.0f : 2.0f;
   const int steps = static_cast<int>(std::nearbyint(magnitude / step));  // 0..4, 2..4, 2..3

@@ -9,6 +9,8 @@
 #include <limits>
 #include <optional>
 
+#include "fulgurite/core/host_device.h"
+
 namespace fulgurite {
 
 struct e4m3 {
@@ -17,7 +19,7 @@ struct e4m3 {
 
 inline constexpr float kLargestE4m3 = 448.0f;
 
-inline float to_float(e4m3 value) {
+FULGURITE_HOST_DEVICE inline float to_float(e4m3 value) {
   const uint32_t magnitude = value.bits & 0x7Fu;
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x80u) << 24;
   if (magnitude == 0x7Fu) return std::bit_cast<float>(sign | 0x7FC00000u);
@@ -27,7 +29,7 @@ inline float to_float(e4m3 value) {
 }
 
 // e4m3(clamp(value, +-448)): to nearest, ties to even, subnormals included. NaN stays NaN.
-inline e4m3 to_e4m3(float value) {
+FULGURITE_HOST_DEVICE inline e4m3 to_e4m3(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
   if (std::isnan(value)) return {static_cast<uint8_t>(sign | 0x7Fu)};
@@ -48,14 +50,14 @@ struct e8m0 {
 };
 
 // Exact: 2^-127 is an fp32 subnormal.
-inline float to_float(e8m0 value) {
+FULGURITE_HOST_DEVICE inline float to_float(e8m0 value) {
   if (value.bits == 0xFF) return std::numeric_limits<float>::quiet_NaN();
   const uint32_t bits = value.bits == 0 ? 0x00400000u : static_cast<uint32_t>(value.bits) << 23;
   return std::bit_cast<float>(bits);
 }
 
 // The code of exactly this value; none where it is no power of two in [2^-127, 2^127].
-inline std::optional<e8m0> exact_e8m0(float value) {
+FULGURITE_HOST_DEVICE inline std::optional<e8m0> exact_e8m0(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if (bits == 0x00400000u) return e8m0{0};
   if ((bits & 0x807FFFFFu) != 0 || bits == 0 || bits == 0x7F800000u) return std::nullopt;

@@ -34,14 +34,21 @@ void* map_large(size_t bytes) {
   return mapped + before;
 }
 
+void* map_pages(int64_t bytes, Pages pages) {
+  const auto count = static_cast<size_t>(bytes);
+  void* const data = pages == Pages::kLarge && count >= kFewestLarge ? map_large(count) : map(count);
+  if (data == nullptr) fail(ErrorKind::kMemory, "the system gives no {} bytes of memory", bytes);
+  return data;
+}
+
 }  // namespace
+
+void* map_host_pages(int64_t bytes) { return map_pages(bytes, Pages::kLarge); }
+void unmap_host_pages(void* data, int64_t bytes) { munmap(data, static_cast<size_t>(bytes)); }
 
 HostBuffer::HostBuffer(int64_t bytes, Pages pages) : size_(bytes) {
   if (bytes < 0) fail(ErrorKind::kMemory, "a buffer of {} bytes was asked for", bytes);
-  if (bytes == 0) return;
-  const auto count = static_cast<size_t>(bytes);
-  data_ = pages == Pages::kLarge && count >= kFewestLarge ? map_large(count) : map(count);
-  if (data_ == nullptr) fail(ErrorKind::kMemory, "the system gives no {} bytes of memory", bytes);
+  if (bytes > 0) data_ = map_pages(bytes, pages);
 }
 
 HostBuffer::HostBuffer(HostBuffer&& other) noexcept
@@ -54,7 +61,7 @@ HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
 }
 
 HostBuffer::~HostBuffer() {
-  if (data_ != nullptr) munmap(data_, static_cast<size_t>(size_));
+  if (data_ != nullptr) unmap_host_pages(data_, size_);
 }
 
 }  // namespace fulgurite

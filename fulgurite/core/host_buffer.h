@@ -11,6 +11,10 @@ namespace fulgurite {
 
 enum class Pages { kSmall, kLarge };
 
+// As a kind of memory allocates it (core/memory.h): in large pages where it pays.
+void* map_host_pages(int64_t bytes);
+void unmap_host_pages(void* data, int64_t bytes);
+
 class HostBuffer {
  public:
   HostBuffer() = default;

@@ -28,11 +28,13 @@ struct Setting {
   Numerics numerics;
 };
 
-// Where an implementation runs: the threads it may use and the scratch memory that it asked for.
+// Where an implementation runs: the threads it may use, or a GPU's stream, and the scratch memory that it asked
+// for, which is the device's.
 struct Lane {
   int threads = 1;
   Workers* workers = nullptr;      // as many threads; none: the caller does every thread's part
   std::span<std::byte> workspace;  // workspace_bytes(problem), 64-byte aligned, contents undefined
+  void* stream = nullptr;          // of a GPU
 };
 
 template <class Problem, class Args>

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <span>
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/bf16.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/quantize.h"
@@ -27,27 +28,27 @@ struct KvRow {
   static constexpr int64_t kGroup = 64;      // values of nope that share a scale
   static constexpr int64_t kBlockRows = 64;  // rows of a block
 
-  int64_t width() const { return nope + rope; }
-  int64_t groups() const { return (nope + kGroup - 1) / kGroup; }
-  int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
-  int64_t rope_offset() const {
+  FULGURITE_HOST_DEVICE int64_t width() const { return nope + rope; }
+  FULGURITE_HOST_DEVICE int64_t groups() const { return (nope + kGroup - 1) / kGroup; }
+  FULGURITE_HOST_DEVICE int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
+  FULGURITE_HOST_DEVICE int64_t rope_offset() const {
     return form == LatentCache::kFp8 ? (nope + 3) / 4 * 4 : nope * element_bytes();
   }
-  int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }  // without scales
-  int64_t scale_bytes() const { return form == LatentCache::kFp8 ? (groups() + 7) / 8 * 8 : 0; }
-  int64_t scales_offset() const { return kBlockRows * bytes(); }  // in a block
-  int64_t block_bytes() const {
+  FULGURITE_HOST_DEVICE int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }  // without scales
+  FULGURITE_HOST_DEVICE int64_t scale_bytes() const { return form == LatentCache::kFp8 ? (groups() + 7) / 8 * 8 : 0; }
+  FULGURITE_HOST_DEVICE int64_t scales_offset() const { return kBlockRows * bytes(); }  // in a block
+  FULGURITE_HOST_DEVICE int64_t block_bytes() const {
     const int64_t used = kBlockRows * (bytes() + scale_bytes());
     return (used + bytes() - 1) / bytes() * bytes();
   }
-  static int64_t blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
+  FULGURITE_HOST_DEVICE static int64_t blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
   // Of a cache: all its sequences' blocks.
   int64_t cache_bytes(int64_t sequences, int64_t rows) const {
     return sequences * blocks(rows) * block_bytes();
   }
 
   // Value i as attention reads it; `scales` are the row's (fp8 alone). With kv_quant = e4m3 exact in bf16.
-  float value(const std::byte* row, const std::byte* scales, int64_t i) const {
+  FULGURITE_HOST_DEVICE float value(const std::byte* row, const std::byte* scales, int64_t i) const {
     if (form == LatentCache::kFp32) return read<float>(row + 4 * i);
     if (form == LatentCache::kBf16) return to_float(read<bf16>(row + 2 * i));
     if (i >= nope) return to_float(read<bf16>(row + rope_offset() + 2 * (i - nope)));
@@ -56,7 +57,7 @@ struct KvRow {
   }
 
   template <class T>
-  static T read(const std::byte* at) {
+  FULGURITE_HOST_DEVICE static T read(const std::byte* at) {
     T value;
     std::memcpy(&value, at, sizeof value);
     return value;
@@ -83,20 +84,20 @@ struct KvCacheView {
   View<Byte, 3> blocks;  // [sequences, KvRow::blocks(rows), row.block_bytes()], the last contiguous
 
   operator KvCacheView<const std::byte>() const requires(!std::is_const_v<Byte>) { return {row, blocks}; }
-  explicit operator bool() const { return static_cast<bool>(blocks); }
+  FULGURITE_HOST_DEVICE explicit operator bool() const { return static_cast<bool>(blocks); }
 
-  Byte* at(int64_t sequence, int64_t index) const {
+  FULGURITE_HOST_DEVICE Byte* at(int64_t sequence, int64_t index) const {
     return block(sequence, index) + index % KvRow::kBlockRows * row.bytes();
   }
-  Byte* scales_at(int64_t sequence, int64_t index) const {  // fp8 alone
+  FULGURITE_HOST_DEVICE Byte* scales_at(int64_t sequence, int64_t index) const {  // fp8 alone
     return block(sequence, index) + row.scales_offset() + index % KvRow::kBlockRows * row.scale_bytes();
   }
-  float value(int64_t sequence, int64_t index, int64_t i) const {
+  FULGURITE_HOST_DEVICE float value(int64_t sequence, int64_t index, int64_t i) const {
     return row.value(at(sequence, index), scales_at(sequence, index), i);
   }
 
  private:
-  Byte* block(int64_t sequence, int64_t index) const {
+  FULGURITE_HOST_DEVICE Byte* block(int64_t sequence, int64_t index) const {
     return blocks.data + sequence * blocks.stride[0] + index / KvRow::kBlockRows * blocks.stride[1];
   }
 };
@@ -107,9 +108,9 @@ using ConstKvRows = KvCacheView<const std::byte>;
 struct KvGroup {
   e4m3 codes[KvRow::kGroup];
   e8m0 scale;
-  float value(int64_t i) const { return to_float(codes[i]) * to_float(scale); }
+  FULGURITE_HOST_DEVICE float value(int64_t i) const { return to_float(codes[i]) * to_float(scale); }
 };
-inline KvGroup quantize_kv(std::span<const float> values) {
+FULGURITE_HOST_DEVICE inline KvGroup quantize_kv(std::span<const float> values) {
   KvGroup group;
   group.scale = *exact_e8m0(quantize_e4m3(values, ScaleRounding::kPow2, group.codes));
   return group;
@@ -118,7 +119,7 @@ inline KvGroup quantize_kv(std::span<const float> values) {
 // Writes row `index` of a sequence: row.width() values, rotated and rounded as activations are. The first
 // `nope` go through kv_quant, groups of 64 (the quantizer, dequantized again); then all are stored in the
 // cache's form. What references write with; cpu/kv_rows.h does the same in haste.
-inline void store_kv_row(const KvRows& cache, int64_t sequence, int64_t index, std::span<const float> values,
+FULGURITE_HOST_DEVICE inline void store_kv_row(const KvRows& cache, int64_t sequence, int64_t index, std::span<const float> values,
                          KvQuant quant) {
   const KvRow& row = cache.row;
   std::byte* const to = cache.at(sequence, index);

@@ -4,11 +4,13 @@
 #include <bit>
 #include <cstdint>
 
+#include "fulgurite/core/host_device.h"
+
 namespace fulgurite {
 
 // The fp32 that is value, or of the two around it the odd one: a tie of a second rounding only where the
 // double is one.
-inline float round_to_odd(double value) {
+FULGURITE_HOST_DEVICE inline float round_to_odd(double value) {
   const float nearest = static_cast<float>(value);
   const double rest = value - static_cast<double>(nearest);
   uint32_t bits = std::bit_cast<uint32_t>(nearest);

@@ -1,7 +1,5 @@
 #include "fulgurite/core/rounding.h"
 
-#include <cmath>
-
 #include "fulgurite/core/assert.h"
 
 #if defined(__x86_64__)
@@ -10,8 +8,6 @@
 
 namespace fulgurite {
 namespace {
-
-float correct(float m) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(m))); }
 
 #if defined(__x86_64__)
 constexpr bool kX86 = true;
@@ -42,7 +38,7 @@ Support takes_rsqrt(const Setting& setting) {
 float reciprocal_sqrt(float m, const Numerics& numerics) {
   switch (numerics.rsqrt) {
     case Rsqrt::kCorrect:
-      return correct(m);
+      return correct_reciprocal_sqrt(m);
     case Rsqrt::kTwoStep:
       return 1.0f / std::sqrt(m);
     case Rsqrt::kX86_12:
@@ -50,7 +46,7 @@ float reciprocal_sqrt(float m, const Numerics& numerics) {
     case Rsqrt::kX86_14:
       return approximate_14(m);
     case Rsqrt::kError:
-      return static_cast<float>(static_cast<double>(correct(m)) *
+      return static_cast<float>(static_cast<double>(correct_reciprocal_sqrt(m)) *
                                 (1.0 + static_cast<double>(numerics.rsqrt_error)));
     case Rsqrt::kCuda:
       break;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/assert.h"
 
 namespace fulgurite {
@@ -17,28 +18,28 @@ struct View {
   std::array<int64_t, Rank> stride{};
 
   View() = default;
-  View(T* pointer, std::array<int64_t, Rank> extents) : data(pointer), extent(extents) {
+  FULGURITE_HOST_DEVICE View(T* pointer, std::array<int64_t, Rank> extents) : data(pointer), extent(extents) {
     int64_t step = 1;
     for (int i = Rank - 1; i >= 0; --i) {
       stride[i] = step;
       step *= extent[i];
     }
   }
-  View(T* pointer, std::array<int64_t, Rank> extents, std::array<int64_t, Rank> strides)
+  FULGURITE_HOST_DEVICE View(T* pointer, std::array<int64_t, Rank> extents, std::array<int64_t, Rank> strides)
       : data(pointer), extent(extents), stride(strides) {}
 
   // View<T> converts to View<const T>.
-  operator View<const T, Rank>() const requires(!std::is_const_v<T>) { return {data, extent, stride}; }
+  FULGURITE_HOST_DEVICE operator View<const T, Rank>() const requires(!std::is_const_v<T>) { return {data, extent, stride}; }
 
-  explicit operator bool() const { return data != nullptr; }
+  FULGURITE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 
-  int64_t size() const {
+  FULGURITE_HOST_DEVICE int64_t size() const {
     int64_t count = 1;
     for (const int64_t n : extent) count *= n;
     return count;
   }
   template <class... Index>
-  T& operator()(Index... index) const {
+  FULGURITE_HOST_DEVICE T& operator()(Index... index) const {
     static_assert(sizeof...(Index) == Rank);
     const std::array<int64_t, Rank> at{static_cast<int64_t>(index)...};
     int64_t offset = 0;
@@ -53,7 +54,7 @@ struct View {
   }
 
   // The view with the first index fixed.
-  View<T, Rank - 1> operator[](int64_t index) const requires(Rank > 1) {
+  FULGURITE_HOST_DEVICE View<T, Rank - 1> operator[](int64_t index) const requires(Rank > 1) {
 #ifndef NDEBUG
     FULGURITE_ASSERT(index >= 0 && index < extent[0], "row {} of {}", index, extent[0]);
 #endif
@@ -67,7 +68,7 @@ struct View {
   }
 
   // `count` entries of dimension `dimension`, from `first`.
-  View slice(int dimension, int64_t first, int64_t count) const {
+  FULGURITE_HOST_DEVICE View slice(int dimension, int64_t first, int64_t count) const {
     FULGURITE_ASSERT(first >= 0 && count >= 0 && first + count <= extent[dimension], "[{}, {}) of {}", first,
                      first + count, extent[dimension]);
     View part = *this;

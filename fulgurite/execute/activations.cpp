@@ -21,10 +21,10 @@ View<T, Rank> view_at(std::byte* data, std::array<int64_t, Rank> extent) {
 
 }  // namespace
 
-Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens) {
+Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
   const plan::ActivationLayout& at = plan.activations;
   const model::Config& c = plan.config;
-  const auto base = [&](int64_t offset) { return arena.bytes().data() + offset; };
+  const auto base = [&](int64_t offset) { return arena + offset; };
   const auto matrix = [&](int64_t offset, int64_t width) {
     return tensor_at<2>(base(offset), at.dtype, {tokens, width});
   };
@@ -70,13 +70,13 @@ Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens)
   return a;
 }
 
-Tensor<2> cut_logit_inputs(const plan::Plan& plan, const HostBuffer& arena, int64_t rows) {
-  return tensor_at<2>(arena.bytes().data() + plan.activations.logit_inputs, plan.activations.dtype,
+Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows) {
+  return tensor_at<2>(arena + plan.activations.logit_inputs, plan.activations.dtype,
                       {rows, plan.config.hidden});
 }
 
-View<float, 2> cut_logits(const plan::Plan& plan, const HostBuffer& arena, int64_t rows) {
-  return view_at<float, 2>(arena.bytes().data() + plan.activations.logits, {rows, plan.config.vocabulary});
+View<float, 2> cut_logits(const plan::Plan& plan, std::byte* arena, int64_t rows) {
+  return view_at<float, 2>(arena + plan.activations.logits, {rows, plan.config.vocabulary});
 }
 
 Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count) {

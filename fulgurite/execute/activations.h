@@ -2,7 +2,6 @@
 // The buffers of one forward pass, as views of the session's arena cut to the tokens at hand.
 
 #include "fulgurite/core/any_view.h"
-#include "fulgurite/core/host_buffer.h"
 #include "fulgurite/core/token_place.h"
 #include "fulgurite/plan/plan.h"
 
@@ -32,11 +31,11 @@ struct Activations {
   View<float, 3> q_normed;      // the same
 };
 
-Activations cut(const plan::Plan& plan, const HostBuffer& arena, int64_t tokens);
+Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens);
 
 // The inputs of the head and its results, cut to `rows`.
-Tensor<2> cut_logit_inputs(const plan::Plan& plan, const HostBuffer& arena, int64_t rows);
-View<float, 2> cut_logits(const plan::Plan& plan, const HostBuffer& arena, int64_t rows);
+Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows);
+View<float, 2> cut_logits(const plan::Plan& plan, std::byte* arena, int64_t rows);
 
 // Columns [first, first + count) of the last dimension.
 Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count);

@@ -1,7 +1,6 @@
 #include "fulgurite/execute/session.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "fulgurite/core/error.h"
 #include "fulgurite/execute/decoder_layer.h"
@@ -15,7 +14,7 @@ namespace {
 // This layer's parts of the buffer of all caches.
 class CacheCutter {
  public:
-  CacheCutter(const plan::Plan& plan, int64_t layer, const HostBuffer& memory)
+  CacheCutter(const plan::Plan& plan, int64_t layer, const Buffer& memory)
       : plan_(plan),
         at_(plan.caches.layers[static_cast<size_t>(layer)]),
         ratio_(plan.config.ratio(layer)),
@@ -31,7 +30,7 @@ class CacheCutter {
   }
 
  private:
-  std::byte* begin(const plan::CacheRegion& region) const { return memory_.bytes().data() + region.offset; }
+  std::byte* begin(const plan::CacheRegion& region) const { return memory_.data() + region.offset; }
   int64_t sequences() const { return plan_.options.sequences; }
 
   LatentRows latent() const {
@@ -71,18 +70,17 @@ class CacheCutter {
   const plan::Plan& plan_;
   const plan::LayerCaches& at_;
   const int64_t ratio_;
-  const HostBuffer& memory_;
+  const Buffer& memory_;
 };
 
 // Every stream begins as the embedding.
-void spread(const Activations& at) {
+void spread(const Activations& at, const Memory& memory, void* queue) {
   if (!at.streams) return;
   const int64_t count = at.streams.extent[1];
-  const size_t bytes = static_cast<size_t>(at.stream.extent[1] * at.stream.element_bytes());
+  const int64_t bytes = at.stream.extent[1] * at.stream.element_bytes();
   for (int64_t t = 0; t < at.tokens; ++t)
     for (int64_t s = 0; s < count; ++s)
-      std::memcpy(at.streams.data + (t * count + s) * static_cast<int64_t>(bytes),
-                  at.stream.data + t * static_cast<int64_t>(bytes), bytes);
+      memory.copy(at.streams.data + (t * count + s) * bytes, at.stream.data + t * bytes, bytes, queue);
 }
 
 plan::Plan fitting(plan::Plan plan) {
@@ -91,19 +89,49 @@ plan::Plan fitting(plan::Plan plan) {
   return plan;
 }
 
+// A session that traces keeps what its kernels read where the host reads it too.
+const Memory& memory_of(const plan::Plan& plan) {
+  const Accelerator* const accelerator = plan.device.accelerator;
+  if (accelerator == nullptr) return kHostMemory;
+  return plan.options.tracing == plan::Tracing::kOn ? *accelerator->shared : *accelerator->own;
+}
+
+// Those that the kernels read: a GPU's are copies.
+plan::DeviceWeights weights_of(const plan::Plan& plan, const plan::PreparedWeights& prepared, void* stream) {
+  if (plan.device.accelerator == nullptr) return {};
+  return plan::upload(prepared, memory_of(plan), stream);
+}
+
+// Bytes that pass between host and GPU in one call: ids and places, or logits.
+int64_t staging_bytes(const plan::Plan& plan) {
+  if (plan.device.accelerator == nullptr) return 0;
+  const int64_t token = static_cast<int64_t>(sizeof(TokenPlace) + sizeof(int32_t));
+  return std::max(plan.options.chunk_tokens * token,
+                  plan.activations.logit_rows * plan.config.vocabulary * int64_t{4});
+}
+
 }  // namespace
 
 Session::Session(const model::Model& model, plan::Plan plan)
     : plan_(fitting(std::move(plan))),
       model_(&model),
-      weights_(plan::prepare(model, plan_)),
-      caches_(plan_.caches.total()),
-      arena_(plan_.bytes.activations),
-      workspace_(plan_.bytes.workspace),
+      prepared_(plan::prepare(model, plan_)),
       workers_(plan_.device.make_workers == nullptr ? nullptr
                                                     : plan_.device.make_workers(plan_.device.threads)),
+      stream_(plan_.device.accelerator),
+      memory_(memory_of(plan_)),
+      uploaded_(weights_of(plan_, prepared_, stream_.get())),
+      caches_(memory_, plan_.caches.total()),
+      arena_(memory_, plan_.bytes.activations),
+      workspace_(memory_, plan_.bytes.workspace),
+      staging_(staging_bytes(plan_)),
       counts_(plan::no_counts(plan_)),
-      lane_{{plan_.device.threads, workers_.get(), workspace_.bytes()}, counts_},
+      lane_{{plan_.device.threads,
+             workers_.get(),
+             {workspace_.data(), static_cast<size_t>(workspace_.size())},
+             stream_.get()},
+            counts_,
+            memory_.host_reads ? plan_.device.accelerator : nullptr},
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
       in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
 
@@ -121,7 +149,8 @@ void Session::reset(int32_t sequence) { lengths_[index_of(sequence)] = 0; }
 void Session::update_weights(const model::Model& model) {
   model::require_interchangeable(*model_, model);
   model::require_expert_tables(model);
-  plan::prepare_again(model, plan_, weights_);
+  plan::prepare_again(model, plan_, prepared_);
+  if (plan_.device.accelerator != nullptr) plan::upload_again(prepared_, stream_.get(), uploaded_);
   model_ = &model;
   std::ranges::fill(lengths_, int64_t{0});
 }
@@ -153,7 +182,14 @@ void Session::check(std::span<const Chunk> chunks) {
 }
 
 int64_t Session::place_tokens(std::span<const Chunk> chunks) {
-  const Activations at = cut(plan_, arena_, plan_.options.chunk_tokens);
+  const bool staged = plan_.device.accelerator != nullptr;
+  Activations at = cut(plan_, arena_.data(), plan_.options.chunk_tokens);
+  const View<int32_t, 1> ids = at.ids;
+  const View<TokenPlace, 1> places = at.places;
+  if (staged) {
+    at.places.data = reinterpret_cast<TokenPlace*>(staging_.bytes().data());
+    at.ids.data = reinterpret_cast<int32_t*>(at.places.data + at.places.size());
+  }
   int64_t t = 0;
   for (const Chunk& chunk : chunks) {
     int64_t& length = lengths_[static_cast<size_t>(chunk.sequence)];
@@ -164,21 +200,26 @@ int64_t Session::place_tokens(std::span<const Chunk> chunks) {
       t += 1;
     }
   }
+  if (staged) {
+    memory_.write(places.data, at.places.data, t * static_cast<int64_t>(sizeof(TokenPlace)), stream_.get());
+    memory_.write(ids.data, at.ids.data, t * static_cast<int64_t>(sizeof(int32_t)), stream_.get());
+  }
   return t;
 }
 
 void Session::run_layers(const Activations& at, Tap* tap) {
   const model::Config& config = plan_.config;
-  plan_.embedding.run({at.ids, &weights_.embedding, at.stream}, at.tokens, lane_);
-  spread(at);
+  const plan::PreparedWeights& w = weights();
+  plan_.embedding.run({at.ids, &w.embedding, at.stream}, at.tokens, lane_);
+  spread(at, memory_, stream_.get());
   // Nothing precedes the first layer: its sum adds zeros.
-  std::memset(at.block.data, 0, static_cast<size_t>(at.tokens * config.hidden * bits(at.block.dtype) / 8));
+  memory_.clear(at.block.data, at.tokens * config.hidden * at.block.element_bytes(), stream_.get());
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    const rotary::Table& rope = config.ratio(layer) == 0 ? weights_.rope : weights_.compressed_rope;
-    run_layer({layer, plan_.layers[static_cast<size_t>(layer)], weights_.layers[static_cast<size_t>(layer)],
+    const rotary::Table& rope = config.ratio(layer) == 0 ? w.rope : w.compressed_rope;
+    run_layer({layer, plan_.layers[static_cast<size_t>(layer)], w.layers[static_cast<size_t>(layer)],
                rope, CacheCutter(plan_, layer, caches_).cut(), at, lane_, tap});
   }
-  enter_block({plan_.final_site, weights_.final_norm, weights_.head_streams, config.layers - 1}, at, lane_,
+  enter_block({plan_.final_site, w.final_norm, w.head_streams, config.layers - 1}, at, lane_,
               tap);
 }
 
@@ -187,24 +228,33 @@ View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Acti
   const int64_t count = all ? at.tokens : static_cast<int64_t>(chunks.size());
   Tensor<2> inputs = at.normed;
   if (!all) {
-    inputs = cut_logit_inputs(plan_, arena_, count);
-    const size_t row_bytes = static_cast<size_t>(plan_.config.hidden * bits(inputs.dtype) / 8);
+    inputs = cut_logit_inputs(plan_, arena_.data(), count);
+    const int64_t row_bytes = plan_.config.hidden * inputs.element_bytes();
     int64_t last = -1;
     for (int64_t i = 0; i < count; ++i) {
       last += static_cast<int64_t>(chunks[static_cast<size_t>(i)].ids.size());
-      std::memcpy(rows(inputs, i, 1).data, rows(at.normed, last, 1).data, row_bytes);
+      memory_.copy(rows(inputs, i, 1).data, rows(at.normed, last, 1).data, row_bytes, stream_.get());
     }
   }
-  const View<float, 2> logits = cut_logits(plan_, arena_, count);
-  plan_.head.run({inputs, &weights_.head, logits}, count, lane_);
+  View<float, 2> logits = cut_logits(plan_, arena_.data(), count);
+  plan_.head.run({inputs, &weights().head, logits}, count, lane_);
+  if (!memory_.host_reads) {
+    auto* const here = reinterpret_cast<float*>(staging_.bytes().data());
+    memory_.read(here, logits.data, logits.size() * static_cast<int64_t>(sizeof(float)), stream_.get());
+    logits.data = here;
+  }
   if (tap != nullptr && all) tap->at(TapPoint::kLogits, model::kNoLayer, tap_tensor(Tensor<2>(logits)));
   return logits;
 }
 
 View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, plan::Conductor* conductor) {
   check(chunks);
+  if ((tap != nullptr || conductor != nullptr) && !memory_.host_reads)
+    fail(ErrorKind::kRequest, "a session on {} is looked into where its plan has Tracing::kOn",
+         name(plan_.device.target));
   lane_.conductor = conductor;
-  const Activations at = cut(plan_, arena_, place_tokens(chunks));
+  const Activations at = cut(plan_, arena_.data(), place_tokens(chunks));
+  if (lane_.watched != nullptr) lane_.watched->wait(stream_.get());  // the tokens' places have arrived
   if (tap != nullptr) tap->begin({at.places.data, static_cast<size_t>(at.tokens)});
   run_layers(at, tap);
   return run_head(chunks, at, tap);

@@ -8,9 +8,11 @@
 #include <span>
 #include <vector>
 
+#include "fulgurite/core/host_buffer.h"
 #include "fulgurite/execute/activations.h"
 #include "fulgurite/execute/tap.h"
 #include "fulgurite/plan/counts.h"
+#include "fulgurite/plan/device_weights.h"
 #include "fulgurite/plan/prepare.h"
 
 namespace fulgurite::execute {
@@ -19,6 +21,23 @@ namespace fulgurite::execute {
 struct Chunk {
   int32_t sequence = 0;
   std::span<const int32_t> ids;
+};
+
+// A GPU's queue of work, closed at the end of its life; of a CPU nothing.
+class Stream {
+ public:
+  explicit Stream(const Accelerator* accelerator)
+      : accelerator_(accelerator), stream_(accelerator == nullptr ? nullptr : accelerator->open_stream()) {}
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() {
+    if (accelerator_ != nullptr) accelerator_->close_stream(stream_);
+  }
+  void* get() const { return stream_; }
+
+ private:
+  const Accelerator* accelerator_;
+  void* stream_;
 };
 
 class Session {
@@ -53,6 +72,10 @@ class Session {
   const plan::Plan& plan() const { return plan_; }
 
  private:
+  // Those that kernels read.
+  const plan::PreparedWeights& weights() const {
+    return plan_.device.accelerator == nullptr ? prepared_ : uploaded_.weights;
+  }
   size_t index_of(int32_t sequence) const;
   void check(std::span<const Chunk> chunks);
   int64_t place_tokens(std::span<const Chunk> chunks);
@@ -61,11 +84,15 @@ class Session {
 
   plan::Plan plan_;
   const model::Model* model_;
-  plan::PreparedWeights weights_;
-  HostBuffer caches_;
-  HostBuffer arena_;
-  HostBuffer workspace_;
+  plan::PreparedWeights prepared_;
   std::unique_ptr<Workers> workers_;
+  Stream stream_;
+  const Memory& memory_;  // of everything that kernels read
+  plan::DeviceWeights uploaded_;
+  Buffer caches_;
+  Buffer arena_;
+  Buffer workspace_;
+  HostBuffer staging_;  // of a GPU: ids and places on their way there, logits on theirs back
   std::vector<plan::RowCount> counts_;
   plan::CountedLane lane_;
   std::vector<int64_t> lengths_;

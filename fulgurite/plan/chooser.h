@@ -38,6 +38,8 @@ class Chooser {
       if (!is_candidate(operation, candidate->name, candidate->device)) continue;
       Support refusal = refused_unasked(operation, candidate->name, candidate->device);
       if (!refusal) refusal = candidate->supports(problem);
+      if (!refusal && candidate->run == nullptr && plan_.device.accelerator != nullptr)
+        refusal = Refusal{"this build has no kernel of it"};
       if (refusal) {
         row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
         continue;

@@ -123,6 +123,7 @@ struct Row {
 struct Bytes {
   int64_t viewed = 0;            // weights, where the checkpoint maps them
   int64_t prepared = 0;          // weights and tables in a layout of their own
+  int64_t uploaded = 0;          // of a GPU: all weights, prepared or not, in its memory
   int64_t latent_cache = 0;      // latents, or windows and entries
   int64_t index_layers = 0;      // layers with an indexer: none other has index keys
   int64_t index_cache = 0;       // index keys and the scales of codes
@@ -130,8 +131,9 @@ struct Bytes {
   int64_t activations = 0;
   int64_t requantized = 0;  // codes and scales made for rows that read other scales than the stored
   int64_t workspace = 0;    // the largest of any row; rows run one after another
+  // Of the device's memory; a GPU leaves what is prepared with the host.
   int64_t owned() const {
-    return prepared + requantized + latent_cache + index_cache + compressor_state + activations + workspace;
+    return (uploaded > 0 ? uploaded : prepared) + requantized + latent_cache + index_cache + compressor_state + activations + workspace;
   }
 };
 

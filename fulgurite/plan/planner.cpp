@@ -276,7 +276,9 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   Planner(model, plan).make();
   require_demands(plan);
   plan.bytes.viewed = model.bound_bytes;
-  plan.bytes.prepared = prepared_bytes(model, plan);
+  const PreparedBytes weights = prepared_bytes(model, plan);
+  plan.bytes.prepared = weights.prepared;
+  if (device.target.kind == DeviceKind::kCuda) plan.bytes.uploaded = weights.uploaded;
   plan.bytes.latent_cache = plan.caches.latent;
   plan.bytes.index_cache = plan.caches.index;
   plan.bytes.index_layers = std::ranges::count_if(

@@ -6,6 +6,7 @@
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/model/expert_table.h"
 #include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/device_weights.h"
 
 namespace fulgurite::plan {
 namespace {
@@ -204,11 +205,11 @@ bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics) {
   return numerics.gate_weight == GateWeight::kFp8 && !has_scales(format_of(gate));
 }
 
-int64_t prepared_bytes(const model::Model& model, const Plan& plan) {
+PreparedBytes prepared_bytes(const model::Model& model, const Plan& plan) {
   PreparedWeights weights = with_room(model);
   Floats counted;
   prepare_all(model, plan, counted, weights);
-  return product({counted.taken(), sizeof(float)});
+  return {product({counted.taken(), sizeof(float)}), device_bytes(weights)};
 }
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan) {

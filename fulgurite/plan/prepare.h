@@ -71,8 +71,13 @@ struct PreparedWeights {
   rotary::Table compressed_rope;  // of layers with compressed entries; nothing where no layer has them
 };
 
-// The bytes that prepare() takes, found by doing all of it but the writing.
-int64_t prepared_bytes(const model::Model& model, const Plan& plan);
+// The bytes that prepare() takes, found by doing all of it but the writing, and those of all weights in the
+// memory of a device that does not read the host's.
+struct PreparedBytes {
+  int64_t prepared = 0;
+  int64_t uploaded = 0;
+};
+PreparedBytes prepared_bytes(const model::Model& model, const Plan& plan);
 
 PreparedWeights prepare(const model::Model& model, const Plan& plan);
 
