@@ -4,6 +4,8 @@ if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, RelWithDebInfo or Debug" FORCE)
 endif()
 option(FULGURITE_TOOL "build the command fulgurite" ON)
+option(FULGURITE_CUDA "build the kernels of GPUs (nvcc 13)" OFF)
+set(CMAKE_CUDA_ARCHITECTURES 90a CACHE STRING "of the GPUs that kernels are built for")
 option(FULGURITE_TESTS "build the tests" OFF)
 option(FULGURITE_FUZZ "build the fuzz targets (clang)" OFF)
 set(FULGURITE_SANITIZE "" CACHE STRING "sanitizers of the whole build, for example address,undefined")
@@ -16,10 +18,11 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 # What every target of this project is compiled with, and no user of the library.
 add_library(fulgurite_options INTERFACE)
 # a*b + c is two roundings on every machine: contraction is off (docs/numerics.md).
-target_compile_options(fulgurite_options INTERFACE -Wall -Wextra -Werror -ffp-contract=off)
+target_compile_options(fulgurite_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -ffp-contract=off>)
 # GCC 12 sees overlaps and overruns inside std::string that are not there (GCC bug 105651); newer ones and clang do not.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(fulgurite_options INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
+  target_compile_options(fulgurite_options INTERFACE
+                         $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict -Wno-array-bounds -Wno-stringop-overflow>)
 endif()
 if(FULGURITE_SANITIZE)
   target_compile_options(fulgurite_options INTERFACE -fsanitize=${FULGURITE_SANITIZE} -fno-omit-frame-pointer

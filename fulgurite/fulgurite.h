@@ -18,6 +18,7 @@
 #include "fulgurite/checkpoint/writer.h"
 #include "fulgurite/core/error.h"
 #include "fulgurite/cpu/machine.h"
+#include "fulgurite/cuda/device.h"
 #include "fulgurite/execute/sampler.h"
 #include "fulgurite/execute/session.h"
 #include "fulgurite/model/bind.h"

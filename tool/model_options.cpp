@@ -53,6 +53,9 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
       ->check(numerics())
       ->capture_default_str();
   add_activation(verb, options.activation, options.numerics);
+  verb.add_option("--device", options.device, "What runs it: cpu, or cuda, the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   verb.add_option("--threads", options.threads, "Threads; 0: every processor that the process may use")
       ->transform(integer(0, kMostThreads))
       ->capture_default_str();
@@ -76,6 +79,12 @@ Numerics numerics_of(const ModelOptions& options) { return parse_numerics(option
 
 Device device_for(const ModelOptions& options) {
   Device device = cpu::machine();
+  if (options.device == "cuda") {  // the host's threads run what references there are
+    Device gpu = cuda::device();
+    gpu.threads = device.threads;
+    gpu.make_workers = device.make_workers;
+    device = gpu;
+  }
   note_threads(options.threads, device);
   if (options.threads > 0) device.threads = options.threads;
   return device;

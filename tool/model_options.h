@@ -11,15 +11,16 @@ namespace fulgurite::tool {
 
 struct ModelOptions {
   std::string directory;
-  int threads = 0;          // 0: every processor that the process may use
-  bool references = false;  // plan the references only
+  std::string device = "cpu";  // or "cuda"
+  int threads = 0;             // 0: every processor that the process may use
+  bool references = false;     // plan the references only
   std::string numerics = "serving";
   std::string activation;                    // "": as numerics says
   std::vector<std::string> require, forbid;  // OP:IMPL
 };
 
 void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
-// --numerics, --activation, --threads, --references, --require, --forbid
+// --device, --numerics, --activation, --threads, --references, --require, --forbid
 void add_execution(CLI::App& verb, ModelOptions& options);
 // --activation, which joins `numerics` once all options are read.
 void add_activation(CLI::App& verb, std::string& activation, std::string& numerics);

@@ -169,14 +169,23 @@ double OperationResult::worst_share() const {
 }
 
 OperationAudit::OperationAudit(const plan::Plan& planned, const plan::Plan& references, int64_t tokens)
-    : workspace_(planned.bytes.workspace), tokens_(tokens) {
+    : memory_(planned.device.accelerator == nullptr ? kHostMemory : *planned.device.accelerator->shared),
+      workspace_(memory_, planned.bytes.workspace),
+      tokens_(tokens) {
   FULGURITE_ASSERT(planned.rows.size() == references.rows.size(), "{} rows against {}", planned.rows.size(),
                    references.rows.size());
   for (const plan::Row& row : planned.rows)
     results_.push_back({row.layer, row.operation, row.implementation, 0, {}, {}});
 }
 
+// The lane of a call of the references', with the workspace that the audited rows asked for.
+Lane OperationAudit::lane_of(Lane lane) const {
+  lane.workspace = {workspace_.data(), static_cast<size_t>(workspace_.size())};
+  return lane;
+}
+
 void OperationAudit::run(const plan::AnyCall& call) {
+  const TensorMemory scope(memory_);
   std::visit([this](const auto* typed) { take(*typed); }, call);
 }
 
@@ -191,7 +200,7 @@ template <class Problem, class Args>
 void OperationAudit::judge_some(const plan::StepCall<Problem, Args>& call,
                                 const Implementation<Problem, Args>& row, OperationResult& result) {
   const Restored<Args> restored(call.args);
-  const Lane lane{call.lane.threads, call.lane.workers, workspace_.bytes()};
+  const Lane lane = lane_of(call.lane);
   const std::vector<int64_t> tokens =
       kTokensStandAlone<Args> ? spread(call.tokens, tokens_) : all_tokens(call.tokens);
   const TokenCopy<Args> copy(call.args, tokens);
@@ -209,7 +218,7 @@ void OperationAudit::take(const plan::StepCall<Problem, Args>& call) {
   const TokenCopy<Args> copy(call.args, all_tokens(call.tokens));
   {
     const Restored<Args> restored(call.args);
-    row.run(call.problem, copy.args(), {call.lane.threads, call.lane.workers, workspace_.bytes()});
+    row.run(call.problem, copy.args(), lane_of(call.lane));
   }
   run_in_parts(call);
   add_outputs(result.outputs, copy.args(), call.args, call.tokens);

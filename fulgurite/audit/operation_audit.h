@@ -67,11 +67,13 @@ class OperationAudit : public plan::Conductor {
   void judge_some(const plan::StepCall<Problem, Args>& call, const Implementation<Problem, Args>& row,
                   OperationResult& result);
 
+  Lane lane_of(Lane lane) const;
   template <class Row>
   const Row& audited(int64_t row) const;
 
   std::map<int64_t, std::any> stand_ins_;  // const Implementation<., .>*
-  HostBuffer workspace_;
+  const Memory& memory_;                   // that the audited rows read, and the host
+  Buffer workspace_;
   int64_t tokens_;
   std::vector<OperationResult> results_;
 };

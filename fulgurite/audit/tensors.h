@@ -4,16 +4,48 @@
 #include <vector>
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/memory.h"
 
 namespace fulgurite::audit {
+
+// While it lives, tensors that this thread makes lie in `memory`, of which the host reads every byte: a GPU reads
+// no memory but its own and what it shares.
+class TensorMemory {
+ public:
+  explicit TensorMemory(const Memory& memory) : before_(current_) { current_ = &memory; }
+  TensorMemory(const TensorMemory&) = delete;
+  TensorMemory& operator=(const TensorMemory&) = delete;
+  ~TensorMemory() { current_ = before_; }
+  static const Memory* current() { return current_; }
+
+ private:
+  static inline thread_local const Memory* current_ = nullptr;  // nullptr: the heap
+  const Memory* before_;
+};
+
+// Bytes of the heap, or of the memory in force.
+class TensorBytes {
+ public:
+  explicit TensorBytes(int64_t bytes) {
+    if (TensorMemory::current() != nullptr)
+      buffer_ = Buffer(*TensorMemory::current(), bytes);
+    else
+      heap_.resize(static_cast<size_t>(bytes));
+  }
+  std::byte* data() { return heap_.empty() ? buffer_.data() : heap_.data(); }
+
+ private:
+  std::vector<std::byte> heap_;
+  Buffer buffer_;
+};
 
 // A contiguous tensor that owns its bytes.
 template <int Rank>
 class OwnedTensor {
  public:
-  OwnedTensor(DType dtype, std::array<int64_t, Rank> extent) {
+  OwnedTensor(DType dtype, std::array<int64_t, Rank> extent)
+      : bytes_(View<std::byte, Rank>(nullptr, extent).size() * bits(dtype) / 8) {
     const View<std::byte, Rank> shape(nullptr, extent);
-    bytes_.resize(static_cast<size_t>(shape.size() * bits(dtype) / 8));
     view_.data = bytes_.data();
     view_.dtype = dtype;
     view_.extent = shape.extent;
@@ -25,7 +57,7 @@ class OwnedTensor {
   const Tensor<Rank>& view() const { return view_; }
 
  private:
-  std::vector<std::byte> bytes_;
+  TensorBytes bytes_;
   Tensor<Rank> view_;
 };
 

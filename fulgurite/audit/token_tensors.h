@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fulgurite/audit/tensors.h"
 #include "fulgurite/plan/catalog.h"
 
 namespace fulgurite::audit {
@@ -179,7 +180,7 @@ class TokenCopy {
     to.extent[0] = static_cast<int64_t>(tokens.size());
     int64_t row = 1;  // elements
     for (size_t i = to.extent.size(); i-- > 0; row *= to.extent[i]) to.stride[i] = row;
-    std::vector<std::byte>& bytes = bytes_.emplace_back(static_cast<size_t>(row * size));
+    TensorBytes& bytes = bytes_.emplace_back(row * size);
     std::byte* at = bytes.data();
     const auto* const from = reinterpret_cast<const std::byte*>(tensor.data);
     for (const int64_t token : tokens) copy_row<1>(tensor, from + token * tensor.stride[0] * size, size, at);
@@ -199,7 +200,7 @@ class TokenCopy {
   }
 
   Args args_;
-  std::vector<std::vector<std::byte>> bytes_;
+  std::vector<TensorBytes> bytes_;
 };
 
 inline std::vector<int64_t> all_tokens(int64_t count) {

@@ -3,11 +3,11 @@
 // says, caches and index operands as their knobs say. as<T>() gives the typed view, and T must be the type
 // that is there.
 
-#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/bf16.h"
 #include "fulgurite/core/dtype.h"
 #include "fulgurite/core/fp16.h"
 #include "fulgurite/core/fp8.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/view.h"
 
 namespace fulgurite {

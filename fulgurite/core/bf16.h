@@ -13,7 +13,9 @@ struct bf16 {
   uint16_t bits;
 };
 
-FULGURITE_HOST_DEVICE inline float to_float(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+FULGURITE_HOST_DEVICE inline float to_float(bf16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
 
 // NaN stays NaN (quiet, sign kept); what lies beyond the largest bf16 becomes infinity.
 FULGURITE_HOST_DEVICE inline bf16 to_bf16(float value) {

@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/numerics.h"
 
 namespace fulgurite {
@@ -22,8 +22,10 @@ struct LatentRow {
 
   static constexpr int64_t kGroup = 128;
   FULGURITE_HOST_DEVICE int64_t groups() const { return (latent + kGroup - 1) / kGroup; }
-  FULGURITE_HOST_DEVICE int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
-  FULGURITE_HOST_DEVICE int64_t scales_offset() const { return (latent + 3) / 4 * 4; }                // fp8 alone
+  FULGURITE_HOST_DEVICE int64_t element_bytes() const {
+    return form == LatentCache::kFp32 ? 4 : 2;
+  }                                                                                     // of what is no code
+  FULGURITE_HOST_DEVICE int64_t scales_offset() const { return (latent + 3) / 4 * 4; }  // fp8 alone
   FULGURITE_HOST_DEVICE int64_t rope_offset() const {
     return form == LatentCache::kFp8 ? scales_offset() + groups() * 4 : latent * element_bytes();
   }
@@ -35,7 +37,9 @@ struct LatentRow {
     return to_float(e4m3{std::to_integer<uint8_t>(row[i])}) *
            read<float>(row + scales_offset() + i / kGroup * 4);
   }
-  FULGURITE_HOST_DEVICE float rope_value(const std::byte* row, int64_t i) const { return plain(row + rope_offset(), i); }
+  FULGURITE_HOST_DEVICE float rope_value(const std::byte* row, int64_t i) const {
+    return plain(row + rope_offset(), i);
+  }
 
   template <class T>
   FULGURITE_HOST_DEVICE static T read(const std::byte* at) {

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/implementation.h"
 #include "fulgurite/core/numerics.h"
 
 namespace fulgurite {
@@ -16,6 +17,10 @@ inline DType activation_type(const Numerics& numerics) {
   if (numerics.activation == Activation::kFp32) return DType::kF32;
   return numerics.activation == Activation::kFp16 ? DType::kF16 : DType::kBF16;
 }
+
+// Whether a contract's values may be looked at: a GPU's memory is not the host's. There the session has checked
+// what came from outside.
+inline bool reads_values(const Setting& setting) { return setting.target.kind == DeviceKind::kCpu; }
 
 class Check {
  public:

@@ -46,7 +46,7 @@ struct Device {
   std::string model;  // "AMD EPYC ..."
   int threads = 1;    // that a session runs on
   std::unique_ptr<Workers> (*make_workers)(int threads) = nullptr;
-  int64_t available_bytes = 0;              // memory that can still be had
+  int64_t available_bytes = 0;               // memory that can still be had
   const Accelerator* accelerator = nullptr;  // of a GPU that is here
 };
 

@@ -2,8 +2,8 @@
 // One element of a tensor whose type is a fact of the plan (f32, bf16 or fp16): read as fp32, written with the one
 // rounding that its type makes. What references are written with.
 
-#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/host_device.h"
 
 namespace fulgurite {
 

@@ -30,7 +30,9 @@ FULGURITE_HOST_DEVICE inline float to_float(e2m1 value) {
 FULGURITE_HOST_DEVICE inline e2m1 unpack(e2m1x2 pair, int64_t column) {
   return {static_cast<uint8_t>(column % 2 == 0 ? pair.bits & 0xFu : pair.bits >> 4)};
 }
-FULGURITE_HOST_DEVICE inline e2m1x2 pack(e2m1 even, e2m1 odd) { return {static_cast<uint8_t>(even.bits | odd.bits << 4)}; }
+FULGURITE_HOST_DEVICE inline e2m1x2 pack(e2m1 even, e2m1 odd) {
+  return {static_cast<uint8_t>(even.bits | odd.bits << 4)};
+}
 
 // To the nearest, ties to the even code, clamped to +-6; value is no NaN.
 FULGURITE_HOST_DEVICE inline e2m1 to_e2m1(float value) {

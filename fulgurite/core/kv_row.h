@@ -11,8 +11,8 @@
 #include <cstring>
 #include <span>
 
-#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/bf16.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/core/view.h"
@@ -30,12 +30,18 @@ struct KvRow {
 
   FULGURITE_HOST_DEVICE int64_t width() const { return nope + rope; }
   FULGURITE_HOST_DEVICE int64_t groups() const { return (nope + kGroup - 1) / kGroup; }
-  FULGURITE_HOST_DEVICE int64_t element_bytes() const { return form == LatentCache::kFp32 ? 4 : 2; }  // of what is no code
+  FULGURITE_HOST_DEVICE int64_t element_bytes() const {
+    return form == LatentCache::kFp32 ? 4 : 2;
+  }  // of what is no code
   FULGURITE_HOST_DEVICE int64_t rope_offset() const {
     return form == LatentCache::kFp8 ? (nope + 3) / 4 * 4 : nope * element_bytes();
   }
-  FULGURITE_HOST_DEVICE int64_t bytes() const { return (rope_offset() + rope * element_bytes() + 3) / 4 * 4; }  // without scales
-  FULGURITE_HOST_DEVICE int64_t scale_bytes() const { return form == LatentCache::kFp8 ? (groups() + 7) / 8 * 8 : 0; }
+  FULGURITE_HOST_DEVICE int64_t bytes() const {
+    return (rope_offset() + rope * element_bytes() + 3) / 4 * 4;
+  }  // without scales
+  FULGURITE_HOST_DEVICE int64_t scale_bytes() const {
+    return form == LatentCache::kFp8 ? (groups() + 7) / 8 * 8 : 0;
+  }
   FULGURITE_HOST_DEVICE int64_t scales_offset() const { return kBlockRows * bytes(); }  // in a block
   FULGURITE_HOST_DEVICE int64_t block_bytes() const {
     const int64_t used = kBlockRows * (bytes() + scale_bytes());
@@ -119,8 +125,8 @@ FULGURITE_HOST_DEVICE inline KvGroup quantize_kv(std::span<const float> values) 
 // Writes row `index` of a sequence: row.width() values, rotated and rounded as activations are. The first
 // `nope` go through kv_quant, groups of 64 (the quantizer, dequantized again); then all are stored in the
 // cache's form. What references write with; cpu/kv_rows.h does the same in haste.
-FULGURITE_HOST_DEVICE inline void store_kv_row(const KvRows& cache, int64_t sequence, int64_t index, std::span<const float> values,
-                         KvQuant quant) {
+FULGURITE_HOST_DEVICE inline void store_kv_row(const KvRows& cache, int64_t sequence, int64_t index,
+                                               std::span<const float> values, KvQuant quant) {
   const KvRow& row = cache.row;
   std::byte* const to = cache.at(sequence, index);
   const auto put = [&](int64_t i, float value) {

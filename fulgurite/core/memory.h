@@ -12,11 +12,12 @@ namespace fulgurite {
 // its order.
 struct Memory {
   const char* name;
-  bool host_reads;                                 // the host may follow its pointers
-  void* (*allocate)(int64_t bytes);                // zero, at least 64-byte aligned; throws Error{kMemory}
-  void (*release)(void* data, int64_t bytes);      // throws nothing
-  void (*write)(void* to, const void* from_host, int64_t bytes, void* stream);  // `from_host` is free after it
-  void (*read)(void* to_host, const void* from, int64_t bytes, void* stream);   // waits for it
+  bool host_reads;                             // the host may follow its pointers
+  void* (*allocate)(int64_t bytes);            // zero, at least 64-byte aligned; throws Error{kMemory}
+  void (*release)(void* data, int64_t bytes);  // throws nothing
+  void (*write)(void* to, const void* from_host, int64_t bytes,
+                void* stream);                                                 // `from_host` is free after it
+  void (*read)(void* to_host, const void* from, int64_t bytes, void* stream);  // waits for it
   void (*copy)(void* to, const void* from, int64_t bytes, void* stream);
   void (*clear)(void* at, int64_t bytes, void* stream);
 };

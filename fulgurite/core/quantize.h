@@ -76,7 +76,8 @@ FULGURITE_HOST_DEVICE inline void round_to_fp4(std::span<float> x) {
     const auto group = x.subspan(first, std::min<size_t>(kFp4Group, x.size() - first));
     const float amax = largest_magnitude(group), scale = fp4_scale(amax);
     for (float& value : group)
-      value = std::isnan(amax) ? std::numeric_limits<float>::quiet_NaN() : nearest_e2m1(value / scale) * scale;
+      value =
+          std::isnan(amax) ? std::numeric_limits<float>::quiet_NaN() : nearest_e2m1(value / scale) * scale;
   }
 }
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/assert.h"
+#include "fulgurite/core/host_device.h"
 
 namespace fulgurite {
 
@@ -29,7 +29,9 @@ struct View {
       : data(pointer), extent(extents), stride(strides) {}
 
   // View<T> converts to View<const T>.
-  FULGURITE_HOST_DEVICE operator View<const T, Rank>() const requires(!std::is_const_v<T>) { return {data, extent, stride}; }
+  FULGURITE_HOST_DEVICE operator View<const T, Rank>() const requires(!std::is_const_v<T>) {
+    return {data, extent, stride};
+  }
 
   FULGURITE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 

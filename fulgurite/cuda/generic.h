@@ -32,14 +32,23 @@ void for_each(const Lane& lane, int64_t count, const Body& body) {
   const int64_t blocks = std::min((count + kThreads - 1) / kThreads, kMostBlocks);
   call_for_each<<<static_cast<unsigned>(blocks), static_cast<unsigned>(kThreads), 0,
                   static_cast<cudaStream_t>(lane.stream)>>>(count, body);
-  check(cudaGetLastError(), "launch");
+  launched(lane);
 }
 
 #else
 
 template <class Body>
-void for_each(const Lane&, int64_t count, const Body& body) {
-  for (int64_t i = 0; i < count; ++i) body(i);
+void for_each(const Lane& lane, int64_t count, const Body& body) {
+  struct Job {
+    const Body& body;
+    int64_t count, parts;
+  } job{body, count, lane.workers == nullptr ? 1 : lane.workers->threads()};
+  const auto part = [](void* context, int thread) {
+    const Job& j = *static_cast<const Job*>(context);
+    for (int64_t i = j.count * thread / j.parts; i < j.count * (thread + 1) / j.parts; ++i) j.body(i);
+  };
+  if (lane.workers == nullptr) return part(&job, 0);
+  lane.workers->run(part, &job);
 }
 
 #endif
@@ -79,8 +88,7 @@ FULGURITE_HOST_DEVICE inline float reciprocal_sqrt(float m, const Numerics& nume
   if (numerics.rsqrt == Rsqrt::kTwoStep) return 1.0f / std::sqrt(m);
   const float correct = correct_reciprocal_sqrt(m);
   if (numerics.rsqrt == Rsqrt::kCorrect) return correct;
-  return static_cast<float>(static_cast<double>(correct) *
-                            (1.0 + static_cast<double>(numerics.rsqrt_error)));
+  return static_cast<float>(static_cast<double>(correct) * (1.0 + static_cast<double>(numerics.rsqrt_error)));
 }
 
 }  // namespace fulgurite::cuda

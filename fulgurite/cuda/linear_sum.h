@@ -15,9 +15,7 @@ struct CodedRows {
   e4m3* codes = nullptr;    // [rows, columns]
   float* scales = nullptr;  // [rows, groups()]
 
-  FULGURITE_HOST_DEVICE int64_t groups() const {
-    return (columns + kActivationGroup - 1) / kActivationGroup;
-  }
+  FULGURITE_HOST_DEVICE int64_t groups() const { return (columns + kActivationGroup - 1) / kActivationGroup; }
 };
 
 inline CodedRows coded_rows(Scratch& scratch, int64_t rows, int64_t columns) {
@@ -38,8 +36,8 @@ struct QuantizeGroups {
     const int64_t count = std::min(kActivationGroup, to.columns - first);
     float values[kActivationGroup];
     for (int64_t i = 0; i < count; ++i) values[i] = load(x, row, first + i);
-    to.scales[index] = quantize_e4m3({values, static_cast<size_t>(count)}, rounding,
-                                     to.codes + row * to.columns + first);
+    to.scales[index] =
+        quantize_e4m3({values, static_cast<size_t>(count)}, rounding, to.codes + row * to.columns + first);
   }
 };
 
@@ -53,8 +51,8 @@ FULGURITE_HOST_DEVICE inline float sum_of_codes(const CodedRows& x, int64_t row,
     double partial = 0.0;
     for (int64_t i = first; i < std::min(x.columns, first + group); ++i)
       partial += static_cast<double>(to_float(codes[i])) * static_cast<double>(weight.code(n, i));
-    acc = std::fma(static_cast<float>(partial), scales[first / kActivationGroup] * weight.scale(n, first),
-                   acc);
+    acc =
+        std::fma(static_cast<float>(partial), scales[first / kActivationGroup] * weight.scale(n, first), acc);
   }
   return acc;
 }

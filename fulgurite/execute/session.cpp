@@ -89,11 +89,13 @@ plan::Plan fitting(plan::Plan plan) {
   return plan;
 }
 
-// A session that traces keeps what its kernels read where the host reads it too.
+// A session that traces, or runs references, which the host does, keeps everything where both sides read it.
 const Memory& memory_of(const plan::Plan& plan) {
   const Accelerator* const accelerator = plan.device.accelerator;
   if (accelerator == nullptr) return kHostMemory;
-  return plan.options.tracing == plan::Tracing::kOn ? *accelerator->shared : *accelerator->own;
+  const bool looked_into = plan.options.tracing == plan::Tracing::kOn ||
+                           plan.options.candidates == plan::Candidates::kReferencesOnly;
+  return looked_into ? *accelerator->shared : *accelerator->own;
 }
 
 // Those that the kernels read: a GPU's are copies.
@@ -129,9 +131,9 @@ Session::Session(const model::Model& model, plan::Plan plan)
       lane_{{plan_.device.threads,
              workers_.get(),
              {workspace_.data(), static_cast<size_t>(workspace_.size())},
-             stream_.get()},
-            counts_,
-            memory_.host_reads ? plan_.device.accelerator : nullptr},
+             stream_.get(),
+             memory_.host_reads},
+            counts_},
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
       in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
 
@@ -216,11 +218,10 @@ void Session::run_layers(const Activations& at, Tap* tap) {
   memory_.clear(at.block.data, at.tokens * config.hidden * at.block.element_bytes(), stream_.get());
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const rotary::Table& rope = config.ratio(layer) == 0 ? w.rope : w.compressed_rope;
-    run_layer({layer, plan_.layers[static_cast<size_t>(layer)], w.layers[static_cast<size_t>(layer)],
-               rope, CacheCutter(plan_, layer, caches_).cut(), at, lane_, tap});
+    run_layer({layer, plan_.layers[static_cast<size_t>(layer)], w.layers[static_cast<size_t>(layer)], rope,
+               CacheCutter(plan_, layer, caches_).cut(), at, lane_, tap});
   }
-  enter_block({plan_.final_site, w.final_norm, w.head_streams, config.layers - 1}, at, lane_,
-              tap);
+  enter_block({plan_.final_site, w.final_norm, w.head_streams, config.layers - 1}, at, lane_, tap);
 }
 
 View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap) {
@@ -254,7 +255,6 @@ View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, p
          name(plan_.device.target));
   lane_.conductor = conductor;
   const Activations at = cut(plan_, arena_.data(), place_tokens(chunks));
-  if (lane_.watched != nullptr) lane_.watched->wait(stream_.get());  // the tokens' places have arrived
   if (tap != nullptr) tap->begin({at.places.data, static_cast<size_t>(at.tokens)});
   run_layers(at, tap);
   return run_head(chunks, at, tap);

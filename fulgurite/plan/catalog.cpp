@@ -3,30 +3,32 @@
 namespace fulgurite::plan {
 namespace {
 
-constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference};
-constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference};
+constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference,
+                                                           &embedding::kCuda};
+constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, &norm::kCuda};
 constexpr const linear::Implementation* kLinear[] = {
     &linear::kCpuFp8,  &linear::kCpuBf16,     &linear::kCpu, &linear::kReference,
     &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
-constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference};
-constexpr const latent_prepare::Implementation* kLatentPrepare[] = {&latent_prepare::kCpu,
-                                                                    &latent_prepare::kReference};
+constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference, &rotary::kCuda};
+constexpr const latent_prepare::Implementation* kLatentPrepare[] = {
+    &latent_prepare::kCpu, &latent_prepare::kReference, &latent_prepare::kCuda};
 constexpr const indexer_projection::Implementation* kIndexerProjection[] = {
     &indexer_projection::kCpuBf16, &indexer_projection::kCpuFp8, &indexer_projection::kCpu,
-    &indexer_projection::kReference};
-constexpr const indexer_prepare::Implementation* kIndexerPrepare[] = {&indexer_prepare::kCpu,
-                                                                      &indexer_prepare::kReference};
-constexpr const index_select::Implementation* kIndexSelect[] = {&index_select::kCpuPairs, &index_select::kCpu,
-                                                                &index_select::kReference};
+    &indexer_projection::kReference, &indexer_projection::kCuda};
+constexpr const indexer_prepare::Implementation* kIndexerPrepare[] = {
+    &indexer_prepare::kCpu, &indexer_prepare::kReference, &indexer_prepare::kCuda};
+constexpr const index_select::Implementation* kIndexSelect[] = {
+    &index_select::kCpuPairs, &index_select::kCpu, &index_select::kReference, &index_select::kCuda};
 constexpr const head_projection::Implementation* kHeadProjection[] = {
     &head_projection::kCpuBf16, &head_projection::kCpu, &head_projection::kReference};
 constexpr const sparse_attention::Implementation* kSparseAttention[] = {
-    &sparse_attention::kCpuPairs, &sparse_attention::kCpu, &sparse_attention::kReference};
+    &sparse_attention::kCpuPairs, &sparse_attention::kCpu, &sparse_attention::kReference,
+    &sparse_attention::kCuda};
 constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&expanded_attention::kCpu,
                                                                             &expanded_attention::kReference};
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
-                                                       &experts::kReference};
+                                                       &experts::kReference, &experts::kCuda};
 constexpr const hyper_connection::Implementation* kHyperConnection[] = {&hyper_connection::kCpu,
                                                                         &hyper_connection::kReference};
 constexpr const query_prepare::Implementation* kQueryPrepare[] = {&query_prepare::kCpu,
@@ -59,6 +61,14 @@ const Catalog& catalog() {
                                     kCompressor,
                                     kCompressedAttention};
   return kCatalog;
+}
+
+bool are_built(DeviceKind device) {
+#if defined(FULGURITE_CUDA)
+  return device == DeviceKind::kCpu || device == DeviceKind::kCuda;
+#else
+  return device == DeviceKind::kCpu;
+#endif
 }
 
 }  // namespace fulgurite::plan

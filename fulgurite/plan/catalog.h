@@ -51,4 +51,7 @@ struct Catalog {
 
 const Catalog& catalog();
 
+// Were the kernels of this kind of device built?
+bool are_built(DeviceKind device);
+
 }  // namespace fulgurite::plan

@@ -47,7 +47,8 @@ std::string reading_text(const StoredMatrix& weight, const linear::Problem& prob
 
 // Rows of another kind of device are not worth a line, unless one is required.
 bool Chooser::is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const {
-  return device == kind() || std::ranges::any_of(plan_.options.demands, [&](const Demand& demand) {
+  return device == kind() || is_reference(name) ||
+         std::ranges::any_of(plan_.options.demands, [&](const Demand& demand) {
            return demand.kind == DemandKind::kRequire && demand.implementation == name &&
                   concerns(demand, operation);
          });
@@ -56,7 +57,7 @@ bool Chooser::is_candidate(const std::string& operation, std::string_view name, 
 // What the request refuses, before the row's own rule is asked.
 Support Chooser::refused_unasked(const std::string& operation, std::string_view name,
                                  DeviceKind device) const {
-  if (device != kind())
+  if (device != kind() && !is_reference(name))
     return Refusal{fmt::format("runs on {}, the target is {}", fulgurite::name(device),
                                fulgurite::name(setting_.target))};
   for (const Demand& demand : plan_.options.demands) {

@@ -45,7 +45,8 @@ class Chooser {
         continue;
       }
       row.implementation = candidate->name;
-      row.has_kernel = candidate->run != nullptr;
+      row.has_kernel =
+          candidate->run != nullptr && (plan_.device.accelerator != nullptr || are_built(candidate->device));
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
       plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
       plan_.rows.push_back(row);
@@ -65,6 +66,10 @@ class Chooser {
                            linear::Output output = linear::Output::kActivation);
 
  private:
+  // Of a GPU's plan, where it is of references alone: the host runs them, in memory that both read.
+  bool is_reference(std::string_view name) const {
+    return plan_.options.candidates == Candidates::kReferencesOnly && name == "reference";
+  }
   DeviceKind kind() const { return setting_.target.kind; }
   bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const;
   Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const;

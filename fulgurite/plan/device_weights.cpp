@@ -36,7 +36,8 @@ struct Visitor {
     (*this)(m.global);
   }
   void operator()(PreparedMatrix& matrix) const {
-    FULGURITE_ASSERT(matrix.packed == nullptr, "packed scales [{}, {}] have no kernel", matrix.out, matrix.in);
+    FULGURITE_ASSERT(matrix.packed == nullptr, "packed scales [{}, {}] have no kernel", matrix.out,
+                     matrix.in);
     std::visit(*this, matrix.as);
   }
   void operator()(experts::Mlp& mlp) const { all(mlp.gate, mlp.up, mlp.down); }

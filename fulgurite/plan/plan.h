@@ -133,7 +133,8 @@ struct Bytes {
   int64_t workspace = 0;    // the largest of any row; rows run one after another
   // Of the device's memory; a GPU leaves what is prepared with the host.
   int64_t owned() const {
-    return (uploaded > 0 ? uploaded : prepared) + requantized + latent_cache + index_cache + compressor_state + activations + workspace;
+    return (uploaded > 0 ? uploaded : prepared) + requantized + latent_cache + index_cache +
+           compressor_state + activations + workspace;
   }
 };
 

@@ -39,7 +39,6 @@ class Conductor;  // plan/conductor.h
 struct CountedLane {
   Lane lane;
   std::span<RowCount> counts;
-  const Accelerator* watched = nullptr;  // the host looks at what calls leave: each is waited for
   Conductor* conductor = nullptr;  // carries the calls out, if there is one
 };
 
@@ -52,12 +51,8 @@ struct StepCall {
   int64_t tokens;
   int64_t row;  // of Plan::rows
   const Lane& lane;
-  const Accelerator* watched = nullptr;
 
-  void run() const {
-    implementation.run(problem, args, lane);
-    if (watched != nullptr) watched->wait(lane.stream);
-  }
+  void run() const { implementation.run(problem, args, lane); }
 };
 
 // Defined in plan/conductor.cpp, for each operation of the catalog.
@@ -86,8 +81,8 @@ struct Step {
     FULGURITE_ASSERT(choice.row >= 0 && choice.row < static_cast<int64_t>(on.counts.size()),
                      "{} runs for row {} of {}", choice.implementation->name, choice.row, on.counts.size());
     on.counts[static_cast<size_t>(choice.row)].add(choice.implementation->name, tokens);
-    const StepCall<Problem, Args> call{*choice.implementation, problem, args, tokens, choice.row, on.lane,
-                                       on.watched};
+    const StepCall<Problem, Args> call{
+        *choice.implementation, problem, args, tokens, choice.row, on.lane, on.watched};
     if (on.conductor != nullptr) return conduct(*on.conductor, call);
     call.run();
   }

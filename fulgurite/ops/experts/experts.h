@@ -87,5 +87,6 @@ extern const Implementation kReference;
 extern const Implementation kCpu;  // fp32 operands, activation fp32 or fp16
 extern const Implementation
     kCpuFp8;  // the fp8 linear; a part in another format (bf16 activations): bf16 operands
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::experts

@@ -1,27 +1,8 @@
 #include "fulgurite/ops/index_select/index_select.h"
 
-#include <bit>
-#include <cmath>
-
 #include "fulgurite/core/check.h"
 
 namespace fulgurite::index_select {
-namespace {
-
-// Larger scores have larger codes; -0 is +0; NaN is below -infinity.
-uint32_t ascending_code(float score) {
-  if (std::isnan(score)) return 0;
-  if (score == 0.0f) score = 0.0f;
-  const uint32_t bits = std::bit_cast<uint32_t>(score);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-}  // namespace
-
-uint64_t rank_key(float score, int32_t position, Ties ties) {
-  const auto place = static_cast<uint32_t>(position);
-  return static_cast<uint64_t>(ascending_code(score)) << 32 | (ties == Ties::kLower ? ~place : place);
-}
 
 int32_t position_of(uint64_t key, Ties ties) {
   const auto place = static_cast<uint32_t>(key);
@@ -43,7 +24,7 @@ void check(const Problem& problem, const Args& args) {
   if (operand == DType::kF8_E4M3)
     check.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.scores) check.tensor("scores", args.scores, {tokens, problem.context});
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t) {
     check.range("places, a sequence", args.places(t).sequence, 0, problem.sequences - 1)
         .range("places, a position", args.places(t).position, 0, (problem.context + 1) * problem.ratio - 2);
   }

@@ -31,6 +31,9 @@
 //            Of the choice, given scores: 0.
 // Source     arXiv:2512.02556, 2.1; DeepSeek-V3.2-Exp inference/model.py, Indexer.forward.
 
+#include <bit>
+#include <cmath>
+
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/implementation.h"
@@ -50,7 +53,9 @@ struct Problem {
 };
 
 // Rows that a token at `position` sees.
-inline int64_t visible(const Problem& problem, int64_t position) { return (position + 1) / problem.ratio; }
+FULGURITE_HOST_DEVICE inline int64_t visible(const Problem& problem, int64_t position) {
+  return (position + 1) / problem.ratio;
+}
 
 struct Args {
   ConstTensor<3> q;
@@ -67,11 +72,17 @@ void check(const Problem& problem, const Args& args);
 
 // An unsigned key that orders (score, position) as the contract says: the larger key is chosen first. One
 // definition for references and kernels: score in the upper 32 bits, position in the lower.
-uint64_t rank_key(float score, int32_t position, Ties ties);
+FULGURITE_HOST_DEVICE inline uint64_t rank_key(float score, int32_t position, Ties ties) {
+  const uint32_t bits = std::bit_cast<uint32_t>(score == 0.0f ? 0.0f : score);  // -0 is +0
+  const uint32_t ascending = std::isnan(score) ? 0 : (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  const auto place = static_cast<uint32_t>(position);
+  return static_cast<uint64_t>(ascending) << 32 | (ties == Ties::kLower ? ~place : place);
+}
 int32_t position_of(uint64_t key, Ties ties);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;       // fp32 operands
 extern const Implementation kCpuPairs;  // bf16 and e4m3 operands, as pairs of bf16
+extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::index_select

@@ -27,7 +27,7 @@ void check_keys(const Check& clause, const Problem& problem, const Args& args) {
   if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
     clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
   if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
-  for (int64_t t = 0; t < tokens; ++t)
+  for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t)
     clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
         .range("position", args.places(t).position, 0, problem.context - 1);
 }
@@ -50,7 +50,8 @@ void check(const Problem& problem, const Args& args) {
       .tensor("q_operand", args.q_operand, operand, {tokens, problem.heads, dim});
   if (args.rotated_q) clause.tensor("rotated_q", args.rotated_q, {tokens, problem.heads, dim});
   if (problem.keys) check_keys(clause, problem, args);
-  for (int64_t t = 0; t < tokens; ++t) clause.range("position", args.places(t).position, 0, positions - 1);
+  for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t)
+    clause.range("position", args.places(t).position, 0, positions - 1);
 }
 
 rotary::Layout layout_in_force(const Problem& problem) {

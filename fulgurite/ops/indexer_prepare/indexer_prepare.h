@@ -81,5 +81,6 @@ rotary::Layout layout_in_force(const Problem& problem);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::indexer_prepare

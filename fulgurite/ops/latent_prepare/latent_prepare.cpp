@@ -25,7 +25,7 @@ void check(const Problem& problem, const Args& args) {
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
       .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()});
-  for (int64_t t = 0; t < tokens; ++t)
+  for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t)
     clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
         .range("position", args.places(t).position, 0, std::min(problem.context, positions) - 1);
 }

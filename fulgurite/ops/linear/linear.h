@@ -71,10 +71,11 @@ WeightReading reading_of(const Problem& problem);
 // divides the other.
 int64_t group_columns(const MatrixFormat& weight);
 
-// Of a GPU (linear_rules.cpp): rules without a kernel in this build.
+// Of a GPU: rules in linear_rules.cpp, the first two without a kernel.
 extern const Implementation kCudaFp8;      // the fast fp8 tensor-core path
 extern const Implementation kCublasltFp8;  // NVIDIA's library
-extern const Implementation kCuda;         // everything, scales as stored
+Support supports_generic(const Problem& problem);
+extern const Implementation kCuda;  // everything, scales as stored; slowly: sums as the reference
 
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; not the fp8 linear

@@ -181,7 +181,9 @@ Support takes_stored_layout(const Problem& problem) {
   return Refusal{"weight in " + describe(problem.weight) + ", reads scales as stored"};
 }
 
-Support supports_any(const Problem& problem) {
+}  // namespace
+
+Support supports_generic(const Problem& problem) {
   const Support refusal = first_refusal(
       {takes_architecture(problem, {80, 90, 100, 120}),
        takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
@@ -190,12 +192,9 @@ Support supports_any(const Problem& problem) {
   return refusal ? refusal : is_defined(problem);  // which is asked of known forms alone
 }
 
-}  // namespace
-
 const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
                               nullptr,    DeviceKind::kCuda, reads_fp8};
 const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,
                                   nullptr,        DeviceKind::kCuda, reads_cublaslt};
-const Implementation kCuda{"cuda", supports_any, no_workspace<Problem>, nullptr, DeviceKind::kCuda};
 
 }  // namespace fulgurite::linear

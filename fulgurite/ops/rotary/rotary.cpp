@@ -12,7 +12,7 @@ void check(const Problem& problem, const Args& args) {
       .tensor("places", args.places, {tokens});
   clause.tensor("cosine", args.table.cosine, {problem.positions, problem.dim / 2})
       .tensor("sine", args.table.sine, {problem.positions, problem.dim / 2});
-  for (int64_t t = 0; t < tokens; ++t)
+  for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t)
     clause.range("position", args.places(t).position, 0, problem.positions - 1);
 }
 

@@ -53,5 +53,6 @@ void rotate(Layout layout, const float* cosine, const float* sine, int64_t dim, 
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::rotary

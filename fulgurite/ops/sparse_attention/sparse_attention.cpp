@@ -49,7 +49,8 @@ void check(const Problem& problem, const Args& args) {
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, type, {tokens, problem.heads, problem.latent});
-  check_selected(check, args.selected, args.places, problem.sequences, problem.context);
+  if (reads_values(problem.setting))
+    check_selected(check, args.selected, args.places, problem.sequences, problem.context);
 }
 
 }  // namespace fulgurite::sparse_attention

@@ -98,5 +98,6 @@ void reference_attend(const Numerics& numerics, std::span<const float> scores,
 extern const Implementation kReference;
 extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
+extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::sparse_attention

@@ -1,0 +1,149 @@
+#include <cmath>
+
+#include "fulgurite/core/check.h"
+#include "fulgurite/core/element.h"
+#include "fulgurite/core/quantize.h"
+#include "fulgurite/cuda/generic.h"
+#include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
+
+namespace fulgurite::indexer_prepare {
+namespace {
+
+constexpr int64_t kWidest = 256;  // head_dim, which a thread holds
+
+Support supports(const Problem& problem) {
+  if (problem.head_dim > kWidest)
+    return Refusal{fmt::format("head_dim = {}, takes at most {}", problem.head_dim, kWidest)};
+  return first_refusal({cuda::takes_generic(problem.setting), kReference.supports(problem)});
+}
+
+// fp32(n^-1/2)
+FULGURITE_HOST_DEVICE float inverse_root(int64_t n) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
+}
+
+// The steps that queries and keys share, on one vector of head_dim values.
+struct Steps {
+  Problem problem;
+  Args args;
+  rotary::Layout layout;
+  DType type;  // of activations
+
+  FULGURITE_HOST_DEVICE void rotate(int64_t t, float* x) const {
+    const int64_t p = args.places(t).position, pairs = problem.rope / 2;
+    const bool interleaved = layout == rotary::Layout::kInterleaved;
+    float* const y = x + problem.rope_first;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const int64_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + pairs;
+      const float a = y[first], b = y[second], c = args.table.cosine(p, i), s = args.table.sine(p, i);
+      y[first] = a * c - b * s;
+      y[second] = a * s + b * c;
+    }
+    round_all(x);
+  }
+
+  FULGURITE_HOST_DEVICE void hadamard(float* x) const {
+    for (int64_t stride = 1; stride < problem.head_dim; stride *= 2) {
+      for (int64_t i = 0; i < problem.head_dim; ++i) {
+        if ((i & stride) != 0) continue;
+        const float a = x[i], b = x[i + stride];
+        x[i] = a + b;
+        x[i + stride] = a - b;
+      }
+    }
+    for (int64_t i = 0; i < problem.head_dim; ++i) x[i] = x[i] * inverse_root(problem.head_dim);
+    round_all(x);
+  }
+
+  // Quantizes x as index_quant says and writes it; returns the scale of codes, otherwise 1.
+  FULGURITE_HOST_DEVICE float write_operand(float* x, const Tensor<1>& row) const {
+    const Numerics& n = problem.setting.numerics;
+    const std::span<float> values(x, static_cast<size_t>(problem.head_dim));
+    if (n.index_quant == IndexQuant::kFp8)
+      return quantize_e4m3(values,
+                           n.index_scale == IndexScale::kPow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone,
+                           row.as<e4m3>().data);
+    if (n.index_quant == IndexQuant::kFp4) round_to_fp4(values);
+    for (int64_t i = 0; i < problem.head_dim; ++i) store(row, x[i], i);
+    return 1.0f;
+  }
+
+  FULGURITE_HOST_DEVICE void round_all(float* x) const {
+    for (int64_t i = 0; i < problem.head_dim; ++i) x[i] = round_to(type, x[i]);
+  }
+};
+
+// Index: a head of a token.
+struct PrepareQuery {
+  Steps s;
+
+  FULGURITE_HOST_DEVICE void operator()(int64_t index) const {
+    const Problem& problem = s.problem;
+    const Args& args = s.args;
+    const Numerics& n = problem.setting.numerics;
+    const int64_t t = index / problem.heads, h = index % problem.heads;
+    float q[kWidest];
+    for (int64_t i = 0; i < problem.head_dim; ++i) q[i] = load(args.q, t, h, i);
+    s.rotate(t, q);
+    for (int64_t i = 0; args.rotated_q && i < problem.head_dim; ++i) args.rotated_q(t, h, i) = q[i];
+    if (n.hadamard != Hadamard::kNone) s.hadamard(q);
+    const float q_scale = s.write_operand(q, args.q_operand[t][h]);
+    float weight = args.gate(t, h) * inverse_root(problem.heads);
+    if (n.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
+    args.weights(t, h) = weight * inverse_root(problem.head_dim);
+  }
+};
+
+// Index: a token.
+struct PrepareKey {
+  Steps s;
+
+  FULGURITE_HOST_DEVICE float parameter(float stored) const {
+    return s.problem.setting.numerics.index_norm == IndexNorm::kBf16 ? round_to_bf16(stored) : stored;
+  }
+
+  FULGURITE_HOST_DEVICE void layer_norm(float* x) const {
+    const int64_t width = s.problem.head_dim;
+    const Numerics& n = s.problem.setting.numerics;
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < width; ++i) sum += x[i];
+    const float mean = static_cast<float>(sum / static_cast<double>(width));
+    for (int64_t i = 0; i < width; ++i) {
+      x[i] = x[i] - mean;
+      squares += static_cast<double>(x[i]) * x[i];
+    }
+    const float mean_square = static_cast<float>(squares / static_cast<double>(width));
+    const float r = cuda::reciprocal_sqrt(mean_square + n.index_norm_eps, n);
+    for (int64_t i = 0; i < width; ++i)
+      x[i] = (x[i] * r) * parameter(s.args.k_weight(i)) + parameter(s.args.k_bias(i));
+    s.round_all(x);
+  }
+
+  FULGURITE_HOST_DEVICE void operator()(int64_t t) const {
+    const Args& args = s.args;
+    const Numerics& n = s.problem.setting.numerics;
+    const TokenPlace place = args.places(t);
+    float k[kWidest];
+    for (int64_t i = 0; i < s.problem.head_dim; ++i) k[i] = load(args.k, t, i);
+    layer_norm(k);
+    s.rotate(t, k);
+    for (int64_t i = 0; args.rotated_k && i < s.problem.head_dim; ++i) args.rotated_k(t, i) = k[i];
+    if (n.hadamard == Hadamard::kBoth) s.hadamard(k);
+    const float scale = s.write_operand(k, args.key_cache.keys[place.sequence][place.position]);
+    if (n.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
+  }
+};
+
+void run(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  const Steps steps{problem, args, layout_in_force(problem), activation_type(problem.setting.numerics)};
+  const int64_t tokens = args.q.extent[0];
+  cuda::for_each(lane, tokens * problem.heads, PrepareQuery{steps});
+  if (problem.keys) cuda::for_each(lane, tokens, PrepareKey{steps});
+}
+
+}  // namespace
+
+const Implementation kCuda{"cuda", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
+
+}  // namespace fulgurite::indexer_prepare
