@@ -81,8 +81,7 @@ struct Step {
     FULGURITE_ASSERT(choice.row >= 0 && choice.row < static_cast<int64_t>(on.counts.size()),
                      "{} runs for row {} of {}", choice.implementation->name, choice.row, on.counts.size());
     on.counts[static_cast<size_t>(choice.row)].add(choice.implementation->name, tokens);
-    const StepCall<Problem, Args> call{
-        *choice.implementation, problem, args, tokens, choice.row, on.lane, on.watched};
+    const StepCall<Problem, Args> call{*choice.implementation, problem, args, tokens, choice.row, on.lane};
     if (on.conductor != nullptr) return conduct(*on.conductor, call);
     call.run();
   }
