@@ -1,6 +1,6 @@
 #pragma once
-// One small row of fp32 values in scratch, on its way into a cache: what an index of the generic rows makes of
-// it. Each step ends with the rounding to the activation's type.
+// One small row of fp32 values in scratch, on its way into a cache: what an index of the generic rows makes
+// of it. Each step ends with the rounding to the activation's type.
 
 #include <cmath>
 
