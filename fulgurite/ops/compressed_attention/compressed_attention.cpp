@@ -60,8 +60,7 @@ void check(const Problem& problem, const Args& args) {
   check_rows(check, "window", problem, args.window, problem.ring);
   if (problem.ratio > 0) check_rows(check, "entries", problem, args.entries, problem.entries);
   if (problem.topk > 0) check.tensor("selected", args.selected, {tokens, problem.topk});
-  // A GPU's values are not read here: the session has checked them.
-  if (problem.setting.target.kind != DeviceKind::kCpu) return;
+  if (!reads_values(problem.setting)) return;
   for (int64_t t = 0; t < tokens; ++t) check_place(check, problem, args.places(t));
   for (int64_t t = 0; t < tokens && problem.topk > 0; ++t)
     check_list(check, args.selected[t], visible_entries(problem, args.places(t).position));
