@@ -29,9 +29,8 @@ void check(const Problem& problem, const Args& args) {
                        args.weight->out == problem.heads * (problem.nope + problem.value) &&
                        args.weight->in == problem.latent && format_of(*args.weight) == problem.weight,
                    "expanded_attention: the weight is not the one that was planned");
-  // A GPU's values are not read here: the session has checked them.
-  if (problem.setting.target.kind != DeviceKind::kCpu) return;
-  sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
+  if (reads_values(problem.setting))
+    sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
 }
 
 }  // namespace fulgurite::expanded_attention
