@@ -142,7 +142,7 @@ FULGURITE_HOST_DEVICE inline void store_kv_row(const KvRows& cache, int64_t sequ
     put(i, values[static_cast<size_t>(i)]);
   if (quant == KvQuant::kNone) return;
   for (int64_t first = 0; first < row.nope; first += KvRow::kGroup) {
-    const int64_t count = std::min(KvRow::kGroup, row.nope - first);
+    const int64_t count = std::min(int64_t{KvRow::kGroup}, row.nope - first);
     const KvGroup group = quantize_kv(values.subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
     if (row.form != LatentCache::kFp8) {
       for (int64_t i = 0; i < count; ++i) put(first + i, group.value(i));

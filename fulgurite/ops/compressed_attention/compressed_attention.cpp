@@ -1,7 +1,5 @@
 #include "fulgurite/ops/compressed_attention/compressed_attention.h"
 
-#include <algorithm>
-
 namespace fulgurite::compressed_attention {
 namespace {
 
@@ -48,22 +46,6 @@ KvRow row_of(const Problem& problem) {
   return kv_row(problem.setting.numerics, problem.head_dim - problem.rope, problem.rope);
 }
 
-Seen window_of(const Problem& problem, int64_t position) {
-  const int64_t first = std::max(int64_t{0}, position - problem.window + 1);
-  return {first, position + 1 - first};
-}
-
-int64_t visible_entries(const Problem& problem, int64_t position) {
-  return problem.ratio == 0 ? 0 : (position + 1) / problem.ratio;
-}
-
-int64_t entries_of(const Problem& problem, const Args& args, int64_t t) {
-  if (problem.topk == 0) return visible_entries(problem, args.places(t).position);
-  int64_t count = 0;
-  while (count < problem.topk && args.selected(t, count) >= 0) ++count;
-  return count;
-}
-
 void check(const Problem& problem, const Args& args) {
   check_problem(problem);
   const int64_t tokens = args.q.extent[0];
@@ -77,10 +59,10 @@ void check(const Problem& problem, const Args& args) {
       .tensor("out", args.out, type, {tokens, problem.heads, problem.head_dim});
   check_rows(check, "window", problem, args.window, problem.ring);
   if (problem.ratio > 0) check_rows(check, "entries", problem, args.entries, problem.entries);
+  if (problem.topk > 0) check.tensor("selected", args.selected, {tokens, problem.topk});
+  if (!reads_values(problem.setting)) return;
   for (int64_t t = 0; t < tokens; ++t) check_place(check, problem, args.places(t));
-  if (problem.topk == 0) return;
-  check.tensor("selected", args.selected, {tokens, problem.topk});
-  for (int64_t t = 0; t < tokens; ++t)
+  for (int64_t t = 0; t < tokens && problem.topk > 0; ++t)
     check_list(check, args.selected[t], visible_entries(problem, args.places(t).position));
 }
 

@@ -43,6 +43,7 @@
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/check.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/kv_row.h"
 #include "fulgurite/core/token_place.h"
@@ -88,10 +89,20 @@ struct Seen {
   int64_t first;
   int64_t count;
 };
-Seen window_of(const Problem& problem, int64_t position);
+FULGURITE_HOST_DEVICE inline Seen window_of(const Problem& problem, int64_t position) {
+  const int64_t first = position < problem.window ? 0 : position - problem.window + 1;
+  return {first, position + 1 - first};
+}
 // Entries that it sees or, where they are selected, those of its list.
-int64_t visible_entries(const Problem& problem, int64_t position);
-int64_t entries_of(const Problem& problem, const Args& args, int64_t t);
+FULGURITE_HOST_DEVICE inline int64_t visible_entries(const Problem& problem, int64_t position) {
+  return problem.ratio == 0 ? 0 : (position + 1) / problem.ratio;
+}
+FULGURITE_HOST_DEVICE inline int64_t entries_of(const Problem& problem, const Args& args, int64_t t) {
+  if (problem.topk == 0) return visible_entries(problem, args.places(t).position);
+  int64_t count = 0;
+  while (count < problem.topk && args.selected(t, count) >= 0) ++count;
+  return count;
+}
 
 // The definition: one softmax in double, nothing rounded. out [tokens, heads, head_dim].
 void definition(const Problem& problem, const Args& args, View<double, 3> out);
@@ -99,5 +110,6 @@ void definition(const Problem& problem, const Args& args, View<double, 3> out);
 extern const Implementation kReference;
 extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
+extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::compressed_attention

@@ -52,6 +52,7 @@ void check_cache(const Check& clause, const Problem& problem, const Args& args) 
 
 // The tokens of a sequence stand together and follow one another.
 void check_places(const Check& clause, const Problem& problem, const Args& args) {
+  if (!reads_values(problem.setting)) return;
   const View<const TokenPlace, 1> places = args.places;
   const int64_t positions = args.table.cosine.extent[0];
   const int64_t last = std::min(positions, (problem.entries + 1) * problem.ratio - 1) - 1;

@@ -45,6 +45,7 @@
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/cache_layout.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/kv_row.h"
 #include "fulgurite/core/matrix.h"
@@ -73,10 +74,12 @@ struct Problem {
 };
 
 // Ratio 4 overlaps.
-inline int64_t halves(const Problem& problem) { return problem.ratio == 4 ? 2 : 1; }
+FULGURITE_HOST_DEVICE inline int64_t halves(const Problem& problem) { return problem.ratio == 4 ? 2 : 1; }
 // Of wkv, wgate, ape and each row of the state.
-inline int64_t width(const Problem& problem) { return halves(problem) * problem.dim; }
-inline int64_t state_rows(const Problem& problem) { return halves(problem) * problem.ratio; }
+FULGURITE_HOST_DEVICE inline int64_t width(const Problem& problem) { return halves(problem) * problem.dim; }
+FULGURITE_HOST_DEVICE inline int64_t state_rows(const Problem& problem) {
+  return halves(problem) * problem.ratio;
+}
 
 struct Args {
   ConstTensor<2> x;
@@ -98,7 +101,7 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 void check(const Problem& problem, const Args& args);
 
 // Does a token at this position end a window?
-inline bool ends_window(const Problem& problem, int64_t position) {
+FULGURITE_HOST_DEVICE inline bool ends_window(const Problem& problem, int64_t position) {
   return (position + 1) % problem.ratio == 0;
 }
 
@@ -116,5 +119,6 @@ rotary::Layout layout_in_force(const Problem& problem);
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands: any weights
 extern const Implementation kCpuBf16;  // bf16 activations and weights, as pairs
+extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::compressor

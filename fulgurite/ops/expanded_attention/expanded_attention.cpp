@@ -25,11 +25,12 @@ void check(const Problem& problem, const Args& args) {
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, type, {tokens, problem.heads, problem.value});
-  sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
   FULGURITE_ASSERT(args.weight != nullptr &&
                        args.weight->out == problem.heads * (problem.nope + problem.value) &&
                        args.weight->in == problem.latent && format_of(*args.weight) == problem.weight,
                    "expanded_attention: the weight is not the one that was planned");
+  if (reads_values(problem.setting))
+    sparse_attention::check_selected(check, args.selected, args.places, problem.sequences, problem.context);
 }
 
 }  // namespace fulgurite::expanded_attention

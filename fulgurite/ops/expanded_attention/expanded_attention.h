@@ -64,5 +64,6 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::expanded_attention

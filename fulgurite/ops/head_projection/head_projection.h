@@ -55,5 +55,6 @@ WeightReading reading_of(const Problem& problem);
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, activation fp32 or fp16
 extern const Implementation kCpuBf16;  // bf16 operands
+extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::head_projection

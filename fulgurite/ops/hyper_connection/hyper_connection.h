@@ -38,6 +38,7 @@
 //            arXiv:2512.24880.
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/implementation.h"
 
 namespace fulgurite::hyper_connection {
@@ -75,14 +76,15 @@ struct Args {
 using Implementation = fulgurite::Implementation<Problem, Args>;
 
 // Of fn: 4 to collapse; of a layer 4 to add the block and 16 to mix.
-inline int64_t outputs(const Problem& problem) {
+FULGURITE_HOST_DEVICE inline int64_t outputs(const Problem& problem) {
   return problem.kind == Kind::kHead ? kStreams : 2 * kStreams + kStreams * kStreams;
 }
 // Are the streams others afterwards?
-inline bool updates(const Args& args) { return args.block || args.replaced; }
+FULGURITE_HOST_DEVICE inline bool updates(const Args& args) { return args.block || args.replaced; }
 void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::hyper_connection

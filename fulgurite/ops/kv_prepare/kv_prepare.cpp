@@ -22,6 +22,7 @@ void check(const Problem& problem, const Args& args) {
       .tensor("sine", args.table.sine, {positions, problem.rope / 2})
       .tensor("cache", args.cache.blocks,
               {problem.sequences, KvRow::blocks(problem.ring), args.cache.row.block_bytes()});
+  if (!reads_values(problem.setting)) return;
   for (int64_t t = 0; t < tokens; ++t)
     clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)
         .range("position", args.places(t).position, 0, positions - 1);

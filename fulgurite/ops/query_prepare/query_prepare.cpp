@@ -16,6 +16,7 @@ void check(const Problem& problem, const Args& args) {
       .tensor("cosine", args.table.cosine, {positions, problem.rope / 2})
       .tensor("sine", args.table.sine, {positions, problem.rope / 2});
   if (args.normed) clause.tensor("normed", args.normed, {tokens, problem.heads, problem.head_dim});
+  if (!reads_values(problem.setting)) return;
   for (int64_t t = 0; t < tokens; ++t) clause.range("position", args.places(t).position, 0, positions - 1);
 }
 

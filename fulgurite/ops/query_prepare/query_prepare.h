@@ -46,5 +46,6 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::query_prepare

@@ -16,16 +16,4 @@ void check(const Problem& problem, const Args& args) {
     clause.range("position", args.places(t).position, 0, problem.positions - 1);
 }
 
-void rotate(Layout layout, const float* cosine, const float* sine, int64_t dim, float* x) {
-  const int64_t pairs = dim / 2;
-  const int64_t step = layout == Layout::kInterleaved ? 2 : 1;
-  const int64_t partner = layout == Layout::kInterleaved ? 1 : pairs;
-  for (int64_t i = 0; i < pairs; ++i) {
-    const float a = x[i * step];
-    const float b = x[i * step + partner];
-    x[i * step] = a * cosine[i] - b * sine[i];
-    x[i * step + partner] = a * sine[i] + b * cosine[i];
-  }
-}
-
 }  // namespace fulgurite::rotary

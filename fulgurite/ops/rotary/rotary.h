@@ -18,6 +18,7 @@
 //            2025-11-17.
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/core/token_place.h"
 
@@ -49,7 +50,18 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 void check(const Problem& problem, const Args& args);
 
 // One vector, in place: what the operations that rotate inside call.
-void rotate(Layout layout, const float* cosine, const float* sine, int64_t dim, float* x);
+FULGURITE_HOST_DEVICE inline void rotate(Layout layout, const float* cosine, const float* sine, int64_t dim,
+                                         float* x) {
+  const int64_t pairs = dim / 2;
+  const int64_t step = layout == Layout::kInterleaved ? 2 : 1;
+  const int64_t partner = layout == Layout::kInterleaved ? 1 : pairs;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const float a = x[i * step];
+    const float b = x[i * step + partner];
+    x[i * step] = a * cosine[i] - b * sine[i];
+    x[i * step + partner] = a * sine[i] + b * cosine[i];
+  }
+}
 
 extern const Implementation kReference;
 extern const Implementation kCpu;

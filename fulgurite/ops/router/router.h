@@ -79,5 +79,6 @@ void check(const Problem& problem, const Args& args);
 extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type
 extern const Implementation kCpuBf16;  // bf16 operands (a bf16 activation and weight)
+extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::router
