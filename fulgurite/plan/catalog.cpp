@@ -20,24 +20,28 @@ constexpr const indexer_prepare::Implementation* kIndexerPrepare[] = {
 constexpr const index_select::Implementation* kIndexSelect[] = {
     &index_select::kCpuPairs, &index_select::kCpu, &index_select::kReference, &index_select::kCuda};
 constexpr const head_projection::Implementation* kHeadProjection[] = {
-    &head_projection::kCpuBf16, &head_projection::kCpu, &head_projection::kReference};
+    &head_projection::kCpuBf16, &head_projection::kCpu, &head_projection::kReference,
+    &head_projection::kCuda};
 constexpr const sparse_attention::Implementation* kSparseAttention[] = {
     &sparse_attention::kCpuPairs, &sparse_attention::kCpu, &sparse_attention::kReference,
     &sparse_attention::kCuda};
-constexpr const expanded_attention::Implementation* kExpandedAttention[] = {&expanded_attention::kCpu,
-                                                                            &expanded_attention::kReference};
-constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference};
+constexpr const expanded_attention::Implementation* kExpandedAttention[] = {
+    &expanded_attention::kCpu, &expanded_attention::kReference, &expanded_attention::kCuda};
+constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference,
+                                                     &router::kCuda};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
                                                        &experts::kReference, &experts::kCuda};
-constexpr const hyper_connection::Implementation* kHyperConnection[] = {&hyper_connection::kCpu,
-                                                                        &hyper_connection::kReference};
-constexpr const query_prepare::Implementation* kQueryPrepare[] = {&query_prepare::kCpu,
-                                                                  &query_prepare::kReference};
-constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference};
+constexpr const hyper_connection::Implementation* kHyperConnection[] = {
+    &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCuda};
+constexpr const query_prepare::Implementation* kQueryPrepare[] = {
+    &query_prepare::kCpu, &query_prepare::kReference, &query_prepare::kCuda};
+constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference,
+                                                            &kv_prepare::kCuda};
 constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf16, &compressor::kCpu,
-                                                             &compressor::kReference};
+                                                             &compressor::kReference, &compressor::kCuda};
 constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
-    &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference};
+    &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
+    &compressed_attention::kCuda};
 
 }  // namespace
 
