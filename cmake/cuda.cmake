@@ -7,15 +7,21 @@ endif()
 if(FULGURITE_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  add_library(fulgurite_cuda OBJECT ${FULGURITE_CUDA_SOURCES})
+  target_include_directories(fulgurite_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_features(fulgurite_cuda PRIVATE cuda_std_20)
+  target_link_libraries(fulgurite_cuda PRIVATE fmt::fmt)
   # No contraction, as everywhere. 554: a conversion that is never used. fmt asks a compiler's version before it lets it check
   # formats at compile time; nvcc takes its constexpr, not its consteval.
-  set_source_files_properties(${FULGURITE_CUDA_SOURCES} PROPERTIES COMPILE_OPTIONS
-      "--expt-relaxed-constexpr;-fmad=false;-diag-suppress=554;-DFMT_CONSTEVAL=;-DFMT_USE_CONSTEXPR=1;-Xcompiler=-ffp-contract=off"
-      SKIP_PRECOMPILE_HEADERS ON)
+  target_compile_options(fulgurite_cuda PRIVATE --expt-relaxed-constexpr -fmad=false -diag-suppress=554 -lineinfo
+                                                -Xcompiler=-ffp-contract=off)
+  target_compile_definitions(fulgurite_cuda PRIVATE FMT_CONSTEVAL= FMT_USE_CONSTEXPR=1)
+  target_sources(fulgurite PRIVATE $<TARGET_OBJECTS:fulgurite_cuda>)
+  target_link_libraries(fulgurite PRIVATE $<LINK_ONLY:CUDA::cudart_static>)
+  set_source_files_properties(fulgurite/plan/catalog.cpp PROPERTIES COMPILE_DEFINITIONS FULGURITE_CUDA)
 else()
   list(FILTER FULGURITE_CUDA_SOURCES EXCLUDE REGEX "_cuda_[a-z_]+\\.cu$")
+  target_sources(fulgurite PRIVATE ${FULGURITE_CUDA_SOURCES})
   set_source_files_properties(${FULGURITE_CUDA_SOURCES} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++"
                               SKIP_PRECOMPILE_HEADERS ON)
 endif()

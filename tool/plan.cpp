@@ -33,7 +33,7 @@ std::string tokens_text(const plan::Row& row) {
 }
 
 std::string runs_text(const plan::Row& row) {
-  if (row.has_kernel || row.implementation == plan::kNoImplementation) return row.implementation;
+  if (row.has_kernel) return row.implementation;
   return row.implementation + " (no kernel in this build)";
 }
 

@@ -52,13 +52,8 @@ class Chooser {
       plan_.rows.push_back(row);
       return {as_read(*candidate, problem), {{INT64_MAX, candidate, std::ssize(plan_.rows) - 1}}};
     }
-    if (!row.refused.empty() || kind() == DeviceKind::kCpu)
-      fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
-           fmt::join(row.refused, "; "));
-    row.implementation = kNoImplementation;
-    row.has_kernel = false;
-    plan_.rows.push_back(row);
-    return {problem, {}};
+    fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
+         fmt::join(row.refused, "; "));
   }
 
   NormStep choose_norm(int64_t layer, const std::string& operation, int64_t width, float eps);

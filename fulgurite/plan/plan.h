@@ -156,14 +156,11 @@ struct Plan {
   Bytes bytes;
 };
 
-// Throws Error{kPlan} with every reason where every row refuses, or a demand is not met (on a GPU operations
-// without any row are planned as kNoImplementation); Error{kRequest} for a context beyond the
-// model's.
+// Throws Error{kPlan} with every reason where every row refuses, or a demand is not met; Error{kRequest} for a
+// context beyond the model's.
 Plan make(const model::Model& model, const Device& device, const Options& options);
 
-inline constexpr const char* kNoImplementation = "none in this build";  // of an operation, on a GPU
-
-// Throws Error{kPlan} if this build has no kernel for a row of the plan.
+// Throws Error{kPlan} if this build has no kernel for a row of the plan, or it was made for a GPU without one.
 void require_kernels(const Plan& plan);
 
 // Throws Error{kMemory} if the device has less available than the plan's owned() bytes.

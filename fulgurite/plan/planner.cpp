@@ -291,11 +291,14 @@ Plan make(const model::Model& model, const Device& device, const Options& option
 void require_kernels(const Plan& plan) {
   const auto missing = [](const Row& row) { return !row.has_kernel; };
   const auto first = std::ranges::find_if(plan.rows, missing);
-  if (first == plan.rows.end()) return;
-  fail(ErrorKind::kPlan,
-       "the plan for {} cannot run: this build has no kernel for {} of its {} rows (the first: {}, {})",
-       name(plan.device.target), std::ranges::count_if(plan.rows, missing), plan.rows.size(),
-       place(first->layer, first->operation), first->implementation);
+  if (first != plan.rows.end())
+    fail(ErrorKind::kPlan,
+         "the plan for {} cannot run: this build has no kernel for {} of its {} rows (the first: {}, {})",
+         name(plan.device.target), std::ranges::count_if(plan.rows, missing), plan.rows.size(),
+         place(first->layer, first->operation), first->implementation);
+  if (plan.device.target.kind == DeviceKind::kCuda && plan.device.accelerator == nullptr)
+    fail(ErrorKind::kPlan, "the plan for {} cannot run: it was made without a device",
+         name(plan.device.target));
 }
 
 void require_memory(const Plan& plan) {
