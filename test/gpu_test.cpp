@@ -48,6 +48,21 @@ TEST(gpu, generic_rows_compute_what_the_references_do) {
   }
 }
 
+TEST(gpu, chunks_and_runs_have_the_same_bits) {
+  for (const test::Recorded& recorded : test::kRecorded) {
+    const test::TinyModel tiny(recorded.directory());
+    const auto ids = test::golden_ids(0, recorded.golden());
+    const auto some = std::span(ids).first(kTokens);
+    const auto run = [&](int64_t chunk) {
+      return logits_of(tiny.model, test::gpu(), options_of(Numerics::serving()), some, chunk);
+    };
+    const std::vector<float> whole = run(kTokens);
+    EXPECT_EQ(run(kTokens), whole) << recorded.name;
+    EXPECT_EQ(run(7), whole) << recorded.name;
+    EXPECT_EQ(run(1), whole) << recorded.name;
+  }
+}
+
 TEST(gpu, a_traced_session_holds_what_an_untraced_one_does) {
   const test::TinyModel tiny;
   const auto ids = test::golden_ids(0);

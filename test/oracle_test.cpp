@@ -9,6 +9,7 @@
 #include <optional>
 #include <tuple>
 
+#include "test/gpu.h"
 #include "test/tiny_model.h"
 
 namespace fulgurite {
@@ -31,6 +32,7 @@ const Oracle* const kAll[] = {&kV32, &kGlm5, &kV4};
 struct How {
   Numerics numerics = Numerics::fp32();
   plan::Candidates candidates = plan::Candidates::kAll;
+  Device device = test::device(2);
 };
 
 checkpoint::SafetensorsFile trace_of(const Oracle& oracle, int sequence, const How& how, int64_t last) {
@@ -38,7 +40,7 @@ checkpoint::SafetensorsFile trace_of(const Oracle& oracle, int sequence, const H
   const std::vector<int32_t> ids = test::golden_ids(sequence, oracle.golden());
   plan::Options options = test::trace_options(how.numerics, oracle.positions, oracle.positions);
   options.candidates = how.candidates;
-  execute::Session session(tiny.model, plan::make(tiny.model, test::device(2), options));
+  execute::Session session(tiny.model, plan::make(tiny.model, how.device, options));
   audit::Trace trace(0, oracle.positions, last);
   session.forward(0, ids, &trace);
   const auto path = test::scratch_file(fmt::format("oracle_{}.safetensors", last));
@@ -165,17 +167,25 @@ int64_t expect_oracle(const Oracle& oracle, int sequence, const How& how = {}) {
   return decisions.ties;
 }
 
-int64_t expect_oracle_of_all_sequences(const Oracle& oracle) {
+int64_t expect_oracle_of_all_sequences(const Oracle& oracle, const How& how = {}) {
   int64_t ties = 0;
-  for (int sequence = 0; sequence < oracle.sequences; ++sequence) ties += expect_oracle(oracle, sequence);
+  for (int sequence = 0; sequence < oracle.sequences; ++sequence)
+    ties += expect_oracle(oracle, sequence, how);
   fmt::print("{}: {} rows of topk were decided otherwise, each by a near tie\n", oracle.name, ties);
   return ties;
 }
 
-TEST(oracle, the_cpu_implementations_agree_on_all_sequences) {
-  EXPECT_LE(expect_oracle_of_all_sequences(kV32), 4) << "of 512 rows of topk";
-  EXPECT_LE(expect_oracle_of_all_sequences(kGlm5), 2) << "of 64 rows of topk";
-  EXPECT_LE(expect_oracle_of_all_sequences(kV4), 1) << "of 32 rows of topk";
+void expect_oracle_of_all_families(const How& how) {
+  EXPECT_LE(expect_oracle_of_all_sequences(kV32, how), 4) << "of 512 rows of topk";
+  EXPECT_LE(expect_oracle_of_all_sequences(kGlm5, how), 2) << "of 64 rows of topk";
+  EXPECT_LE(expect_oracle_of_all_sequences(kV4, how), 1) << "of 32 rows of topk";
+}
+
+TEST(oracle, the_cpu_implementations_agree_on_all_sequences) { expect_oracle_of_all_families({}); }
+
+TEST(oracle, the_gpu_agrees_on_all_sequences) {
+  if (!cuda::is_built()) GTEST_SKIP() << "this build has no kernels of a GPU";
+  expect_oracle_of_all_families({Numerics::fp32(), plan::Candidates::kAll, test::gpu()});
 }
 
 TEST(oracle, the_references_alone_agree) {
