@@ -6,10 +6,11 @@ if(FULGURITE_FUZZ)
 endif()
 if(FULGURITE_CUDA)
   enable_language(CUDA)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # which CMake before 3.27 does not know of nvcc 13
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   find_package(CUDAToolkit 13.0 REQUIRED)
   add_library(fulgurite_cuda OBJECT ${FULGURITE_CUDA_SOURCES})
   target_include_directories(fulgurite_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-  target_compile_features(fulgurite_cuda PRIVATE cuda_std_20)
   target_link_libraries(fulgurite_cuda PRIVATE fmt::fmt)
   # No contraction, as everywhere. 554: a conversion that is never used. fmt asks a compiler's version before it lets it check
   # formats at compile time; nvcc takes its constexpr, not its consteval.

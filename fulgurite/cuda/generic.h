@@ -53,6 +53,9 @@ void for_each(const Lane& lane, int64_t count, const Body& body) {
 
 #endif
 
+// The smaller. By value: std::min would take the address of a constant, which device code has not.
+FULGURITE_HOST_DEVICE constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Hands out parts of a workspace, each 256-byte aligned. Without memory it counts them.
 class Scratch {
  public:

@@ -33,7 +33,7 @@ struct QuantizeGroups {
 
   FULGURITE_HOST_DEVICE void operator()(int64_t index) const {
     const int64_t row = index / to.groups(), first = index % to.groups() * kActivationGroup;
-    const int64_t count = std::min(kActivationGroup, to.columns - first);
+    const int64_t count = least(kActivationGroup, to.columns - first);
     float values[kActivationGroup];
     for (int64_t i = 0; i < count; ++i) values[i] = load(x, row, first + i);
     to.scales[index] =

@@ -42,7 +42,7 @@ struct NormLatent {
     std::byte* const to = row_at(args, t);
     const float r = reciprocal_root(t);
     for (int64_t first = 0; first < problem.latent; first += LatentRow::kGroup) {
-      const int64_t count = std::min(LatentRow::kGroup, problem.latent - first);
+      const int64_t count = cuda::least(LatentRow::kGroup, problem.latent - first);
       float group[LatentRow::kGroup];
       for (int64_t i = 0; i < count; ++i)
         group[i] = round_to(args.kv.dtype, args.weight(first + i) * (load(args.kv, t, first + i) * r));
