@@ -1,4 +1,5 @@
 #include "fulgurite/ops/index_select/index_select_audit.h"
+#include "fulgurite/audit/tensors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -173,11 +174,17 @@ audit::OutputReport equal(const char* name, const std::vector<float>& actual,
 audit::OpReport judge(const Implementation& row, const Problem& problem, const Args& args, const Lane& lane) {
   Outputs own, reference, best;
   row.run(problem, args, lane);
-  const Args again = redirected(problem, args, own);
+  const audit::OwnedTensor<2> selected(DType::kI32, args.selected.extent),
+      scores(DType::kF32, {args.q.extent[0], problem.context});
+  Args again = args;
+  again.selected = selected.view().as<int32_t>();
+  again.scores = scores.view().as<float>();
   row.run(problem, again, lane);
   if (args.scores)
     for (int64_t t = 0; t < args.q.extent[0]; ++t)
       std::copy_n(args.scores[t].data, problem.context, again.scores[t].data);
+  own.selected.assign(again.selected.data, again.selected.data + again.selected.size());
+  own.scores.assign(again.scores.data, again.scores.data + again.scores.size());
   const Args expected = redirected(problem, args, reference), rule = redirected(problem, args, best);
   kReference.run(problem, expected, {});
 
