@@ -1,5 +1,4 @@
 #include "fulgurite/ops/index_select/index_select_audit.h"
-#include "fulgurite/audit/tensors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "fulgurite/audit/tensors.h"
 #include "fulgurite/core/element.h"
 
 namespace fulgurite::index_select {
