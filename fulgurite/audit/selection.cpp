@@ -46,6 +46,7 @@ void SelectionStatistics::add_sets(int64_t position, int64_t visible, std::span<
   const auto count = static_cast<double>(std::ranges::count(both, true));
   const double share = both.empty() ? 1.0 : count / static_cast<double>(both.size());
   overlap.add(share);
+  overlaps.push_back(static_cast<float>(share));
   changed.add(share < 1.0 ? 1.0 : 0.0);
   if (share >= least_overlap) return;
   least_overlap = share;

@@ -12,9 +12,10 @@ namespace fulgurite::audit {
 
 // Rows of which more are visible than are chosen: of the others there is nothing to choose.
 struct SelectionStatistics {
-  int64_t rows = 0;  // all
-  int64_t open = 0;  // of them, such with a choice
-  Mean overlap;      // of open rows: share of the base's set that the other has too
+  int64_t rows = 0;             // all
+  int64_t open = 0;             // of them, such with a choice
+  Mean overlap;                 // of open rows: share of the base's set that the other has too
+  std::vector<float> overlaps;  // each of them
   double least_overlap = 1.0;
   int64_t least_overlap_row = -1;
   Mean changed;  // of open rows: 1 where the sets differ
