@@ -35,14 +35,29 @@ void round_group_to_fp4(std::span<float> x) {
   for (float& value : x) value = std::isnan(amax) ? NAN : nearest_e2m1(value / scale) * scale;
 }
 
+ScaleRounding plain_rounding(const Numerics& numerics) {
+  return numerics.scale_form == ScaleForm::kDivided ? ScaleRounding::kDivided : ScaleRounding::kNone;
+}
+
 }  // namespace
+
+ScaleRounding activation_rounding(const Numerics& numerics) {
+  return numerics.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2
+                                                             : plain_rounding(numerics);
+}
+
+ScaleRounding index_rounding(const Numerics& numerics) {
+  return numerics.index_scale == IndexScale::kPow2 ? ScaleRounding::kPow2 : plain_rounding(numerics);
+}
 
 float round_up_to_pow2(float value) {
   return std::bit_cast<float>((std::bit_cast<uint32_t>(value) + 0x7FFFFFu) & 0x7F800000u);
 }
 
 float e4m3_scale(float amax, ScaleRounding rounding) {
-  const float scale = std::max(amax, kSmallestAmax) * kPerE4m3;
+  const float magnitude = std::max(amax, kSmallestAmax);
+  if (rounding == ScaleRounding::kDivided) return magnitude / 448.0f;
+  const float scale = magnitude * kPerE4m3;
   return rounding == ScaleRounding::kPow2 ? round_up_to_pow2(scale) : scale;
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 // The quantizers of docs/numerics.md: one scale for a group of values, and its codes.
 //
-//   e4m3   scale = max(amax, 1e-4) * fp32(1/448), rounded up to a power of two where asked;
-//          codes = e4m3(clamp(x / scale, +-448)); a group with NaN or infinity: NaN codes and scale 1
+//   e4m3   scale = max(amax, 1e-4) * fp32(1/448), or / 448, or rounded up to a power of two, which is the
+//          same of both; codes = e4m3(clamp(x / scale, +-448)); a group with NaN or infinity: NaN codes and scale 1
 //   e2m1   (fp4) groups of 32: scale = max(amax, 6 * 2^-126) * fp32(1/6), rounded up to a power of two;
 //          what is kept are the dequantized values, each exact in bf16; NaN or infinity: all NaN
 //
@@ -12,10 +12,14 @@
 #include <span>
 
 #include "fulgurite/core/fp8.h"
+#include "fulgurite/core/numerics.h"
+#include "fulgurite/core/scale_rounding.h"
 
 namespace fulgurite {
 
-enum class ScaleRounding { kNone, kPow2 };  // kPow2: up to the next power of two
+// Of the codes that are made as a session runs: of activations, and of index q and keys.
+ScaleRounding activation_rounding(const Numerics& numerics);
+ScaleRounding index_rounding(const Numerics& numerics);
 
 inline constexpr int64_t kActivationGroup = 128;  // columns that share an activation's scale
 inline constexpr int64_t kFp4Group = 32;

@@ -8,7 +8,7 @@ const main = document.querySelector("main");
 const small = value => value === null ? "not finite" : value === 0 ? "0" : value.toExponential(2);
 const plain = digits => value => value === null || value === undefined ? "-" : value.toFixed(digits);
 const percent = value => value === null || value === undefined ? "-" : `${+(100 * value).toPrecision(3)} %`;
-const interval = mean => mean ? `${mean.mean.toExponential(2)} ± ${(1.96 * (mean.error ?? NaN)).toExponential(1)}` : "-";
+const interval = mean => !mean ? "-" : mean.mean === 0 && mean.error === 0 ? "0" : `${mean.mean.toExponential(2)} ± ${(1.96 * (mean.error ?? NaN)).toExponential(1)}`;
 const percents = mean => mean ? `${(100 * mean.mean).toFixed(2)} ± ${(196 * (mean.error ?? NaN)).toFixed(2)} %` : "-";
 const layerName = layer => layer === null ? "-" : String(layer);
 
@@ -288,8 +288,11 @@ function choices() {
   bars("Sets that differ", "Of queries with a choice, 95 %. Orange: measurable.", effect => effect.sets_differing,
        () => percentAxis("queries", {max: 100}), value => `${value.toFixed(2)} %`, value => 100 * value, 0);
   bars("KL divergence", "Mean, 95 %. Orange: measurable. No bar: 0.", effect => effect.kl, () => logAxis("nats"), small, value => Math.max(value, 1e-12), 0);
-  bars("Difference in likelihood", "Of the token that follows, nats, 95 %; above 0 it is worse. Orange: measurable.", effect => effect.nll_difference,
-       () => axis("nats"), small);
+  // Four times the noise is the width: what is wrong altogether would leave no room for the rest.
+  const {mean, error} = report.noise.nll_difference;
+  const end = 4 * (Math.abs(mean) + 1.96 * error) || 1;
+  bars("Difference in likelihood", "Of the token that follows, nats, 95 %; above 0 it is worse. A bar at the end is beyond it. Orange: measurable.",
+       effect => effect.nll_difference, () => axis("nats", {min: -end, max: end}), small, value => Math.min(Math.max(value, -end), end));
   const effect = of => choice => choice.effect ? of(choice.effect) : "-";
   table(parent, [
     ["what if", choice => choice.what, "left wrap"], ["knobs", choice => choice.knobs, "left"],
