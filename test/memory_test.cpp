@@ -123,9 +123,9 @@ TEST(memory, an_audit_grows_with_the_context_and_not_with_its_square) {
   const test::TinyModel tiny(test::kTinyGlm5);
   const int64_t small = most_held_by_an_audit(tiny.model, 128),
                 middle = most_held_by_an_audit(tiny.model, 256),
-                large = most_held_by_an_audit(tiny.model, 512);
+                large = most_held_by_an_audit(tiny.model, 384);
   EXPECT_GT(middle, small);
-  EXPECT_LE(static_cast<double>(large - middle), 2.2 * static_cast<double>(middle - small))
+  EXPECT_LE(static_cast<double>(large - middle), 1.3 * static_cast<double>(middle - small))
       << small << " " << middle << " " << large;
 }
 #endif
