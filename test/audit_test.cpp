@@ -160,6 +160,9 @@ TEST(what_if, deepseek_v4_has_its_index_keys_and_gate_in_fp8_too) {
     const audit::WhatIf result = audit.run({"", knobs, ""});
     EXPECT_EQ(result.refusal, "");
     EXPECT_GT(result.effect.changed_sets.mean(), 0.0) << knobs;
+    EXPECT_EQ(result.effect.recall.count, result.effect.changed_sets.count);
+    EXPECT_GT(result.effect.recall.mean(), 0.5) << knobs;
+    EXPECT_LT(result.effect.recall.mean(), 1.0) << knobs;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fulgurite/audit/statistics.h"
+#include "fulgurite/ops/compressed_attention/compressed_attention.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
 namespace fulgurite::audit {
@@ -39,6 +40,9 @@ struct SelectionStatistics {
 // Share of the attention of token t that lies on rows of args.selected which `other` has too: the mean of the
 // heads, each its softmax of exact scores over args.selected.
 double attention_recall(const sparse_attention::Problem& problem, const sparse_attention::Args& args,
+                        int64_t t, std::span<const int32_t> other);
+// The same of entries: of the attention on those selected, window and sink aside.
+double attention_recall(const compressed_attention::Problem& problem, const compressed_attention::Args& args,
                         int64_t t, std::span<const int32_t> other);
 
 }  // namespace fulgurite::audit

@@ -41,6 +41,9 @@ void run(const Problem& problem, const Args& args, const Lane&) {
   const bool from_rows = problem.direction == Direction::kFromRows;
   for (int64_t h = 0; h < problem.heads; ++h) {
     const int64_t first = h * problem.rows_per_head + problem.first_row;
+    std::vector<double> x;  // [tokens, in]
+    for (int64_t t = 0; t < args.x.extent[0]; ++t)
+      for (int64_t i = 0; i < args.x.extent[2]; ++i) x.push_back(load(args.x, t, h, i));
     for (int64_t n = 0; n < args.y.extent[2]; ++n) {
       std::vector<double> weight;
       for (int64_t i = 0; i < args.x.extent[2]; ++i) {
@@ -48,9 +51,9 @@ void run(const Problem& problem, const Args& args, const Lane&) {
         weight.push_back(element(*args.weight, reading_of(problem), row, column));
       }
       for (int64_t t = 0; t < args.x.extent[0]; ++t) {
+        const double* const row = x.data() + static_cast<size_t>(t) * weight.size();
         double sum = 0.0;
-        for (int64_t i = 0; i < args.x.extent[2]; ++i)
-          sum += static_cast<double>(load(args.x, t, h, i)) * weight[static_cast<size_t>(i)];
+        for (size_t i = 0; i < weight.size(); ++i) sum += row[i] * weight[i];
         store(args.y, static_cast<float>(sum), t, h, n);
       }
     }
