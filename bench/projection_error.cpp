@@ -1,12 +1,8 @@
 #include "bench/projection_error.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "bench/arena.h"
 #include "fulgurite/core/element.h"
-#include "fulgurite/core/encode.h"
-#include "fulgurite/core/error.h"
 #include "fulgurite/cpu/parallel_for.h"
 
 namespace fulgurite::bench {
@@ -27,34 +23,10 @@ constexpr Form kForms[] = {
     {"fp32", "fp32"},
 };
 
-// A weight in one of the forms that prepare() makes, with its bytes.
-struct Weight {
-  EncodedMatrix bytes;
-  PreparedMatrix matrix;
-};
-
-Weight made_weight(EncodedMatrix bytes, const MatrixFormat& format, int64_t out, int64_t in) {
-  Weight weight{std::move(bytes), {{}, out, in}};
-  weight.matrix.as = view_of(weight.bytes, format, out, in).as;
-  return weight;
-}
-
-MatrixValues drawn_values(std::vector<double>& memory, Random& random, int64_t out, int64_t in) {
-  memory.resize(static_cast<size_t>(out * in));
-  for (double& value : memory) value = 0.02 * random.normal();
-  return {out, in,
-          [&memory, in](int64_t row, double* to) { std::copy_n(memory.begin() + row * in, in, to); }};
-}
-
 // k [tokens, head_dim] as an activation, gate [tokens, heads].
 struct Outputs {
   Tensor<2> key;
   View<float, 2> gate;
-};
-
-struct Chosen {
-  View<int32_t, 2> selected;
-  View<float, 2> scores;
 };
 
 class Experiment {
@@ -108,15 +80,10 @@ class Experiment {
         s_.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
     gate_codes_ = made_weight(encode_e4m3(stored, {128, 128}, ScaleFormat::kF32, rounding), kFp8Matrix,
                               s_.index_heads, s_.hidden);
-    x_ = arena_.drawn<2>(DType::kBF16, {tokens_, s_.hidden});
+    x_ = drawn_activations(arena_, tokens_, s_.hidden);
     wide_x_ = arena_.unwritten<2>(DType::kF32, {tokens_, s_.hidden});
-    for (int64_t i = 0; i < s_.hidden; ++i) {
-      const double gain = std::exp(0.5 * random.normal()) * (random.below(256) == 0 ? 20.0 : 1.0);
-      for (int64_t t = 0; t < tokens_; ++t) {
-        store(x_, static_cast<float>(gain * load(x_, t, i)), t, i);
-        store(wide_x_, load(x_, t, i), t, i);
-      }
-    }
+    for (int64_t t = 0; t < tokens_; ++t)
+      for (int64_t i = 0; i < s_.hidden; ++i) store(wide_x_, load(x_, t, i), t, i);
     query_ = arena_.drawn<3>(DType::kBF16, {queries_, s_.index_heads, s_.index_dim});
     no_query_ = arena_.drawn<3>(DType::kBF16, {tokens_, 1, s_.index_dim});
     norm_weight_ = arena_.vector(s_.index_dim, 0.5, 1.5);
@@ -174,19 +141,6 @@ class Experiment {
     return rounded;
   }
 
-  // By the first row of the catalog that takes it.
-  template <class Problem, class Args>
-  const char* run_row(plan::Rows<Implementation<Problem, Args>> rows, const Problem& problem,
-                      const Args& args) {
-    for (const auto* const row : rows) {
-      if (row->supports(problem)) continue;
-      const HostBuffer workspace(row->workspace_bytes(problem, lane_.threads));
-      row->run(problem, args, {lane_.threads, lane_.workers, workspace.bytes()});
-      return row->name;
-    }
-    fail(ErrorKind::kPlan, "{}: no implementation takes it", summary(problem.setting.numerics));
-  }
-
   Outputs project(const Setting& setting, std::string& implementation) {
     const bool wide = setting.numerics.activation == Activation::kFp32;
     const Weight& gate = setting.numerics.gate_weight == GateWeight::kFp8 ? gate_codes_ : gate_weight_;
@@ -196,24 +150,9 @@ class Experiment {
                 indexer_projection::Problem{setting, s_.hidden, s_.index_dim, s_.index_heads,
                                             format_of(key_weight_.matrix), format_of(gate.matrix), tokens_},
                 indexer_projection::Args{wide ? wide_x_ : x_, &key_weight_.matrix, &gate.matrix, outputs.key,
-                                         outputs.gate});
+                                         outputs.gate},
+                lane_);
     return outputs;
-  }
-
-  template <class Output>
-  Deviation deviation(const Output& output, const std::vector<double>& sums) const {
-    const Tensor<2> made = output;
-    double difference = 0.0, norm = 0.0, largest = 0.0;
-    for (int64_t t = 0; t < made.extent[0]; ++t) {
-      for (int64_t i = 0; i < made.extent[1]; ++i) {
-        const double exact = sums[static_cast<size_t>(t * made.extent[1] + i)];
-        const double off = std::abs(load(made, t, i) - exact);
-        difference += off * off;
-        norm += exact * exact;
-        largest = std::max(largest, off);
-      }
-    }
-    return {std::sqrt(difference / norm), largest / std::sqrt(norm / static_cast<double>(sums.size()))};
   }
 
   // --- the choice ---
@@ -235,7 +174,8 @@ class Experiment {
                               cache,
                               operand,
                               {},
-                              {}});
+                              {}},
+        lane_);
   }
 
   index_select::Problem problem_of_choice() const {
@@ -264,7 +204,8 @@ class Experiment {
                         arena_.unwritten<2>(DType::kF32, {queries_, tokens_}).as<float>()};
     run_row(request_.catalog->index_select, problem,
             index_select::Args{query, weights, cache, places_.slice(0, first, queries_), chosen.selected,
-                               chosen.scores});
+                               chosen.scores},
+            lane_);
     return chosen;
   }
 

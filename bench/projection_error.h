@@ -2,8 +2,7 @@
 // What each form of the indexer's projection costs in accuracy, at the dimensions of a model: its outputs
 // against sums in double over the same x and the stored weights, and the positions that are chosen from them.
 //
-//   x         activations as a norm makes them, bf16: deviation 1, channels of different magnitude, one in
-//             256 of them 20 times as large
+//   x         drawn_activations
 //   weights   deviation 0.02; wk in e4m3 blocks of 128x128 with power-of-two scales, weights_proj in bf16
 //   choice    the last `queries` tokens among all tokens, by indexer_prepare and index_select of the preset
 //             serving, queries drawn at random
@@ -11,15 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/case.h"
+#include "bench/experiment.h"
 
 namespace fulgurite::bench {
-
-// Of all elements of an output.
-struct Deviation {
-  double relative = 0.0;  // norm of the differences over that of the exact values
-  double largest = 0.0;   // largest difference over the root mean square of the exact values
-};
 
 // Beside the choice that exact sums, rounded once to the types of the outputs, lead to.
 struct ChoiceChange {

@@ -152,16 +152,93 @@ TEST(what_if, tells_what_is_measurable_from_what_is_not) {
   EXPECT_NE(audit.run({"none", "rsqrt=cuda", ""}).refusal, "");
 }
 
+// Its index keys are rows that tokens share: looking at them reads codes and a scale.
+TEST(what_if, deepseek_v4_has_its_index_keys_and_gate_in_fp8_too) {
+  const test::TinyModel tiny(test::kTinyV4);
+  const audit::WhatIfAudit audit(tiny.model, test::device(2), {}, ids(160));
+  for (const char* const knobs : {"index_quant=fp8,index_scale=fp32,scale_form=divided", "gate_weight=fp8"}) {
+    const audit::WhatIf result = audit.run({"", knobs, ""});
+    EXPECT_EQ(result.refusal, "");
+    EXPECT_GT(result.effect.changed_sets.mean(), 0.0) << knobs;
+    EXPECT_EQ(result.effect.recall.count, result.effect.changed_sets.count);
+    EXPECT_GT(result.effect.recall.mean(), 0.5) << knobs;
+    EXPECT_LT(result.effect.recall.mean(), 1.0) << knobs;
+  }
+}
+
+// What --json and --html wrote of the same run.
+struct Written {
+  test::ToolRun run;
+  nlohmann::json json;
+  std::string html;
+};
+Written audit_of(const std::string& arguments) {
+  const std::string json = test::scratch_file("audit.json"), html = test::scratch_file("audit.html");
+  Written written{test::run_tool("audit " + arguments + " --text " + test::kSource +
+                                 "/golden/text/public.txt --json " + json + " --html " + html),
+                  {},
+                  {}};
+  written.json = nlohmann::json::parse(checkpoint::MappedFile(json).text());
+  written.html = checkpoint::MappedFile(html).text();
+  return written;
+}
+
+// The page's own numbers.
+nlohmann::json numbers_of(const std::string& html) {
+  const std::string begin = "<script type=\"application/json\" id=\"report\">";
+  const size_t first = html.find(begin) + begin.size();
+  return nlohmann::json::parse(html.substr(first, html.find("</script>", first) - first));
+}
+
+void expect_self_contained(const std::string& html) {
+  EXPECT_LT(html.size(), 500'000u);
+  EXPECT_NE(html.find("Chart.js v"), std::string::npos);
+  EXPECT_EQ(html.find("@PAGE"), std::string::npos);
+  for (const char* const reads : {" src=", " href=", ":url(", " url(", "@import", "fetch(", "XMLHttpRequest"})
+    EXPECT_EQ(html.find(reads), std::string::npos) << reads;
+}
+
 TEST(audit_tool, prints_a_page_and_writes_everything) {
-  const std::string json = test::scratch_file("audit.json");
-  const test::ToolRun run = test::run_tool("audit " + test::kTinyV32 + " --text " + test::kSource +
-                                           "/golden/text/public.txt --context 40 --judged 1 --json " + json);
-  EXPECT_EQ(run.exit_code, 0) << run.error << run.out;
-  EXPECT_NE(run.out.find("audit: within"), std::string::npos) << run.out;
-  const auto report = nlohmann::json::parse(checkpoint::MappedFile(json).text());
-  EXPECT_GT(report["operations"].size(), 40u);
-  EXPECT_EQ(report["whole"]["tokens"], 40);
-  EXPECT_TRUE(report["within"]);
+  const Written written = audit_of(test::kTinyV32 + " --context 40 --judged 1");
+  EXPECT_EQ(written.run.exit_code, 0) << written.run.error << written.run.out;
+  EXPECT_NE(written.run.out.find("audit: within"), std::string::npos) << written.run.out;
+  EXPECT_GT(written.json["operations"].size(), 40u);
+  EXPECT_EQ(written.json["plan"].size(), written.json["operations"].size());
+  EXPECT_EQ(written.json["knobs"]["softmax_tile"], "64");
+  EXPECT_EQ(written.json["whole"]["tokens"], 40);
+  EXPECT_TRUE(written.json["within"]);
+}
+
+TEST(audit_tool, writes_a_page_of_the_same_numbers_that_needs_nothing_else) {
+  const Written written = audit_of(test::kTinyGlm5 + " --context 80 --judged 1");
+  EXPECT_EQ(written.run.exit_code, 0) << written.run.error << written.run.out;
+  expect_self_contained(written.html);
+  nlohmann::json expected = written.json;
+  ASSERT_EQ(expected["whole"]["layers"].size(), 4u);
+  for (nlohmann::json& layer : expected["whole"]["layers"]) {
+    if (!layer.contains("selection")) continue;
+    nlohmann::json& selection = layer["selection"];
+    EXPECT_EQ(selection["open"], 80 - 64);
+    EXPECT_EQ(selection["each_margin"].size(), 80u - 64u);
+    for (const char* const histogram : {"margins", "overlaps"}) {
+      int64_t queries = 0;
+      for (const auto& count : selection[histogram]["counts"]) queries += count.get<int64_t>();
+      EXPECT_EQ(queries, 80 - 64) << histogram;
+      EXPECT_EQ(selection[histogram]["counts"].size(), selection[histogram]["edges"].size() + 1);
+    }
+    selection.erase("each_margin");
+  }
+  EXPECT_EQ(numbers_of(written.html), expected);
+  EXPECT_NE(written.html.find("audit: within\n"), std::string::npos) << "the terminal's page";
+}
+
+TEST(audit_tool, writes_a_page_of_choices_too) {
+  const Written written = audit_of(test::kTinyGlm5 + " --context 70 --what-if hadamard=none");
+  EXPECT_EQ(written.run.exit_code, 0) << written.run.error << written.run.out;
+  expect_self_contained(written.html);
+  EXPECT_EQ(numbers_of(written.html), written.json);
+  EXPECT_EQ(written.json["choices"][0]["knobs"], "hadamard=none");
+  EXPECT_GT(written.json["choices"][0]["effect"]["kl"]["mean"], 0.0);
 }
 
 }  // namespace

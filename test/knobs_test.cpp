@@ -70,7 +70,7 @@ TEST(knobs, of_glm_5_run_and_change_the_logits) {
   const test::TinyModel glm(test::kTinyGlm5);
   expect_difference(glm.model, "serving",
                     {"activation_scale=pow2", "indexer_rope=half_split", "mla=expanded", "activation=fp16",
-                     "latent_cache=bf16", "index_quant=fp4"});
+                     "latent_cache=bf16", "index_quant=fp4", "scale_form=divided"});
   const std::vector<float> expected = logits_of(glm.model, "serving");
   for (const char* const setting : {"activation_scale=fp32", "indexer_rope=interleaved"})
     EXPECT_EQ(logits_of(glm.model, std::string("serving,") + setting), expected) << setting;
@@ -87,11 +87,12 @@ TEST(knobs, values_that_another_row_takes_change_the_references_too) {
     expect_difference(tiny.model, base, {"qk_operands=fp32"}, plan::Candidates::kReferencesOnly);
 }
 
-// What says nothing on this model: no logits tie at the last token's cut, and scale_fmt says pow2.
+// What says nothing on this model: no logits tie at the last token's cut, and scale_fmt says pow2: scales of either form.
 TEST(knobs, values_that_mean_the_same_here_give_the_same_bits) {
   const test::TinyModel tiny;
   const std::vector<float> expected = logits_of(tiny.model, "serving");
-  for (const char* const setting : {"ties=higher", "activation_scale=pow2", "rsqrt=correct"})
+  for (const char* const setting :
+       {"ties=higher", "activation_scale=pow2", "scale_form=divided", "rsqrt=correct"})
     EXPECT_EQ(logits_of(tiny.model, std::string("serving,") + setting), expected) << setting;
 }
 

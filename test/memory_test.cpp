@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "fulgurite/audit/audit.h"
 #include "test/counted_memory.h"
+#include "test/op_test.h"
 #include "test/other_weights.h"
+#include "test/tiny_model.h"
 #include "test/tool_run.h"
 
 namespace fulgurite {
@@ -102,6 +105,28 @@ TEST(memory, new_weights_are_prepared_where_the_old_ones_lay) {
     EXPECT_LE(most, 100'000) << numerics << ": less than a tensor, and far from the prepared weights";
     EXPECT_EQ(test::counted_memory().bytes, before) << numerics;
   }
+}
+
+// What the noise of an audit runs: two sessions and all that is recorded of them, in passes of 128 tokens.
+int64_t most_held_by_an_audit(const model::Model& model, int64_t tokens) {
+  plan::Options options;
+  options.numerics = parse_numerics("serving");
+  const plan::Plan base = plan::make(model, test::device(2), audit::audit_options(options, tokens));
+  options.numerics = audit::other_order(options.numerics);
+  const plan::Plan other = plan::make(model, test::device(2), audit::audit_options(options, tokens));
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i <= tokens; ++i) ids.push_back(static_cast<int32_t>(2 + i * 37 % 2000));
+  return most_held([&] { audit::compare_plans(model, other, base, ids); });
+}
+
+TEST(memory, an_audit_grows_with_the_context_and_not_with_its_square) {
+  const test::TinyModel tiny(test::kTinyGlm5);
+  const int64_t small = most_held_by_an_audit(tiny.model, 128),
+                middle = most_held_by_an_audit(tiny.model, 256),
+                large = most_held_by_an_audit(tiny.model, 384);
+  EXPECT_GT(middle, small);
+  EXPECT_LE(static_cast<double>(large - middle), 1.3 * static_cast<double>(middle - small))
+      << small << " " << middle << " " << large;
 }
 #endif
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <fstream>
 
+#include "tool/audit_html.h"
+#include "tool/audit_json.h"
 #include "tool/audit_report.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
@@ -17,7 +19,7 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::string text, json, what_if;
+  std::string text, json, html, what_if;
   int64_t context = 1024;
   int64_t judged = 8;
 };
@@ -43,10 +45,9 @@ void require_writable(const std::string& path) {
     fail(ErrorKind::kFile, "{}: cannot be written", checkpoint::printable_path(path));
 }
 
-void write(const std::string& path, const nlohmann::ordered_json& json) {
-  if (path.empty()) return;
+void write(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::trunc);
-  file << json.dump(2) << "\n";
+  file << text;
   if (!file.flush())
     fail(ErrorKind::kFile, "{}: not everything could be written", checkpoint::printable_path(path));
 }
@@ -57,10 +58,21 @@ void show_progress(std::string_view what, double share) {
   if (terminal && share >= 1.0) fmt::print(stderr, "\r{:50}\r", "");
 }
 
-nlohmann::ordered_json header(const Options& options, double seconds) {
-  return {{"model", options.model.directory},
-          {"numerics", summary(numerics_of(options.model))},
-          {"seconds", seconds}};
+// What was asked, and what was found, where --json and --html say; `page` is what the terminal has.
+void write_reports(const Options& options, const nlohmann::ordered_json& found, const std::string& page,
+                   double seconds) {
+  const Device device = device_for(options.model);
+  nlohmann::ordered_json json{{"version", FULGURITE_VERSION},
+                              {"model", options.model.directory},
+                              {"text", options.text},
+                              {"tokens", options.context},
+                              {"device", fmt::format("{}, {} threads", name(device.target), device.threads)},
+                              {"numerics", summary(numerics_of(options.model))},
+                              {"seconds", seconds}};
+  for (const auto& [knob, value] : describe(numerics_of(options.model))) json["knobs"][knob] = value;
+  json.update(found);
+  if (!options.json.empty()) write(options.json, json.dump(2) + "\n");
+  if (!options.html.empty()) write(options.html, audit_html(std::move(json), page));
 }
 
 int audit_plan(const Options& options, const LoadedModel& loaded, const std::vector<int32_t>& ids) {
@@ -69,10 +81,10 @@ int audit_plan(const Options& options, const LoadedModel& loaded, const std::vec
       audit::run_audit(loaded.model, device_for(options.model), plan_options(options.model, {}), ids,
                        {options.judged, true}, [](double share) { show_progress("audit", share); });
   const double seconds = seconds_since_start() - start;
-  nlohmann::ordered_json json = header(options, seconds);
-  json.update(audit_json(report));
-  write(options.json, json);
-  fmt::print("numerics {}\n{}{:.1f} s\n", summary(numerics_of(options.model)), audit_page(report), seconds);
+  const std::string page = fmt::format("numerics {}\n{}{:.1f} s\n", summary(numerics_of(options.model)),
+                                       audit_page(report), seconds);
+  write_reports(options, audit_json(report), page, seconds);
+  fmt::print("{}", page);
   return report.within() ? 0 : 1;
 }
 
@@ -96,20 +108,19 @@ int audit_choices(const Options& options, const LoadedModel& loaded, const std::
     results.push_back(audit.run(choice));
   }
   show_progress("", 1.0);
-  nlohmann::ordered_json json = header(options, seconds_since_start() - start);
-  json.update(what_if_json(audit.noise(), results));
-  write(options.json, json);
-  fmt::print("numerics {}, {} tokens\n{}", summary(numerics_of(options.model)), options.context,
-             what_if_page(audit.noise(), results));
+  std::string page = fmt::format("numerics {}, {} tokens\n{}", summary(numerics_of(options.model)),
+                                 options.context, what_if_page(audit.noise(), results));
   for (const audit::WhatIf& result : results)
     if (!result.refusal.empty() && !result.choice.knobs.empty())
-      fmt::print("refused: {}: {}\n", result.choice.knobs, result.refusal);
+      page += fmt::format("refused: {}: {}\n", result.choice.knobs, result.refusal);
+  write_reports(options, what_if_json(audit.noise(), results), page, seconds_since_start() - start);
+  fmt::print("{}", page);
   return 0;
 }
 
 int run_audit_verb(const Options& options) {
   const LoadedModel loaded = load(options.model);
-  require_writable(options.json);
+  for (const std::string& path : {options.json, options.html}) require_writable(path);
   const std::vector<int32_t> ids = tokens_of(options, loaded);
   return options.what_if.empty() ? audit_plan(options, loaded, ids) : audit_choices(options, loaded, ids);
 }
@@ -134,6 +145,8 @@ void add_audit(CLI::App& app, Run& run) {
                   "that public reports speak of")
       ->check(given());
   verb.add_option("--json", options->json, "Write everything to this file as JSON")->check(given());
+  verb.add_option("--html", options->html, "Write a page with plots to this file; it needs nothing else")
+      ->check(given());
   add_execution(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_audit_verb(*options); }; });
 }

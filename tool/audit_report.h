@@ -1,7 +1,6 @@
 #pragma once
-// What `fulgurite audit` says: a page for a person, all of it for a program.
+// What `fulgurite audit` says on the terminal: a page for a person.
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -11,9 +10,6 @@
 namespace fulgurite::tool {
 
 std::string audit_page(const audit::AuditReport& report);
-nlohmann::ordered_json audit_json(const audit::AuditReport& report);
-
 std::string what_if_page(const audit::Effect& noise, const std::vector<audit::WhatIf>& results);
-nlohmann::ordered_json what_if_json(const audit::Effect& noise, const std::vector<audit::WhatIf>& results);
 
 }  // namespace fulgurite::tool

@@ -13,6 +13,7 @@
 #include "tool/encoding_report.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
+#include "tool/plan_json.h"
 #include "tool/verbs.h"
 
 namespace fulgurite::tool {
@@ -233,21 +234,7 @@ void print_json(const Options& options, const plan::Plan& plan, const Requantiza
                                 {"owned", plan.bytes.owned()}}}};
   for (const auto& [knob, value] : describe(plan.numerics)) json["numerics"][knob] = value;
   json["rows"] = nlohmann::json::array();
-  for (const plan::Row& row : plan.rows) {
-    nlohmann::ordered_json entry{{"layer", nullptr},
-                                 {"operation", row.operation},
-                                 {"implementation", row.implementation},
-                                 {"kernel", row.has_kernel},
-                                 {"format", row.format},
-                                 {"scales", row.scales},
-                                 {"first_token", row.first_token},
-                                 {"last_token", nullptr},
-                                 {"workspace_bytes", row.workspace_bytes},
-                                 {"refused", row.refused}};
-    if (row.layer != model::kNoLayer) entry["layer"] = row.layer;
-    if (row.last_token != INT64_MAX) entry["last_token"] = row.last_token;
-    json["rows"].push_back(std::move(entry));
-  }
+  for (const plan::Row& row : plan.rows) json["rows"].push_back(json_of(row));
   if (requantization) json["requantization"] = requantization_json(*requantization);
   fmt::print("{}\n", json.dump(2));
 }

@@ -54,7 +54,7 @@ AuditReport run_audit(const model::Model& model, const Device& device, const pla
   theirs.demands.clear();
   const plan::Plan planned = plan::make(model, device, ours), references = plan::make(model, device, theirs);
 
-  AuditReport report{positions, ours.chunk_tokens, {}, {}, {}, {}};
+  AuditReport report{positions, ours.chunk_tokens, planned.rows, {}, {}, {}, {}};
   OperationAudit operations(planned, references, what.judged_tokens);
   report.whole = compare_plans(model, planned, references, ids, &operations, [&](double share) {
     if (progress) progress(share * (what.noise ? kReferenceShare : 1.0));

@@ -29,6 +29,7 @@ struct Gate {
 struct AuditReport {
   int64_t positions = 0;
   int64_t chunk_tokens = 0;
+  std::vector<plan::Row> rows;              // of the plan
   std::vector<OperationResult> operations;  // a row of the plan each
   Divergence whole;                         // of the plan from the references
   Divergence noise;                         // of the plan in another order from the plan

@@ -20,19 +20,30 @@ std::vector<bool> shared(std::span<const int32_t> base, std::span<const int32_t>
   return both;
 }
 
-std::vector<double> scores_of(const sparse_attention::Problem& problem, const sparse_attention::Args& args,
-                              int64_t t, int64_t head, std::span<const int32_t> rows) {
+// Of a head's attention on rows of values [rows][width], each with a softmax of exact scores: the share that lies
+// on the marked ones.
+double marked_share(std::span<const double> q, std::span<const double> values, double scale,
+                    const std::vector<bool>& marked) {
   std::vector<double> scores;
-  for (const int32_t position : rows) {
-    const std::byte* const row = args.cache.rows[args.places(t).sequence][position].data;
+  for (; !values.empty(); values = values.subspan(q.size())) {
     double sum = 0.0;
-    for (int64_t i = 0; i < problem.latent; ++i)
-      sum += static_cast<double>(load(args.q, t, head, i)) * args.cache.row.latent_value(row, i);
-    for (int64_t i = 0; i < problem.rope; ++i)
-      sum += static_cast<double>(load(args.q_rope, t, head, i)) * args.cache.row.rope_value(row, i);
-    scores.push_back(sum * problem.scale);
+    for (size_t i = 0; i < q.size(); ++i) sum += q[i] * values[i];
+    scores.push_back(sum * scale);
   }
-  return scores;
+  const double largest = *std::ranges::max_element(scores);
+  double all = 0.0, kept = 0.0;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const double weight = std::exp(scores[i] - largest);
+    all += weight;
+    if (marked[i]) kept += weight;
+  }
+  return kept / all;
+}
+
+std::vector<double> row_of(const ConstTensor<3>& x, int64_t t, int64_t head) {
+  std::vector<double> row;
+  for (int64_t i = 0; i < x.extent[2]; ++i) row.push_back(load(x, t, head, i));
+  return row;
 }
 
 }  // namespace
@@ -46,6 +57,7 @@ void SelectionStatistics::add_sets(int64_t position, int64_t visible, std::span<
   const auto count = static_cast<double>(std::ranges::count(both, true));
   const double share = both.empty() ? 1.0 : count / static_cast<double>(both.size());
   overlap.add(share);
+  overlaps.push_back(static_cast<float>(share));
   changed.add(share < 1.0 ? 1.0 : 0.0);
   if (share >= least_overlap) return;
   least_overlap = share;
@@ -85,18 +97,34 @@ double attention_recall(const sparse_attention::Problem& problem, const sparse_a
   const std::span<const int32_t> base = members({selected.data, static_cast<size_t>(selected.extent[0])});
   const std::vector<bool> both = shared(base, members(other));
   if (std::ranges::count(both, false) == 0) return 1.0;
+  std::vector<double> values;
+  for (const int32_t position : base) {
+    const std::byte* const row = args.cache.rows[args.places(t).sequence][position].data;
+    for (int64_t i = 0; i < problem.latent; ++i) values.push_back(args.cache.row.latent_value(row, i));
+    for (int64_t i = 0; i < problem.rope; ++i) values.push_back(args.cache.row.rope_value(row, i));
+  }
   double recall = 0.0;
   for (int64_t head = 0; head < problem.heads; ++head) {
-    const std::vector<double> scores = scores_of(problem, args, t, head, base);
-    const double largest = *std::ranges::max_element(scores);
-    double all = 0.0, kept = 0.0;
-    for (size_t i = 0; i < scores.size(); ++i) {
-      const double weight = std::exp(scores[i] - largest);
-      all += weight;
-      if (both[i]) kept += weight;
-    }
-    recall += kept / all;
+    std::vector<double> q = row_of(args.q, t, head);
+    std::ranges::copy(row_of(args.q_rope, t, head), std::back_inserter(q));
+    recall += marked_share(q, values, problem.scale, both);
   }
+  return recall / static_cast<double>(problem.heads);
+}
+
+double attention_recall(const compressed_attention::Problem& problem, const compressed_attention::Args& args,
+                        int64_t t, std::span<const int32_t> other) {
+  const View<const int32_t, 1> selected = args.selected[t];
+  const std::span<const int32_t> base = members({selected.data, static_cast<size_t>(selected.extent[0])});
+  const std::vector<bool> both = shared(base, members(other));
+  if (std::ranges::count(both, false) == 0) return 1.0;
+  std::vector<double> values;
+  for (const int32_t entry : base)
+    for (int64_t i = 0; i < problem.head_dim; ++i)
+      values.push_back(args.entries.value(args.places(t).sequence, entry, i));
+  double recall = 0.0;
+  for (int64_t head = 0; head < problem.heads; ++head)
+    recall += marked_share(row_of(args.q, t, head), values, problem.scale, both);
   return recall / static_cast<double>(problem.heads);
 }
 

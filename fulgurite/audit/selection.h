@@ -6,15 +6,17 @@
 #include <vector>
 
 #include "fulgurite/audit/statistics.h"
+#include "fulgurite/ops/compressed_attention/compressed_attention.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
 namespace fulgurite::audit {
 
 // Rows of which more are visible than are chosen: of the others there is nothing to choose.
 struct SelectionStatistics {
-  int64_t rows = 0;  // all
-  int64_t open = 0;  // of them, such with a choice
-  Mean overlap;      // of open rows: share of the base's set that the other has too
+  int64_t rows = 0;             // all
+  int64_t open = 0;             // of them, such with a choice
+  Mean overlap;                 // of open rows: share of the base's set that the other has too
+  std::vector<float> overlaps;  // each of them
   double least_overlap = 1.0;
   int64_t least_overlap_row = -1;
   Mean changed;  // of open rows: 1 where the sets differ
@@ -38,6 +40,9 @@ struct SelectionStatistics {
 // Share of the attention of token t that lies on rows of args.selected which `other` has too: the mean of the
 // heads, each its softmax of exact scores over args.selected.
 double attention_recall(const sparse_attention::Problem& problem, const sparse_attention::Args& args,
+                        int64_t t, std::span<const int32_t> other);
+// The same of entries: of the attention on those selected, window and sink aside.
+double attention_recall(const compressed_attention::Problem& problem, const compressed_attention::Args& args,
                         int64_t t, std::span<const int32_t> other);
 
 }  // namespace fulgurite::audit

@@ -74,8 +74,7 @@ class Comparing : public execute::Tap, public plan::Conductor {
   }
 
   void run(const plan::AnyCall& call) override {
-    using Attention = const plan::StepCall<sparse_attention::Problem, sparse_attention::Args>*;
-    if (const Attention* const attention = std::get_if<Attention>(&call)) add_recall(**attention);
+    std::visit([this](const auto* typed) { look(*typed); }, call);
     if (inner_ != nullptr) return inner_->run(call);
     std::visit([](const auto* typed) { typed->run(); }, call);
   }
@@ -107,7 +106,14 @@ class Comparing : public execute::Tap, public plan::Conductor {
                   indices_of(tensor.view, t));
   }
 
-  void add_recall(const plan::StepCall<sparse_attention::Problem, sparse_attention::Args>& call) {
+  // At a call that attends to selected rows.
+  template <class Problem, class Args>
+  void look(const plan::StepCall<Problem, Args>& call) {
+    if constexpr (requires { attention_recall(call.problem, call.args, 0, {}); }) add_recall(call);
+  }
+
+  template <class Problem, class Args>
+  void add_recall(const plan::StepCall<Problem, Args>& call) {
     const int64_t layer = base_.rows[static_cast<size_t>(call.row)].layer;
     LayerDivergence& to = divergence.layers[static_cast<size_t>(layer)];
     if (!to.selects) return;

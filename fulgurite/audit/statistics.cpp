@@ -106,4 +106,13 @@ double Mean::error() const {
   return std::sqrt(std::max(0.0, squares / n - mean() * mean()) / (n - 1.0));
 }
 
+Histogram histogram_of(std::span<const float> values, std::span<const double> edges) {
+  Histogram histogram{{edges.begin(), edges.end()}, std::vector<int64_t>(edges.size() + 1, 0)};
+  for (const float value : values) {
+    const auto above = std::ranges::find_if(edges, [&](double edge) { return value < edge; });
+    histogram.counts[static_cast<size_t>(above - edges.begin())] += 1;
+  }
+  return histogram;
+}
+
 }  // namespace fulgurite::audit

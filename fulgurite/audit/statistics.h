@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "fulgurite/core/dtype.h"
 
@@ -48,5 +49,13 @@ struct Mean {
   double low() const { return mean() - 1.96 * error(); }   // of an interval that holds 95 %
   double high() const { return mean() + 1.96 * error(); }  // of it
 };
+
+// How many values lie where: counts[i] below edges[i] and not below the edge before it, the last count from the
+// last edge on (NaN too). One count more than edges.
+struct Histogram {
+  std::vector<double> edges;  // ascending
+  std::vector<int64_t> counts;
+};
+Histogram histogram_of(std::span<const float> values, std::span<const double> edges);
 
 }  // namespace fulgurite::audit

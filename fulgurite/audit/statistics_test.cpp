@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -102,6 +103,36 @@ TEST(selection, recall_is_the_attention_on_shared_rows) {
   EXPECT_NEAR(recall({0, 1, 5}), 0.8, 1e-6);
   EXPECT_NEAR(recall({0, 2, 5}), 0.4, 1e-6);
   EXPECT_EQ(recall({7, -1, -1}), 0.0);
+}
+
+// The same of entries.
+TEST(selection, recall_of_entries_is_the_attention_on_shared_ones) {
+  const float q = 1.0f;
+  std::vector<float> entries(KvRow::kBlockRows, 0.0f);
+  entries[1] = std::log(3.0f);
+  const int32_t selected[] = {0, 1, 2};
+  const TokenPlace place{0, 11};
+  compressed_attention::Problem problem;
+  problem.heads = problem.head_dim = 1;
+  problem.scale = 1.0f;
+  compressed_attention::Args args;
+  args.q = View<const float, 3>(&q, {1, 1, 1});
+  args.entries.row = {LatentCache::kFp32, 1, 0};
+  args.entries.blocks = {reinterpret_cast<const std::byte*>(entries.data()),
+                         {1, 1, args.entries.row.block_bytes()}};
+  args.selected = {selected, {1, 3}};
+  args.places = {&place, {1}};
+  const auto recall = [&](std::vector<int32_t> other) { return attention_recall(problem, args, 0, other); };
+  EXPECT_EQ(recall({0, 1, 2}), 1.0);
+  EXPECT_NEAR(recall({0, 1, 5}), 0.8, 1e-6);
+  EXPECT_NEAR(recall({0, 2, -1}), 0.4, 1e-6);
+}
+
+TEST(histogram, counts_what_lies_below_each_edge_and_NaN_at_the_end) {
+  const Floats values{-1.0f, 0.0f, 0.5f, 1.0f, 7.0f, NAN};
+  const Histogram histogram = histogram_of(values, std::array{0.0, 0.5, 1.0});
+  EXPECT_EQ(histogram.edges, (std::vector<double>{0.0, 0.5, 1.0}));
+  EXPECT_EQ(histogram.counts, (std::vector<int64_t>{1, 1, 1, 3}));
 }
 
 TEST(likelihood, divergence_and_difference_are_those_of_the_definition) {

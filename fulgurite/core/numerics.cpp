@@ -21,6 +21,10 @@ KnobNames names_of(ActivationScale) {
   static constexpr std::string_view kValues[] = {"checkpoint", "fp32", "pow2"};
   return {"activation_scale", kValues};
 }
+KnobNames names_of(ScaleForm) {
+  static constexpr std::string_view kValues[] = {"multiplied", "divided"};
+  return {"scale_form", kValues};
+}
 KnobNames names_of(NormInput) {
   static constexpr std::string_view kValues[] = {"unrounded", "rounded"};
   return {"norm_input", kValues};
@@ -114,6 +118,7 @@ void for_each_knob(N& n, const Visit& visit) {
   visit(n.activation);
   visit(n.activation_quant);
   visit(n.activation_scale);
+  visit(n.scale_form);
   visit(n.norm_input);
   visit(n.rsqrt);
   visit(n.mla);

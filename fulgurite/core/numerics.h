@@ -13,6 +13,7 @@ namespace fulgurite {
 enum class Activation { kFp32, kBf16, kFp16 };             // storage between operations
 enum class ActivationQuant { kNone, kE4m3 };               // operands of block-scaled linears
 enum class ActivationScale { kCheckpoint, kFp32, kPow2 };  // scales of those codes
+enum class ScaleForm { kMultiplied, kDivided };            // fp32 scales: amax * fp32(1/448), or amax / 448
 enum class NormInput { kUnrounded, kRounded };             // the residual sum that a norm reads
 enum class Rsqrt {
   kCorrect,
@@ -46,6 +47,7 @@ struct Numerics {
   Activation activation = Activation::kFp32;
   ActivationQuant activation_quant = ActivationQuant::kNone;
   ActivationScale activation_scale = ActivationScale::kCheckpoint;
+  ScaleForm scale_form = ScaleForm::kMultiplied;
   NormInput norm_input = NormInput::kUnrounded;
   Rsqrt rsqrt = Rsqrt::kCorrect;
   float rsqrt_error = 0.0f;  // of kError: relative
@@ -89,6 +91,7 @@ struct KnobNames {
 KnobNames names_of(Activation);
 KnobNames names_of(ActivationQuant);
 KnobNames names_of(ActivationScale);
+KnobNames names_of(ScaleForm);
 KnobNames names_of(NormInput);
 KnobNames names_of(Rsqrt);
 KnobNames names_of(Mla);

@@ -18,6 +18,7 @@ const std::vector<Knob> kKnobs = {
     {"activation", {"fp32", "bf16", "fp16"}},
     {"activation_quant", {"none", "e4m3"}},
     {"activation_scale", {"checkpoint", "fp32", "pow2"}},
+    {"scale_form", {"multiplied", "divided"}},
     {"norm_input", {"unrounded", "rounded"}},
     {"rsqrt", {"correct", "two_step", "x86_12", "x86_14", "cuda", "error:0.001"}},
     {"mla", {"absorbed", "expanded"}},

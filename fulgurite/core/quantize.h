@@ -1,8 +1,8 @@
 #pragma once
 // The quantizers of docs/numerics.md: one scale for a group of values, and its codes.
 //
-//   e4m3   scale = max(amax, 1e-4) * fp32(1/448), rounded up to a power of two where asked;
-//          codes = e4m3(clamp(x / scale, +-448)); a group with NaN or infinity: NaN codes and scale 1
+//   e4m3   scale = max(amax, 1e-4) * fp32(1/448), or / 448, or rounded up to a power of two, which is the
+//          same of both; codes = e4m3(clamp(x / scale, +-448)); a group with NaN or infinity: NaN codes and scale 1
 //   e2m1   (fp4) groups of 32: scale = max(amax, 6 * 2^-126) * fp32(1/6), rounded up to a power of two;
 //          what is kept are the dequantized values, each exact in bf16; NaN or infinity: all NaN
 //
@@ -17,13 +17,25 @@
 
 #include "fulgurite/core/fp8.h"
 #include "fulgurite/core/host_device.h"
+#include "fulgurite/core/numerics.h"
+#include "fulgurite/core/scale_rounding.h"
 
 namespace fulgurite {
 
-enum class ScaleRounding { kNone, kPow2 };  // kPow2: up to the next power of two
-
 inline constexpr int64_t kActivationGroup = 128;  // columns that share an activation's scale
 inline constexpr int64_t kFp4Group = 32;
+
+// Of the codes that are made as a session runs: of activations, and of index q and keys.
+inline ScaleRounding plain_rounding(const Numerics& numerics) {
+  return numerics.scale_form == ScaleForm::kDivided ? ScaleRounding::kDivided : ScaleRounding::kNone;
+}
+inline ScaleRounding activation_rounding(const Numerics& numerics) {
+  return numerics.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2
+                                                             : plain_rounding(numerics);
+}
+inline ScaleRounding index_rounding(const Numerics& numerics) {
+  return numerics.index_scale == IndexScale::kPow2 ? ScaleRounding::kPow2 : plain_rounding(numerics);
+}
 
 // The smallest power of two that is >= value; value > 0 and finite.
 FULGURITE_HOST_DEVICE inline float round_up_to_pow2(float value) {
@@ -33,7 +45,9 @@ FULGURITE_HOST_DEVICE inline float round_up_to_pow2(float value) {
 // The e4m3 scale of a group whose largest magnitude is amax (finite).
 FULGURITE_HOST_DEVICE inline float e4m3_scale(float amax, ScaleRounding rounding) {
   constexpr float kSmallestAmax = 1e-4f, kPerE4m3 = static_cast<float>(1.0 / 448.0);
-  const float scale = std::max(amax, kSmallestAmax) * kPerE4m3;
+  const float magnitude = std::max(amax, kSmallestAmax);
+  if (rounding == ScaleRounding::kDivided) return magnitude / 448.0f;
+  const float scale = magnitude * kPerE4m3;
   return rounding == ScaleRounding::kPow2 ? round_up_to_pow2(scale) : scale;
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "fulgurite/core/device.h"
+#include "fulgurite/core/scale_rounding.h"
 
 namespace fulgurite::cpu {
 
@@ -158,7 +159,7 @@ struct Kernels {
   // To bf16, nearest even; NaN stays NaN (quiet).
   void (*narrow_bf16)(const float* values, int64_t count, uint16_t* out);
   // core's quantize_e4m3, bit for bit: codes of one group, and its scale.
-  float (*quantize_e4m3)(const float* x, int64_t count, bool pow2, uint8_t* codes);
+  float (*quantize_e4m3)(const float* x, int64_t count, ScaleRounding rounding, uint8_t* codes);
   // out[i] = bf16(code * scale), one rounding; scale 1: exact.
   void (*widen_e4m3)(const uint8_t* codes, int64_t count, float scale, uint16_t* out);
   // out[i] = the pair (first[i], second[i]).

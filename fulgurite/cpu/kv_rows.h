@@ -16,7 +16,7 @@ inline void write_kv_row(const Kernels& kernels, const KvRows& cache, int64_t se
   for (int64_t first = 0; first < row.nope && quant == KvQuant::kE4m3; first += KvRow::kGroup) {
     const int64_t count = std::min(KvRow::kGroup, row.nope - first);
     uint8_t codes[KvRow::kGroup];
-    const float scale = kernels.quantize_e4m3(values + first, count, true, codes);
+    const float scale = kernels.quantize_e4m3(values + first, count, ScaleRounding::kPow2, codes);
     if (row.form == LatentCache::kFp8) {
       const e8m0 exponent = *exact_e8m0(scale);
       std::memcpy(to + first, codes, static_cast<size_t>(count));

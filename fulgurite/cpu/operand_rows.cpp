@@ -51,7 +51,7 @@ OperandRows code_rows(const Kernels& kernels, const Lane& lane, const SourceRows
       const float* const x =
           as_floats(kernels, source.x[source_row(source, i % rows)], column, width, decoded);
       uint16_t* const to = memory.values + i * kGroup;
-      memory.scales[i] = kernels.quantize_e4m3(x, width, rounding == ScaleRounding::kPow2, codes);
+      memory.scales[i] = kernels.quantize_e4m3(x, width, rounding, codes);
       kernels.widen_e4m3(codes, width, 1.0f, to);
       std::fill(to + width, to + kGroup, uint16_t{0});
       if (order == ColumnOrder::kFp4) order_for_fp4(to);

@@ -182,7 +182,9 @@ inline uint32_t largest_magnitude(const float* x, int64_t count) {
   return static_cast<uint32_t>(largest);
 }
 
-float quantize_e4m3(const float* x, int64_t count, bool pow2, uint8_t* codes) {
+using fulgurite::ScaleRounding;
+
+float quantize_e4m3(const float* x, int64_t count, ScaleRounding rounding, uint8_t* codes) {
   constexpr float kPer = static_cast<float>(1.0 / 448.0);
   const uint32_t largest = largest_magnitude(x, count);
   if (largest >= 0x7F800000u) {
@@ -190,8 +192,9 @@ float quantize_e4m3(const float* x, int64_t count, bool pow2, uint8_t* codes) {
     return 1.0f;
   }
   const float amax = same_bits<float>(largest);
-  float scale = (amax > 1e-4f ? amax : 1e-4f) * kPer;
-  if (pow2) {
+  const float magnitude = amax > 1e-4f ? amax : 1e-4f;
+  float scale = rounding == ScaleRounding::kDivided ? magnitude / 448.0f : magnitude * kPer;
+  if (rounding == ScaleRounding::kPow2) {
     scale = same_bits<float>((same_bits<uint32_t>(scale) + 0x7FFFFFu) & 0x7F800000u);
     const float inverse = 1.0f / scale;  // exact: 2^-120 .. 2^22
     convert_all(x, count, codes, [&](Words some) { return nearest_codes(floats(some) * inverse); });

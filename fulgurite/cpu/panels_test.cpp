@@ -98,12 +98,12 @@ TEST(interleave, makes_pairs) {
 
 void expect_codes_of_core(const std::vector<float>& values) {
   std::vector<e4m3> expected(values.size());
-  for (const ScaleRounding rounding : {ScaleRounding::kNone, ScaleRounding::kPow2}) {
+  for (const ScaleRounding rounding : {ScaleRounding::kNone, ScaleRounding::kPow2, ScaleRounding::kDivided}) {
     const float scale = quantize_e4m3(values, rounding, expected.data());
     for (const Isa isa : test::machine_isas()) {
       std::vector<uint8_t> codes(values.size() + 1, 0xA5);
       const float own = kernels(isa).quantize_e4m3(values.data(), static_cast<int64_t>(values.size()),
-                                                   rounding == ScaleRounding::kPow2, codes.data());
+                                                   rounding, codes.data());
       EXPECT_EQ(codes.back(), 0xA5);
       ASSERT_EQ(std::bit_cast<uint32_t>(own), std::bit_cast<uint32_t>(scale)) << name(isa);
       for (size_t i = 0; i < values.size(); ++i)

@@ -82,8 +82,10 @@ class Planner {
   IndexerPlan make_indexer(int64_t layer, const model::StoredIndexer& w) {
     IndexerPlan plan;
     plan.q = chooser_.choose_linear(layer, "index_q", w.q);
-    const indexer_projection::Problem projection{
-        setting_, c_.hidden, c_.index_dim, c_.index_heads, format_of(w.k), gate_format(w.gate), batch()};
+    const indexer_projection::Problem projection{setting_,       c_.hidden,
+                                                 c_.index_dim,   c_.index_heads,
+                                                 format_of(w.k), gate_format(w.gate, setting_.numerics),
+                                                 batch()};
     plan.projection = chooser_.choose(layer, "indexer_projection", projection_text(w, projection),
                                       catalog().indexer_projection, projection);
     const indexer_prepare::Problem prepare{setting_,     c_.index_heads, c_.index_dim, c_.rope,
@@ -104,11 +106,6 @@ class Planner {
     return c_.index_rope_interleaved ? rotary::Layout::kInterleaved : rotary::Layout::kHalfSplit;
   }
 
-  // gate_weight = fp8: prepare() quantizes a weight that is not stored in codes in blocks of 128x128.
-  MatrixFormat gate_format(const StoredMatrix& gate) const {
-    if (!quantizes_gate(gate, setting_.numerics)) return format_of(gate);
-    return {MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kF32};
-  }
   // Both halves of the weight as they are read, and whether one pass may meet them.
   std::string projection_text(const model::StoredIndexer& w,
                               const indexer_projection::Problem& problem) const {

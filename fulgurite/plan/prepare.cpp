@@ -88,8 +88,7 @@ float quantize_block(const PreparedMatrix& matrix, ScaleRounding rounding, int64
 
 PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, Floats& floats) {
   const PreparedMatrix matrix = as_stored(stored);
-  const auto rounding =
-      numerics.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
+  const ScaleRounding rounding = activation_rounding(numerics);
   const std::array<int64_t, 2> blocks{blocks_of(matrix.out), blocks_of(matrix.in)};
   const View<float, 2> scales(floats.take(blocks[0] * blocks[1]), blocks);
   const View<e4m3, 2> data(reinterpret_cast<e4m3*>(floats.take((matrix.out * matrix.in + 3) / 4)),
@@ -98,6 +97,10 @@ PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, F
     for (int64_t c = 0; c < blocks[1]; ++c)
       scales(r, c) = quantize_block(matrix, rounding, r * kBlock.rows, c * kBlock.columns, data);
   return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
+}
+
+PreparedMatrix prepare_gate(const StoredMatrix& gate, const Numerics& numerics, Floats& floats) {
+  return quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : as_stored(gate);
 }
 
 PreparedCompressor prepare_compressor(const model::StoredCompressor& w, Floats& floats) {
@@ -109,7 +112,8 @@ PreparedStreams prepare_streams(const std::optional<model::StoredStreams>& w, Fl
   return {floats.exact(w->fn), floats.exact(w->base), floats.exact(w->scale)};
 }
 
-void prepare_window(const model::StoredLayer& w, Floats& floats, PreparedLayer& layer) {
+void prepare_window(const model::StoredLayer& w, const Numerics& numerics, Floats& floats,
+                    PreparedLayer& layer) {
   const model::StoredWindowAttention& window = *w.window;
   layer.window.kv = as_stored(window.kv);
   layer.window.kv_norm = floats.exact(window.kv_norm);
@@ -120,7 +124,7 @@ void prepare_window(const model::StoredLayer& w, Floats& floats, PreparedLayer& 
   if (!w.indexer.compressor) return;
   layer.window.index_keys = prepare_compressor(*w.indexer.compressor, floats);
   layer.index_q = as_stored(w.indexer.q);
-  layer.index_gate = as_stored(w.indexer.gate);
+  layer.index_gate = prepare_gate(w.indexer.gate, numerics, floats);
 }
 
 void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Floats& floats,
@@ -129,8 +133,7 @@ void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Fl
   layer.index_k = as_stored(w.k);
   layer.index_k_norm_weight = floats.exact(w.k_norm_weight);
   layer.index_k_norm_bias = floats.exact(w.k_norm_bias);
-  layer.index_gate =
-      quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats) : as_stored(w.gate);
+  layer.index_gate = prepare_gate(w.gate, numerics, floats);
 }
 
 void prepare_latent(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
@@ -150,7 +153,7 @@ void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics
   layer.q_a_norm = floats.exact(w.q_a_norm);
   layer.q_b = as_stored(w.q_b);
   if (w.window)
-    prepare_window(w, floats, layer);
+    prepare_window(w, numerics, floats, layer);
   else
     prepare_latent(w, has_indexer, numerics, floats, layer);
   layer.attention_streams = prepare_streams(w.attention_streams, floats);
@@ -203,6 +206,11 @@ void prepare_all(const model::Model& model, const Plan& plan, Floats& floats, Pr
 
 bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics) {
   return numerics.gate_weight == GateWeight::kFp8 && !has_scales(format_of(gate));
+}
+
+MatrixFormat gate_format(const StoredMatrix& gate, const Numerics& numerics) {
+  if (!quantizes_gate(gate, numerics)) return format_of(gate);
+  return {MatrixForm::kE4M3Blocks, kBlock, ScaleFormat::kF32};
 }
 
 PreparedBytes prepared_bytes(const model::Model& model, const Plan& plan) {

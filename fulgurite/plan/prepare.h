@@ -87,5 +87,7 @@ void prepare_again(const model::Model& model, const Plan& plan, PreparedWeights&
 
 // Whether the head gate's weight is quantized here: gate_weight = fp8, and it is not stored in codes.
 bool quantizes_gate(const StoredMatrix& gate, const Numerics& numerics);
+// The format that it then has, in blocks of 128x128, or the stored one.
+MatrixFormat gate_format(const StoredMatrix& gate, const Numerics& numerics);
 
 }  // namespace fulgurite::plan

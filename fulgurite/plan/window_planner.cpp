@@ -1,5 +1,7 @@
 #include "fulgurite/plan/window_planner.h"
 
+#include "fulgurite/plan/prepare.h"
+
 namespace fulgurite::plan {
 namespace {
 
@@ -86,15 +88,15 @@ class WindowPlanner {
     return plan;
   }
 
-  // The head gate alone: no index key comes from the same input in one row.
+  // The head gate alone: no index key comes from the same input in one row. indexer_prepare rounds it.
   LinearStep choose_gate(const StoredMatrix& gate) {
     const Numerics& n = setting().numerics;
-    if (n.gate != Gate::kFp32 || n.gate_weight != GateWeight::kStored)
-      fail(ErrorKind::kPlan,
-           "{}: expected gate = fp32 and gate_weight = stored where entries are indexed, found gate = {}, "
-           "gate_weight = {}",
-           place(layer_, "linear index_gate"), value_name(n.gate), value_name(n.gate_weight));
-    return chooser_.choose_linear(layer_, "index_gate", gate, linear::Output::kF32);
+    if (!quantizes_gate(gate, n))
+      return chooser_.choose_linear(layer_, "index_gate", gate, linear::Output::kF32);
+    const MatrixFormat format = gate_format(gate, n);
+    return chooser_.choose(
+        layer_, "linear index_gate", shaped(gate) + " quantized to " + describe(format), catalog().linear,
+        linear::Problem{setting(), gate.in, gate.out, format, linear::Output::kF32, chooser_.batch()});
   }
 
   int64_t selected() const { return std::min(c_.index_topk, caches_.entry_rows); }

@@ -183,9 +183,8 @@ Stored stored_key(const Problem& problem, DType type, Floats x) {
   if (numerics.hadamard == Hadamard::kBoth) hadamard(type, x);
   if (numerics.index_quant == IndexQuant::kFp8) {
     std::vector<e4m3> codes(x.size());
-    const bool pow2 = numerics.index_scale == IndexScale::kPow2;
     Stored stored;
-    stored.scales = {quantize_e4m3(x, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, codes.data())};
+    stored.scales = {quantize_e4m3(x, index_rounding(numerics), codes.data())};
     for (const e4m3 code : codes) stored.values.push_back(to_float(code));
     return stored;
   }

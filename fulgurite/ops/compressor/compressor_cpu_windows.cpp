@@ -124,7 +124,7 @@ void quantize(const Call& call, TokenPlace at, float* x) {
   for (int64_t group = 0; group < cache.row.groups(); ++group) {
     const int64_t first = group * KvRow::kGroup, count = std::min(KvRow::kGroup, cache.row.nope - first);
     uint8_t codes[KvRow::kGroup];
-    const float scale = call.kernels.quantize_e4m3(x + first, count, true, codes);
+    const float scale = call.kernels.quantize_e4m3(x + first, count, ScaleRounding::kPow2, codes);
     if (!keeps_codes) {
       call.kernels.decode_e4m3(codes, count, scale, x + first);
       continue;
@@ -159,7 +159,7 @@ void write_key(const Call& call, TokenPlace at, float* x) {
   }
   if (numerics.index_quant == IndexQuant::kFp8) {
     call.args.keys.scales(at.sequence, at.position) = call.kernels.quantize_e4m3(
-        x, dim, numerics.index_scale == IndexScale::kPow2, reinterpret_cast<uint8_t*>(key.as<e4m3>().data));
+        x, dim, index_rounding(numerics), reinterpret_cast<uint8_t*>(key.as<e4m3>().data));
     return;
   }
   if (numerics.index_quant == IndexQuant::kFp4) cpu::round_to_fp4(x, dim);

@@ -122,9 +122,7 @@ void write_key(const Problem& problem, const Args& args, int64_t sequence, int64
   const Tensor<1> key = args.keys.keys[sequence][entry];
   if (numerics.hadamard == Hadamard::kBoth) hadamard(problem, x);
   if (numerics.index_quant == IndexQuant::kFp8) {
-    const bool pow2 = numerics.index_scale == IndexScale::kPow2;
-    args.keys.scales(sequence, entry) =
-        quantize_e4m3(x, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, key.as<e4m3>().data);
+    args.keys.scales(sequence, entry) = quantize_e4m3(x, index_rounding(numerics), key.as<e4m3>().data);
     return;
   }
   if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);

@@ -114,10 +114,9 @@ void quantize(std::span<Interval> group, ScaleRounding rounding) {
 }
 
 void quantize_row(const linear::Problem& linear, Intervals& row) {
-  const bool pow2 = linear.setting.numerics.activation_scale == ActivationScale::kPow2;
   for (size_t first = 0; first < row.size(); first += kActivationGroup)
     quantize(std::span(row).subspan(first, std::min<size_t>(kActivationGroup, row.size() - first)),
-             pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone);
+             activation_rounding(linear.setting.numerics));
 }
 
 // The error of a sum of products, whichever side makes it, relative to the sum of magnitudes.

@@ -148,10 +148,7 @@ struct Batch {
   void round(float* values, int64_t count) const {
     cpu::round_floats(kernels, args.out.dtype, values, count);
   }
-  ScaleRounding scale_rounding() const {
-    const bool pow2 = problem.setting.numerics.activation_scale == ActivationScale::kPow2;
-    return pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
-  }
+  ScaleRounding scale_rounding() const { return activation_rounding(problem.setting.numerics); }
 };
 
 // Pieces that are done together.
@@ -263,8 +260,7 @@ void write_operand(const Batch& batch, const Piece& piece, int64_t row, const fl
   const Operand operand = operand_of(batch.problem, piece.part);
   if (operand != Operand::kCopies) {
     uint8_t codes[kGroup];
-    piece.hidden.scales[row] =
-        batch.kernels.quantize_e4m3(values, count, batch.scale_rounding() == ScaleRounding::kPow2, codes);
+    piece.hidden.scales[row] = batch.kernels.quantize_e4m3(values, count, batch.scale_rounding(), codes);
     batch.kernels.widen_e4m3(codes, count, 1.0f, to);
   } else {
     batch.kernels.narrow_bf16(values, count, to);

@@ -144,8 +144,7 @@ struct Combine {
 };
 
 void apply(const Lane& lane, const Rows& rows, std::span<const Mlp> mlps) {
-  const bool pow2 = rows.problem.setting.numerics.activation_scale == ActivationScale::kPow2;
-  const ScaleRounding rounding = pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
+  const ScaleRounding rounding = activation_rounding(rows.problem.setting.numerics);
   const Operands into = operands_of(rows.into), back = operands_of(rows.back);
   const float limit = limit_of(rows.problem, rows.part);
   const int64_t count = rows.hidden.extent[0];

@@ -32,7 +32,8 @@ Setting serving_with_fp32_scales(Isa isa) {
   return setting;
 }
 Setting coded_fp32(Isa isa) {
-  Setting setting = test::serving_setting(isa);
+  Setting setting = serving_with_fp32_scales(isa);
+  setting.numerics.scale_form = ScaleForm::kDivided;
   setting.numerics.activation = Activation::kFp32;
   return setting;
 }

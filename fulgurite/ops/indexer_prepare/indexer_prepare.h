@@ -24,7 +24,7 @@
 //                                                     the rows of these tokens are written
 //   rotated_q         [tokens, heads, head_dim]       f32, optional: after RoPE and before Hadamard
 //   rotated_k         [tokens, head_dim]              the same of k
-//   Without keys k, k_weight, k_bias, key_cache and rotated_k are not there.
+//   Without keys k, k_weight, k_bias, key_cache and rotated_k are not there; gate = bf16 rounds the gate.
 //
 // Rounding   sums in double over ascending index, rounded to fp32 once (mean, variance); everything else fp32
 //            as written; LayerNorm, RoPE and Hadamard each rounded to the activation's type.

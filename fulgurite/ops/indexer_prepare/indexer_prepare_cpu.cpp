@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 
+#include "fulgurite/core/bf16.h"
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/cpu/fp4_rounding.h"
 #include "fulgurite/cpu/kernels.h"
@@ -72,7 +73,7 @@ struct Run {
   // Returns the scale of codes, otherwise 1.
   float write(float* x, const Tensor<1>& row) const {
     if (numerics.index_quant == IndexQuant::kFp8)
-      return kernels.quantize_e4m3(x, dim, numerics.index_scale == IndexScale::kPow2,
+      return kernels.quantize_e4m3(x, dim, index_rounding(numerics),
                                    reinterpret_cast<uint8_t*>(row.as<e4m3>().data));
     if (numerics.index_quant == IndexQuant::kFp4) cpu::round_to_fp4(x, dim);
     cpu::write_floats(kernels, x, 0, dim, row);
@@ -113,7 +114,9 @@ void prepare_query(const Run& run, int64_t t, int64_t h, float* x) {
   if (args.rotated_q) std::copy_n(x, run.dim, args.rotated_q[t][h].data);
   if (run.numerics.hadamard != Hadamard::kNone) run.hadamard(x);
   const float q_scale = run.write(x, args.q_operand[t][h]);
-  args.weights(t, h) = ((args.gate(t, h) * run.heads_root) * q_scale) * run.dim_root;  // times 1 is exact
+  float gate = args.gate(t, h);
+  if (!run.problem.keys && run.numerics.gate == Gate::kBf16) gate = round_to_bf16(gate);
+  args.weights(t, h) = ((gate * run.heads_root) * q_scale) * run.dim_root;  // times 1 is exact
 }
 
 void prepare_key(const Run& run, int64_t t, const Scratch& scratch) {

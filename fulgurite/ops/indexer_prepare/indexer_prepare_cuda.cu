@@ -28,6 +28,7 @@ struct Steps {
   Args args;
   rotary::Layout layout;
   DType type;  // of activations
+  ScaleRounding rounding;
 
   FULGURITE_HOST_DEVICE void rotate(int64_t t, float* x) const {
     const int64_t p = args.places(t).position, pairs = problem.rope / 2;
@@ -59,10 +60,7 @@ struct Steps {
   FULGURITE_HOST_DEVICE float write_operand(float* x, const Tensor<1>& row) const {
     const Numerics& n = problem.setting.numerics;
     const std::span<float> values(x, static_cast<size_t>(problem.head_dim));
-    if (n.index_quant == IndexQuant::kFp8)
-      return quantize_e4m3(values,
-                           n.index_scale == IndexScale::kPow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone,
-                           row.as<e4m3>().data);
+    if (n.index_quant == IndexQuant::kFp8) return quantize_e4m3(values, rounding, row.as<e4m3>().data);
     if (n.index_quant == IndexQuant::kFp4) round_to_fp4(values);
     for (int64_t i = 0; i < problem.head_dim; ++i) store(row, x[i], i);
     return 1.0f;
@@ -136,7 +134,8 @@ struct PrepareKey {
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  const Steps steps{problem, args, layout_in_force(problem), activation_type(problem.setting.numerics)};
+  const Steps steps{problem, args, layout_in_force(problem), activation_type(problem.setting.numerics),
+                    index_rounding(problem.setting.numerics)};
   const int64_t tokens = args.q.extent[0];
   cuda::for_each(lane, tokens * problem.heads, PrepareQuery{steps});
   if (problem.keys) cuda::for_each(lane, tokens, PrepareKey{steps});

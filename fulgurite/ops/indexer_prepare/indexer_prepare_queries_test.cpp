@@ -50,6 +50,20 @@ TEST(indexer_prepare, without_keys_makes_the_same_queries_and_weights) {
   }
 }
 
+// A linear made it, and no indexer_projection that would have rounded it.
+TEST(indexer_prepare, without_keys_rounds_the_gate_where_the_knob_says_so) {
+  const Case& shape = kCases[5];
+  Batch batch = make_batch(shape, Values::kNormal, DType::kBF16);
+  for (const Implementation* const row : kBoth) {
+    const Result narrow = queries(*row, v4_problem(shape, "serving,gate=bf16"), batch);
+    const Result whole = queries(*row, v4_problem(shape, "serving"), batch);
+    EXPECT_NE(narrow.weights.elements, whole.weights.elements);
+    Batch rounded = make_batch(shape, Values::kNormal, DType::kBF16);
+    for (float& gate : rounded.gate.elements) gate = round_to_bf16(gate);
+    EXPECT_EQ(narrow.weights.elements, queries(*row, v4_problem(shape, "serving"), rounded).weights.elements);
+  }
+}
+
 TEST(indexer_prepare, is_judged_without_keys) {
   for (const char* const numerics : kNumerics) {
     Problem problem = v4_problem(kCases[5], numerics);

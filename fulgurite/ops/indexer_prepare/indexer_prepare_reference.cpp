@@ -91,8 +91,7 @@ void copy(const Vector& from, View<float, 1> to) {
 float write_operand(const Problem& problem, Vector x, const Tensor<1>& row) {
   const Numerics& numerics = problem.setting.numerics;
   if (numerics.index_quant == IndexQuant::kFp8) {
-    const bool pow2 = numerics.index_scale == IndexScale::kPow2;
-    return quantize_e4m3(x, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, row.as<e4m3>().data);
+    return quantize_e4m3(x, index_rounding(numerics), row.as<e4m3>().data);
   }
   if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);
   for (size_t i = 0; i < x.size(); ++i) store(row, x[i], i);
@@ -106,7 +105,9 @@ void prepare_query(const Problem& problem, const Args& args, int64_t t, int64_t 
   if (args.rotated_q) copy(q, args.rotated_q[t][h]);
   if (numerics.hadamard != Hadamard::kNone) hadamard(problem, q);
   const float q_scale = write_operand(problem, q, args.q_operand[t][h]);
-  float weight = args.gate(t, h) * inverse_root(problem.heads);
+  const bool narrow = !problem.keys && numerics.gate == Gate::kBf16;
+  const float gate = narrow ? round_to_bf16(args.gate(t, h)) : args.gate(t, h);
+  float weight = gate * inverse_root(problem.heads);
   if (numerics.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
   args.weights(t, h) = weight * inverse_root(problem.head_dim);
 }

@@ -20,6 +20,7 @@ const char* const kNumerics[] = {"fp32",
                                  "serving,activation=fp16,index_quant=none",
                                  "serving,index_quant=fp4",
                                  "serving,index_scale=fp32,hadamard=q",
+                                 "serving,index_scale=fp32,scale_form=divided",
                                  "serving,index_norm=bf16,hadamard=none,index_norm_eps=1e-5",
                                  "serving,indexer_rope=interleaved"};
 

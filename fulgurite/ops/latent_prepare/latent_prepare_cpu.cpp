@@ -55,8 +55,8 @@ void write_quantized(const cpu::Kernels& kernels, const LatentRow& form, const S
                      std::byte* row) {
   for (int64_t group = 0; group < form.groups(); ++group) {
     const int64_t first = group * LatentRow::kGroup, count = std::min(LatentRow::kGroup, form.latent - first);
-    const float scale =
-        kernels.quantize_e4m3(from.values + first, count, true, reinterpret_cast<uint8_t*>(row + first));
+    const float scale = kernels.quantize_e4m3(from.values + first, count, ScaleRounding::kPow2,
+                                              reinterpret_cast<uint8_t*>(row + first));
     std::memcpy(row + form.scales_offset() + group * 4, &scale, sizeof scale);
   }
   std::memcpy(row + form.rope_offset(), from.rounded + form.latent, static_cast<size_t>(form.rope) * 2);

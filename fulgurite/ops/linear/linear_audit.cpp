@@ -20,15 +20,13 @@ Doubles exact_row(const ConstTensor<1>& x) {
 
 // The values that the codes of a row stand for.
 Doubles coded_row(const Problem& problem, const ConstTensor<1>& x) {
-  const bool pow2 = problem.setting.numerics.activation_scale == ActivationScale::kPow2;
   Doubles row;
   for (int64_t first = 0; first < problem.in; first += kActivationGroup) {
     std::vector<float> group;
     for (int64_t i = first; i < std::min(problem.in, first + kActivationGroup); ++i)
       group.push_back(load(x, i));
     std::vector<e4m3> codes(group.size());
-    const double scale =
-        quantize_e4m3(group, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, codes.data());
+    const double scale = quantize_e4m3(group, activation_rounding(problem.setting.numerics), codes.data());
     for (const e4m3 code : codes) row.push_back(static_cast<double>(to_float(code)) * scale);
   }
   return row;

@@ -16,11 +16,6 @@ Support supports(const Problem& problem) {
                         takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
-ScaleRounding rounding_of(const Problem& problem) {
-  return problem.setting.numerics.activation_scale == ActivationScale::kPow2 ? ScaleRounding::kPow2
-                                                                             : ScaleRounding::kNone;
-}
-
 struct Scratch {
   cpu::OperandMemory x;
   cpu::SumTiles tiles;
@@ -49,9 +44,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   const int64_t tokens = args.x.extent[0], chunk = chunk_of(problem);
   for (int64_t t = 0; t < tokens; t += chunk) {
     const int64_t count = std::min(chunk, tokens - t);
-    const cpu::OperandRows x =
-        cpu::code_rows(kernels, lane, {args.x.slice(0, t, count), count}, rounding_of(problem), scratch.x,
-                       is_fp4(problem.weight) ? cpu::ColumnOrder::kFp4 : cpu::ColumnOrder::kNatural);
+    const cpu::OperandRows x = cpu::code_rows(
+        kernels, lane, {args.x.slice(0, t, count), count}, activation_rounding(problem.setting.numerics),
+        scratch.x, is_fp4(problem.weight) ? cpu::ColumnOrder::kFp4 : cpu::ColumnOrder::kNatural);
     const Tensor<2> y = args.y.slice(0, t, count);
     cpu::share_tiles(lane, count, problem.out, problem.in, [&](cpu::RowRange rows, int thread) {
       const cpu::SumTile tile = scratch.tiles[thread];

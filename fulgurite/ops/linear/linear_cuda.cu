@@ -29,11 +29,6 @@ struct SumProducts {
   }
 };
 
-ScaleRounding rounding_of(const Problem& problem) {
-  const bool pow2 = problem.setting.numerics.activation_scale == ActivationScale::kPow2;
-  return pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone;
-}
-
 int64_t workspace_bytes(const Problem& problem, int) {
   cuda::Scratch scratch;
   if (quantizes(problem)) cuda::coded_rows(scratch, problem.largest_batch, problem.in);
@@ -49,7 +44,8 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
                           SumProducts{args.x, weight, reading_of(problem), args.y});
   cuda::Scratch scratch(lane);
   const cuda::CodedRows x = cuda::coded_rows(scratch, tokens, problem.in);
-  cuda::for_each(lane, tokens * x.groups(), cuda::QuantizeGroups{args.x, rounding_of(problem), x});
+  cuda::for_each(lane, tokens * x.groups(),
+                 cuda::QuantizeGroups{args.x, activation_rounding(problem.setting.numerics), x});
   cuda::for_each(lane, tokens * problem.out, SumCodes{x, weight, group_columns(problem.weight), args.y});
 }
 

@@ -54,52 +54,67 @@ Support supports(const Problem& problem) {
       {takes(n.activation_scale, {ActivationScale::kFp32, ActivationScale::kPow2}), takes_groups(problem)});
 }
 
-// One token's activations, quantized in groups of 128 columns.
-struct CodedRow {
-  std::vector<e4m3> codes;
-  std::vector<float> scales;
+// What stands on one side of the sums: values as they are multiplied, and of codes their groups' scales.
+struct Row {
+  std::vector<double> values;
+  std::vector<float> scales{};
 };
 
-CodedRow quantize(const Problem& problem, const ConstTensor<1>& x) {
-  const ScaleRounding rounding = problem.setting.numerics.activation_scale == ActivationScale::kPow2
-                                     ? ScaleRounding::kPow2
-                                     : ScaleRounding::kNone;
-  CodedRow row{std::vector<e4m3>(static_cast<size_t>(problem.in)), {}};
+// One token's activations, quantized in groups of 128 columns.
+Row quantize(const Problem& problem, const ConstTensor<1>& x) {
+  const ScaleRounding rounding = activation_rounding(problem.setting.numerics);
+  Row row;
   for (int64_t first = 0; first < problem.in; first += kActivationGroup) {
     std::vector<float> group;
     for (int64_t i = first; i < std::min(problem.in, first + kActivationGroup); ++i)
       group.push_back(load(x, i));
-    row.scales.push_back(quantize_e4m3(group, rounding, &row.codes[static_cast<size_t>(first)]));
+    std::vector<e4m3> codes(group.size());
+    row.scales.push_back(quantize_e4m3(group, rounding, codes.data()));
+    for (const e4m3 code : codes) row.values.push_back(to_float(code));
   }
   return row;
 }
 
-// The fp8 linear's sum of one token and row n of the weight.
-float sum_of_codes(const Problem& problem, const CodedRow& x, const PreparedMatrix& weight, int64_t n) {
-  const int64_t columns = group_columns(problem.weight);
+Row activation_row(const Problem& problem, const ConstTensor<1>& x) {
+  if (quantizes(problem)) return quantize(problem, x);
+  Row row;
+  for (int64_t i = 0; i < problem.in; ++i) row.values.push_back(load(x, i));
+  return row;
+}
+
+Row weight_row(const Problem& problem, const PreparedMatrix& weight, int64_t n) {
+  const bool codes = quantizes(problem);
+  Row row;
+  for (int64_t i = 0; i < problem.in; ++i)
+    row.values.push_back(codes ? code_of(weight.as, n, i) : element(weight, reading_of(problem), n, i));
+  for (int64_t first = 0; codes && first < problem.in; first += group_columns(problem.weight))
+    row.scales.push_back(scale_of(weight.as, n, first));
+  return row;
+}
+
+// The fp8 linear's sum of one token and a row of the weight.
+float sum_of_codes(const Problem& problem, const Row& x, const Row& weight) {
+  const auto in = static_cast<size_t>(problem.in),
+             columns = static_cast<size_t>(group_columns(problem.weight));
   float acc = 0.0f;
-  for (int64_t first = 0; first < problem.in; first += columns) {
+  for (size_t first = 0; first < in; first += columns) {
     double partial = 0.0;
-    for (int64_t i = first; i < std::min(problem.in, first + columns); ++i)
-      partial += static_cast<double>(to_float(x.codes[static_cast<size_t>(i)])) *
-                 static_cast<double>(code_of(weight.as, n, i));
-    const float x_scale = x.scales[static_cast<size_t>(first / kActivationGroup)];
-    acc = std::fma(static_cast<float>(partial), x_scale * scale_of(weight.as, n, first), acc);
+    for (size_t i = first; i < std::min(in, first + columns); ++i) partial += x.values[i] * weight.values[i];
+    const float x_scale = x.scales[first / kActivationGroup];
+    acc = std::fma(static_cast<float>(partial), x_scale * weight.scales[first / columns], acc);
   }
   return acc;
 }
 
-float sum_of_products(const Problem& problem, const ConstTensor<1>& x, const PreparedMatrix& weight,
-                      int64_t n) {
+float sum_of_products(const Row& x, const Row& weight) {
   double sum = 0.0;
-  for (int64_t i = 0; i < problem.in; ++i)
-    sum += static_cast<double>(load(x, i)) * element(weight, reading_of(problem), n, i);
+  for (size_t i = 0; i < x.values.size(); ++i) sum += x.values[i] * weight.values[i];
   return static_cast<float>(sum);
 }
 
 // --- mma = hopper ---
 
-// What stands on one side of the sums: the factors of a row, and of codes its scales.
+// A Row as tensor cores multiply it.
 struct MmaRow {
   std::vector<MmaFactor> factors;
   std::vector<float> scales{};
@@ -107,8 +122,8 @@ struct MmaRow {
 
 MmaRow mma_row(const Problem& problem, MmaType type, const ConstTensor<1>& x) {
   if (type == MmaType::kBf16) return {mma_factors(type, problem.in, [&](int64_t i) { return load(x, i); })};
-  CodedRow row = quantize(problem, x);
-  const auto code = [&](int64_t i) { return to_float(row.codes[static_cast<size_t>(i)]); };
+  Row row = quantize(problem, x);
+  const auto code = [&](int64_t i) { return static_cast<float>(row.values[static_cast<size_t>(i)]); };
   return {mma_factors(type, problem.in, code), std::move(row.scales)};
 }
 
@@ -155,17 +170,21 @@ void run_on_tensor_cores(const Problem& problem, const Args& args, MmaType type)
   }
 }
 
+constexpr int64_t kTokens = 64;  // that meet a row of the weight while it is decoded
+
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
   if (const auto type = mma_type(problem)) return run_on_tensor_cores(problem, args, *type);
-  for (int64_t t = 0; t < args.x.extent[0]; ++t) {
-    if (quantizes(problem)) {
-      const CodedRow x = quantize(problem, args.x[t]);
-      for (int64_t n = 0; n < problem.out; ++n)
-        store(args.y, sum_of_codes(problem, x, *args.weight, n), t, n);
-    } else {
-      for (int64_t n = 0; n < problem.out; ++n)
-        store(args.y, sum_of_products(problem, args.x[t], *args.weight, n), t, n);
+  for (int64_t first = 0; first < args.x.extent[0]; first += kTokens) {
+    std::vector<Row> x;
+    for (int64_t t = first; t < std::min(args.x.extent[0], first + kTokens); ++t)
+      x.push_back(activation_row(problem, args.x[t]));
+    for (int64_t n = 0; n < problem.out; ++n) {
+      const Row weight = weight_row(problem, *args.weight, n);
+      for (size_t i = 0; i < x.size(); ++i)
+        store(args.y,
+              quantizes(problem) ? sum_of_codes(problem, x[i], weight) : sum_of_products(x[i], weight),
+              first + static_cast<int64_t>(i), n);
     }
   }
 }

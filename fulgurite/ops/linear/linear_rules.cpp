@@ -79,7 +79,8 @@ Support takes_output(const Problem& problem, std::initializer_list<Output> allow
 Support takes_fp8(const Problem& problem, std::initializer_list<ActivationScale> scales) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes(n.activation_quant, {ActivationQuant::kE4m3}),
-                        takes(n.activation_scale, scales), takes(n.mma, {Mma::kExact})});
+                        takes(n.activation_scale, scales), takes(n.scale_form, {ScaleForm::kMultiplied}),
+                        takes(n.mma, {Mma::kExact})});
 }
 
 MatrixFormat blocks(BlockShape block, ScaleFormat scale, ScaleLayout layout = ScaleLayout::kRowMajor) {

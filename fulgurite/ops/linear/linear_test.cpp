@@ -180,6 +180,10 @@ TEST(linear, of_fp8_takes_the_scale_that_activation_scale_says) {
   for (const Implementation* const implementation : {&kReference, &kCpuFp8})
     EXPECT_EQ(by_hand(*implementation, setting, {3.0f, 1.03125f}, row.matrix()),
               (448.0f + 2 * 160.0f) * (scale * 0.5f));
+  setting.numerics.scale_form = ScaleForm::kDivided;
+  for (const Implementation* const implementation : {&kReference, &kCpuFp8})
+    EXPECT_EQ(by_hand(*implementation, setting, {3.0f, 1.03125f}, row.matrix()),
+              (448.0f + 2 * 160.0f) * (3.0f / 448.0f * 0.5f));
 }
 
 // 129 columns: the last is a group of its own, whose scale it fills: 1.03125 / 2^-8 = 264, a tie, is 256.

@@ -78,12 +78,13 @@ Part weigh_tile(const Head& head, int64_t first, int64_t count, float largest, c
     tile.sums = tensor_core_sums(head, first, p, before, largest);
     return tile;
   }
-  for (int64_t c = 0; c < head.columns; ++c) {
-    double sum = 0.0;
-    for (int64_t j = 0; j < count; ++j)
-      sum += static_cast<double>(p[static_cast<size_t>(j)]) * static_cast<double>(head.value(first + j, c));
-    tile.sums.push_back(static_cast<float>(sum));
+  std::vector<double> sums(static_cast<size_t>(head.columns), 0.0);
+  for (int64_t j = 0; j < count; ++j) {
+    const double weight = p[static_cast<size_t>(j)];
+    for (int64_t c = 0; c < head.columns; ++c)
+      sums[static_cast<size_t>(c)] += weight * static_cast<double>(head.value(first + j, c));
   }
+  for (const double sum : sums) tile.sums.push_back(static_cast<float>(sum));
   return tile;
 }
 
@@ -134,13 +135,13 @@ std::vector<float> scores_of(const Problem& problem, const Args& args, int64_t t
                              std::span<const float> values) {
   const bool narrow = problem.setting.numerics.qk_operands == QkOperands::kBf16;
   const auto operand = [&](float x) { return static_cast<double>(narrow ? round_to_bf16(x) : x); };
-  const int64_t width = problem.latent + problem.rope;
+  std::vector<double> q;
+  for (int64_t c = 0; c < problem.latent; ++c) q.push_back(operand(load(args.q, t, h, c)));
+  for (int64_t r = 0; r < problem.rope; ++r) q.push_back(operand(load(args.q_rope, t, h, r)));
   std::vector<float> scores;
-  for (auto row = values.begin(); row != values.end(); row += width) {
+  for (; !values.empty(); values = values.subspan(q.size())) {
     double sum = 0.0;
-    for (int64_t c = 0; c < problem.latent; ++c) sum += operand(load(args.q, t, h, c)) * operand(row[c]);
-    for (int64_t r = 0; r < problem.rope; ++r)
-      sum += operand(load(args.q_rope, t, h, r)) * operand(row[problem.latent + r]);
+    for (size_t i = 0; i < q.size(); ++i) sum += q[i] * operand(values[i]);
     scores.push_back(static_cast<float>(sum) * problem.scale);
   }
   return scores;
