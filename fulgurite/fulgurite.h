@@ -11,6 +11,7 @@
 // model, the model the session.
 
 #include "fulgurite/audit/audit.h"
+#include "fulgurite/audit/bisect.h"
 #include "fulgurite/audit/compare_files.h"
 #include "fulgurite/audit/trace.h"
 #include "fulgurite/audit/what_if.h"

@@ -123,6 +123,17 @@ void note_references(const plan::Plan& plan) {
 
 std::string read_text(const std::string& path) { return std::string(checkpoint::MappedFile(path).text()); }
 
+std::vector<int32_t> read_ids(const std::string& source) {
+  const size_t colon = source.rfind(':');
+  const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
+  const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
+  if (tensor.dtype != DType::kI32 || tensor.shape.size() != 1 || tensor.shape[0] < 1)
+    fail(ErrorKind::kRequest, "{}: expected I32 [tokens], found {}", printable(source),
+         checkpoint::describe(tensor));
+  const std::span<const int32_t> values = checkpoint::i32_values(tensor);
+  return {values.begin(), values.end()};
+}
+
 double seconds_since_start() {
   static const auto start = std::chrono::steady_clock::now();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

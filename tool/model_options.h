@@ -47,6 +47,9 @@ void note_references(const plan::Plan& plan);
 // The whole of a file as text. Throws Error{kFile}.
 std::string read_text(const std::string& path);
 
+// FILE:TENSOR, one-dimensional I32: token ids. Throws Error{kRequest}.
+std::vector<int32_t> read_ids(const std::string& source);
+
 double seconds_since_start();
 
 }  // namespace fulgurite::tool

@@ -12,6 +12,7 @@
 #include "fulgurite/checkpoint/tensor_files.h"
 #include "fulgurite/execute/tap.h"
 #include "fulgurite/model/config.h"
+#include "fulgurite/model/weight_names.h"
 
 namespace fulgurite::audit {
 
