@@ -48,11 +48,12 @@ double storage_step(TapPoint point, const Numerics& n, bool v4) {
   }
 }
 
-// What a tensor stored so may differ by where not one sum does: in fp32 a few units; in less, one of some
-// thousand elements that rounds the other way.
+// What a tensor stored so may differ by, with no more than the last bits of its sums: in fp32 a few units; of 16
+// bits one element in fifty a step, of codes one in some thousand.
 StageGate storage_gate(double half_step) {
   if (half_step <= 0x1p-24) return {0x1p-20, 0x1p-18, half_step, false};
-  return {half_step * 0x1p-5, half_step * 0x1p-4, half_step, false};
+  if (half_step <= 0x1p-9) return {half_step * 0x1p-3, half_step, half_step, false};
+  return {half_step * 0x1p-6, half_step * 0x1p-3, half_step, false};
 }
 
 // Another legitimate value of the last bit of every root.
