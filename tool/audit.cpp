@@ -107,8 +107,9 @@ int audit_choices(const Options& options, const LoadedModel& loaded, const std::
   return 0;
 }
 
-int run_audit_verb(const Options& options) {
+int run_audit_verb(Options options) {
   const LoadedModel loaded = load(options.model);
+  options.model = with_profile(options.model, loaded.model.config);
   require_writable(options.json);
   const std::vector<int32_t> ids = tokens_of(options, loaded);
   return options.what_if.empty() ? audit_plan(options, loaded, ids) : audit_choices(options, loaded, ids);
@@ -135,6 +136,7 @@ void add_audit(CLI::App& app, Run& run) {
       ->check(given());
   verb.add_option("--json", options->json, "Write everything to this file as JSON")->check(given());
   add_execution(verb, options->model);
+  add_profile(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_audit_verb(*options); }; });
 }
 

@@ -30,7 +30,11 @@ void show_progress(double share) {
 std::vector<int32_t> given_ids(const Options& options, const LoadedModel& loaded) {
   if (!options.ids.empty()) return read_ids(options.ids);
   if (options.text.empty()) return {};
-  return load_tokenizer(loaded).encode(read_text(options.text));
+  std::vector<int32_t> ids;
+  if (loaded.model.config.bos) ids.push_back(*loaded.model.config.bos);
+  const std::vector<int32_t> encoded = load_tokenizer(loaded).encode(read_text(options.text));
+  ids.insert(ids.end(), encoded.begin(), encoded.end());
+  return ids;
 }
 
 void write(const std::string& path, const nlohmann::ordered_json& json) {
@@ -41,8 +45,9 @@ void write(const std::string& path, const nlohmann::ordered_json& json) {
     fail(ErrorKind::kFile, "{}: not everything could be written", checkpoint::printable_path(path));
 }
 
-int run_bisect(const Options& options) {
+int run_bisect(Options options) {
   const LoadedModel loaded = load(options.model);
+  options.model = with_profile(options.model, loaded.model.config);
   if (!options.json.empty() && !std::ofstream(options.json, std::ios::app))
     fail(ErrorKind::kFile, "{}: cannot be written", checkpoint::printable_path(options.json));
   const model::Config& config = loaded.model.config;
@@ -86,12 +91,13 @@ void add_bisect(CLI::App& app, Run& run) {
                       "FILE.safetensors:TENSOR, I32 [tokens]: the prompt, where the dump has no "
                       "input_ids")
           ->check(file_and_tensor());
-  verb.add_option("--text", options->text, "A UTF-8 file: the prompt, as the model's tokenizer reads it")
+  verb.add_option("--text", options->text, "A UTF-8 file: the prompt, as `fulgurite generate` reads it")
       ->check(given())
       ->excludes(ids);
   verb.add_flag("--no-search", options->no_search, "Name the stage alone; try no knobs");
   verb.add_option("--json", options->json, "Write everything to this file as JSON")->check(given());
   add_execution(verb, options->model);
+  add_profile(verb, options->model);
   verb.footer(
       "Every stage reads the dump's own inputs, so each is judged alone; its gate is four times the noise, "
       "the\n"

@@ -72,6 +72,19 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
   add_demands("--forbid", options.forbid, "OP must not run by IMPL. Repeatable");
 }
 
+void add_profile(CLI::App& verb, ModelOptions& options) {
+  CLI::Option* const profile =
+      verb.add_option("--profile", options.profile,
+                      "What an engine computes, in the place of --numerics (docs/engine_profiles.md)")
+          ->check(CLI::IsMember(audit::profile_names()));
+  profile->excludes(verb.get_option("--numerics"))->excludes(verb.get_option("--activation"));
+}
+
+ModelOptions with_profile(ModelOptions options, const model::Config& config) {
+  if (!options.profile.empty()) options.numerics = audit::profile_numerics(options.profile, config);
+  return options;
+}
+
 Numerics numerics_of(const ModelOptions& options) { return parse_numerics(options.numerics); }
 
 Device device_for(const ModelOptions& options) {

@@ -16,6 +16,7 @@ struct ModelOptions {
   std::string numerics = "serving";
   std::string activation;                    // "": as numerics says
   std::vector<std::string> require, forbid;  // OP:IMPL
+  std::string profile;                       // an engine's numerics
 };
 
 void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
@@ -23,6 +24,11 @@ void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
 void add_execution(CLI::App& verb, ModelOptions& options);
 // --activation, which joins `numerics` once all options are read.
 void add_activation(CLI::App& verb, std::string& activation, std::string& numerics);
+
+// --profile, in the place of --numerics; after add_execution.
+void add_profile(CLI::App& verb, ModelOptions& options);
+// `options` with the numerics of its profile, if it names one.
+ModelOptions with_profile(ModelOptions options, const model::Config& config);
 
 Numerics numerics_of(const ModelOptions& options);
 

@@ -33,14 +33,14 @@ struct Explanation {
   std::string source;  // public report, or nothing
   StageDistance distance;
   StageGate gate;
-  std::string next_bad;  // with this choice everywhere, the first stage beyond its gate; empty: none
+  std::string next_bad;  // with it, the first stage from there on that is beyond its gate; empty: none
   bool explains_all() const { return next_bad.empty(); }
 };
 
 struct BisectReport {
   std::vector<StageResult> stages;         // in the order of the computation
   const StageResult* first_bad = nullptr;  // of stages
-  // Between the last good stage and the first bad one the dump has no tensor of these.
+  // The dump has no tensor of these, which the first bad one is made of.
   std::vector<std::string> not_in_dump;
   int64_t tried = 0;
   std::vector<std::string> refused;       // "knobs: reason"
@@ -53,10 +53,10 @@ struct BisectReport {
   const Explanation* single() const;
 };
 
-// `options.numerics` are what the engine claims. Throws Error{kPlan} for numerics that cannot be planned.
 struct BisectOptions {
   bool search = true;  // for the choice that explains the first bad stage
 };
+// `options.numerics` are what the engine claims. Throws Error{kPlan} for numerics that cannot be planned.
 BisectReport bisect(const model::Model& model, const Device& device, const plan::Options& options,
                     const Dump& dump, const BisectOptions& what = {}, const Progress& progress = {});
 

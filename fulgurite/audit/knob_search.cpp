@@ -25,6 +25,11 @@ RowRange rows_of_trials(const StageResult& bad) {
   return {first, first + kTrialRows};
 }
 
+// With what a choice needs beside it: rows without kv_quant cannot be stored in codes.
+std::string applied(const std::string& knobs) {
+  return knobs == "kv_quant=none" ? "kv_quant=none,latent_cache=bf16" : knobs;
+}
+
 class Search {
  public:
   Search(const StageJudge& judge, const StageResult& bad, BisectReport& report)
@@ -35,7 +40,7 @@ class Search {
         base_(judge.try_numerics(judge.numerics(), bad.key, rows_)) {}
 
   void try_choice(const std::string& knobs) {
-    const Numerics numerics = changed(judge_.numerics(), knobs);
+    const Numerics numerics = changed(judge_.numerics(), applied(knobs));
     try {
       const StageJudge::Trial trial = judge_.try_numerics(numerics, bad_.key, rows_);
       report_.tried += 1;
@@ -106,7 +111,8 @@ class Search {
     if (!(left <= kPromising) && !(worst <= kPromising)) return;
     const StageGate gate = judge_.trial_gate(numerics, bad_.key, trial, rows_);
     const StageDistance distance = judge_.distance_under(bad_.key, trial.computed, gate, numerics, rows_);
-    if (distance.within(gate)) found.push_back({knobs, std::string(source_of(knobs)), distance, gate, ""});
+    if (distance.within(gate))
+      found.push_back({knobs, std::string(source_of(applied(knobs))), distance, gate, ""});
   }
 
   const StageJudge& judge_;
@@ -116,13 +122,26 @@ class Search {
   const StageJudge::Trial base_;
 };
 
-// The first stage that the choice, taken everywhere, leaves beyond its gate.
+// From the bad stage on, the first that the choice leaves beyond its gate.
 std::string first_bad_with(const model::Model& model, const Device& device, plan::Options options,
-                           const Dump& dump, const std::string& knobs) {
-  options.numerics = changed(options.numerics, knobs);
+                           const Dump& dump, const StageKey& from, const std::string& knobs) {
+  options.numerics = changed(options.numerics, applied(knobs));
   for (const StageResult& stage : StageJudge(model, device, options, dump).judge())
-    if (!stage.within()) return stage.name;
+    if (stage.key >= from && !stage.within()) return stage.name;
   return "";
+}
+
+}  // namespace
+
+namespace {
+
+// Does this knob or value say nothing of the model, or the same as another?
+bool idle(std::string_view knob, std::string_view value, const Numerics& base, const model::Config& config) {
+  if (value == "checkpoint" || value == "family") return true;  // one of the other values
+  if (value == "error" || value == "cuda") return true;         // needs its size; refused
+  if (!config.window && (knob == "kv_quant" || knob == "shared_clamp")) return true;
+  // Rows of 16-bit values are the same in fp32.
+  return knob == "latent_cache" && value == "fp32" && base.activation == Activation::kBf16;
 }
 
 }  // namespace
@@ -137,7 +156,7 @@ std::vector<std::string> single_choices(const Numerics& base, const model::Confi
     choices.push_back(knobs);
   };
   for (const KnownChoice& choice : choices_for(config))
-    if (!choice.knobs.empty()) add(std::string(choice.knobs));
+    if (choice.knobs.find(',') == choice.knobs.npos && !choice.knobs.empty()) add(std::string(choice.knobs));
   const Numerics n;
   for (const KnobNames& names : {names_of(n.activation),
                                  names_of(n.activation_quant),
@@ -162,11 +181,8 @@ std::vector<std::string> single_choices(const Numerics& base, const model::Confi
                                  names_of(n.softmax_p),
                                  names_of(n.qk_operands),
                                  names_of(n.ties)})
-    for (const std::string_view value : names.values) {
-      // "as the model has it" is one of the other values; an error needs its size, and cuda is refused.
-      const bool other_name = value == "checkpoint" || value == "family";
-      if (!other_name && value != "error" && value != "cuda") add(fmt::format("{}={}", names.knob, value));
-    }
+    for (const std::string_view value : names.values)
+      if (!idle(names.knob, value, base, config)) add(fmt::format("{}={}", names.knob, value));
   for (const char* const eps : {"1e-12", "1e-10", "1e-8", "1e-7", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2"})
     add(fmt::format("index_norm_eps={}", eps));
   return choices;
@@ -185,7 +201,7 @@ void search_choices(const StageJudge& judge, const model::Model& model, const De
   std::ranges::stable_sort(search.found, {}, [](const Explanation& e) { return e.distance.relative_l2; });
   for (size_t i = 0; i < std::min(kTriedOnTheWhole, search.found.size()); ++i) {
     progress(0.6 + 0.1 * static_cast<double>(i));
-    search.found[i].next_bad = first_bad_with(model, device, options, dump, search.found[i].knobs);
+    search.found[i].next_bad = first_bad_with(model, device, options, dump, bad.key, search.found[i].knobs);
   }
   for (size_t i = kTriedOnTheWhole; i < search.found.size(); ++i) search.found[i].next_bad = bad.name;
   std::ranges::stable_sort(search.found, {}, [](const Explanation& e) { return !e.explains_all(); });

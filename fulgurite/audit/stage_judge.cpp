@@ -48,6 +48,17 @@ double storage_step(TapPoint point, const Numerics& n, bool v4) {
   }
 }
 
+// Half a step of what is rounded to 16 bits on the way to it; 0: nothing is.
+double inner_step(TapPoint point, const Numerics& n) {
+  double step = n.activation == Activation::kFp32 ? 0.0 : half_step(n.activation);
+  const bool attends =
+      point == TapPoint::kAttnHeads || point == TapPoint::kAttnOut || point == TapPoint::kHidden;
+  if (attends && (n.softmax_p == SoftmaxP::kBf16 || n.qk_operands == QkOperands::kBf16)) step = 0x1p-9;
+  if (point == TapPoint::kIndexWeights && n.gate == fulgurite::Gate::kBf16) step = 0x1p-9;
+  if (point == TapPoint::kIndexScores && n.index_quant != IndexQuant::kNone) step = 0x1p-9;
+  return step;
+}
+
 // What a tensor stored so may differ by, with no more than the last bits of its sums: in fp32 a few units; of 16
 // bits one element in fifty a step, of codes one in some thousand.
 StageGate storage_gate(double half_step) {
@@ -71,8 +82,11 @@ StageGate farther(const StageGate& a, const StageGate& b) {
 }
 
 // From what was measured and what the storage allows; a coarser dump adds its own rounding to every element.
-StageGate gate_from(const StageGate& noise, double step, DType stored) {
-  const StageGate least = storage_gate(step);
+StageGate gate_from(const StageGate& noise, double step, double inner, DType stored) {
+  StageGate least = storage_gate(step);
+  // One element on the way that rounds the other way, in a few rows.
+  least.all = std::max(least.all, inner * 0x1p-5);
+  least.row = std::max(least.row, inner * 0x1p-1);
   StageGate gate{std::max(kGateFactor * noise.all, least.all), std::max(kGateFactor * noise.row, least.row),
                  step, kGateFactor * noise.all > least.all};
   if (half_step(stored) > step) {
@@ -133,6 +147,7 @@ StageGate StageJudge::gate_of(const StageKey& key) const {
   const auto tensor = dump_.tensors().find(key);
   return gate_from(noise == noise_.end() ? StageGate() : noise->second,
                    storage_step(key.second, options_.numerics, model_.config.window.has_value()),
+                   inner_step(key.second, options_.numerics),
                    tensor == dump_.tensors().end() ? DType::kF32 : tensor->second.stored);
 }
 
@@ -216,8 +231,8 @@ StageGate StageJudge::trial_gate(const Numerics& numerics, const StageKey& key, 
                                 replay(model_, plan_for(other_root(numerics)), dump_, units).computed})
     noise = farther(
         noise, distance_between(other.at(key), trial.computed.at(key), tensor, tokens_a_column(key), rows));
-  const StageGate own =
-      gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()), tensor.stored);
+  const StageGate own = gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()),
+                                  inner_step(key.second, numerics), tensor.stored);
   StageGate gate = farther(own, gate_of(key));
   gate.step = own.step;
   return gate;

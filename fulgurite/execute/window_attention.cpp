@@ -86,6 +86,12 @@ void compress(const LayerContext& c, const plan::CompressorStep& step) {
             });
 }
 
+// As it is stored: codes of their scale.
+float index_value(const IndexKeys& keys, int64_t sequence, int64_t row, int64_t i) {
+  if (keys.keys.dtype == DType::kF8_E4M3) return to_float(keys.keys.as<e4m3>()(sequence, row, i));
+  return load(keys.keys, sequence, row, i);
+}
+
 // The index keys that these tokens complete, as the selection reads them.
 void show_index_keys(const LayerContext& c, const plan::CompressorStep& step) {
   if (c.tap == nullptr) return;
@@ -96,7 +102,7 @@ void show_index_keys(const LayerContext& c, const plan::CompressorStep& step) {
     const int64_t row = place.position / step.problem.ratio;
     const float scale = keys.scales ? keys.scales(place.sequence, row) : 1.0f;
     for (int64_t i = 0; i < step.problem.dim; ++i)
-      store(c.at.index_k, load(keys.keys, place.sequence, row, i) * scale, t, i);
+      store(c.at.index_k, index_value(keys, place.sequence, row, i) * scale, t, i);
   }
   TapTensor shown = tap_tensor(c.at.index_k);
   shown.every = step.problem.ratio;
