@@ -81,17 +81,29 @@ StageGate farther(const StageGate& a, const StageGate& b) {
           a.from_noise || b.from_noise};
 }
 
+// How far a tensor is from itself with two of its largest elements one step off, relative: few elements have no
+// share of one in some thousand.
+double two_steps(const DumpTensor& tensor, double half_step) {
+  double largest = 0.0, squares = 0.0;
+  for (const float value : tensor.f32) {
+    largest = std::max(largest, std::abs(static_cast<double>(value)));
+    squares += static_cast<double>(value) * value;
+  }
+  return squares == 0.0 ? 0.0 : std::sqrt(2.0) * 2.0 * half_step * largest / std::sqrt(squares);
+}
+
 // From what was measured and what the storage allows; a coarser dump adds its own rounding to every element.
-StageGate gate_from(const StageGate& noise, double step, double inner, DType stored) {
+StageGate gate_from(const StageGate& noise, double step, double inner, const DumpTensor* tensor) {
   StageGate least = storage_gate(step);
+  if (tensor != nullptr && step > 0x1p-24) least.all = std::max(least.all, two_steps(*tensor, step));
   // One element on the way that rounds the other way, in a few rows.
   least.all = std::max(least.all, inner * 0x1p-5);
   least.row = std::max(least.row, inner * 0x1p-1);
   StageGate gate{std::max(kGateFactor * noise.all, least.all), std::max(kGateFactor * noise.row, least.row),
                  step, kGateFactor * noise.all > least.all};
-  if (half_step(stored) > step) {
-    gate.all += half_step(stored);
-    gate.row += half_step(stored);
+  if (tensor != nullptr && half_step(tensor->stored) > step) {
+    gate.all += half_step(tensor->stored);
+    gate.row += half_step(tensor->stored);
   }
   return gate;
 }
@@ -148,7 +160,7 @@ StageGate StageJudge::gate_of(const StageKey& key) const {
   return gate_from(noise == noise_.end() ? StageGate() : noise->second,
                    storage_step(key.second, options_.numerics, model_.config.window.has_value()),
                    inner_step(key.second, options_.numerics),
-                   tensor == dump_.tensors().end() ? DType::kF32 : tensor->second.stored);
+                   tensor == dump_.tensors().end() ? nullptr : &tensor->second);
 }
 
 std::vector<bool> StageJudge::excused(const StageKey& key) const {
@@ -232,7 +244,7 @@ StageGate StageJudge::trial_gate(const Numerics& numerics, const StageKey& key, 
     noise = farther(
         noise, distance_between(other.at(key), trial.computed.at(key), tensor, tokens_a_column(key), rows));
   const StageGate own = gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()),
-                                  inner_step(key.second, numerics), tensor.stored);
+                                  inner_step(key.second, numerics), &tensor);
   StageGate gate = farther(own, gate_of(key));
   gate.step = own.step;
   return gate;
