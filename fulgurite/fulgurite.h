@@ -11,7 +11,9 @@
 // model, the model the session.
 
 #include "fulgurite/audit/audit.h"
+#include "fulgurite/audit/bisect.h"
 #include "fulgurite/audit/compare_files.h"
+#include "fulgurite/audit/profiles.h"
 #include "fulgurite/audit/trace.h"
 #include "fulgurite/audit/what_if.h"
 #include "fulgurite/checkpoint/checkpoint.h"

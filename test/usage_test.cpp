@@ -40,6 +40,10 @@ TEST(usage, errors_have_exit_code_two) {
                                       "audit x --text t --context 1",
                                       "audit x --text t --judged 0",
                                       "audit x --text t --what-if ''",
+                                      "bisect x",
+                                      "bisect x --dump d --profile none",
+                                      "bisect x --dump d --profile vllm --numerics fp32",
+                                      "bisect x --dump d --text t --ids a:b",
                                       "plan x --context -1",
                                       "plan x --batch 0",
                                       "plan x --context ''",
@@ -51,15 +55,16 @@ TEST(usage, errors_have_exit_code_two) {
                                       "convert x y --form int4",
                                       "convert x y --form bf16 --shard-size 0"})
     refusal(arguments);
-  for (const char* const verb :
-       {"", "generate", "eval", "inspect", "plan", "trace", "compare", "audit", "synth", "bench", "convert"})
+  for (const char* const verb : {"", "generate", "eval", "inspect", "plan", "trace", "compare", "audit",
+                                 "bisect", "synth", "bench", "convert"})
     EXPECT_EQ(test::run_tool(std::string(verb) + " --help").exit_code, 0) << verb;
 }
 
 TEST(usage, a_verb_that_is_none_is_named) {
-  EXPECT_EQ(refusal("foo"),
-            "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, audit, convert, "
-            "synth, bench\n");
+  EXPECT_EQ(
+      refusal("foo"),
+      "no verb \"foo\"; there are generate, eval, inspect, plan, trace, compare, audit, bisect, convert, "
+      "synth, bench\n");
   EXPECT_NE(refusal("$'\\x1b[2J'").find("\\x1b[2J"), std::string::npos);
 }
 

@@ -118,8 +118,9 @@ int audit_choices(const Options& options, const LoadedModel& loaded, const std::
   return 0;
 }
 
-int run_audit_verb(const Options& options) {
+int run_audit_verb(Options options) {
   const LoadedModel loaded = load(options.model);
+  options.model = with_profile(options.model, loaded.model.config);
   for (const std::string& path : {options.json, options.html}) require_writable(path);
   const std::vector<int32_t> ids = tokens_of(options, loaded);
   return options.what_if.empty() ? audit_plan(options, loaded, ids) : audit_choices(options, loaded, ids);
@@ -148,6 +149,7 @@ void add_audit(CLI::App& app, Run& run) {
   verb.add_option("--html", options->html, "Write a page with plots to this file; it needs nothing else")
       ->check(given());
   add_execution(verb, options->model);
+  add_profile(verb, options->model);
   verb.callback([options, &run] { run = [options] { return run_audit_verb(*options); }; });
 }
 

@@ -80,6 +80,7 @@ int main(int argc, char** argv) {
   fulgurite::tool::add_trace(app, run);
   fulgurite::tool::add_compare(app, run);
   fulgurite::tool::add_audit(app, run);
+  fulgurite::tool::add_bisect(app, run);
   fulgurite::tool::add_convert(app, run);
   fulgurite::tool::add_synth(app, run);
   fulgurite::tool::add_bench(app, run);

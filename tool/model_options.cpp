@@ -75,6 +75,19 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
   add_demands("--forbid", options.forbid, "OP must not run by IMPL. Repeatable");
 }
 
+void add_profile(CLI::App& verb, ModelOptions& options) {
+  CLI::Option* const profile =
+      verb.add_option("--profile", options.profile,
+                      "What an engine computes, in the place of --numerics (docs/engine_profiles.md)")
+          ->check(CLI::IsMember(audit::profile_names()));
+  profile->excludes(verb.get_option("--numerics"))->excludes(verb.get_option("--activation"));
+}
+
+ModelOptions with_profile(ModelOptions options, const model::Config& config) {
+  if (!options.profile.empty()) options.numerics = audit::profile_numerics(options.profile, config);
+  return options;
+}
+
 Numerics numerics_of(const ModelOptions& options) { return parse_numerics(options.numerics); }
 
 Device device_for(const ModelOptions& options) {
@@ -131,6 +144,17 @@ void note_references(const plan::Plan& plan) {
 }
 
 std::string read_text(const std::string& path) { return std::string(checkpoint::MappedFile(path).text()); }
+
+std::vector<int32_t> read_ids(const std::string& source) {
+  const size_t colon = source.rfind(':');
+  const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
+  const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
+  if (tensor.dtype != DType::kI32 || tensor.shape.size() != 1 || tensor.shape[0] < 1)
+    fail(ErrorKind::kRequest, "{}: expected I32 [tokens], found {}", printable(source),
+         checkpoint::describe(tensor));
+  const std::span<const int32_t> values = checkpoint::i32_values(tensor);
+  return {values.begin(), values.end()};
+}
 
 double seconds_since_start() {
   static const auto start = std::chrono::steady_clock::now();

@@ -17,6 +17,7 @@ struct ModelOptions {
   std::string numerics = "serving";
   std::string activation;                    // "": as numerics says
   std::vector<std::string> require, forbid;  // OP:IMPL
+  std::string profile;                       // an engine's numerics
 };
 
 void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
@@ -24,6 +25,11 @@ void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
 void add_execution(CLI::App& verb, ModelOptions& options);
 // --activation, which joins `numerics` once all options are read.
 void add_activation(CLI::App& verb, std::string& activation, std::string& numerics);
+
+// --profile, in the place of --numerics; after add_execution.
+void add_profile(CLI::App& verb, ModelOptions& options);
+// `options` with the numerics of its profile, if it names one.
+ModelOptions with_profile(ModelOptions options, const model::Config& config);
 
 Numerics numerics_of(const ModelOptions& options);
 
@@ -47,6 +53,9 @@ void note_references(const plan::Plan& plan);
 
 // The whole of a file as text. Throws Error{kFile}.
 std::string read_text(const std::string& path);
+
+// FILE:TENSOR, one-dimensional I32: token ids. Throws Error{kRequest}.
+std::vector<int32_t> read_ids(const std::string& source);
 
 double seconds_since_start();
 

@@ -25,18 +25,6 @@ struct Options {
   bool verify_plan = false;
 };
 
-// FILE:TENSOR, one-dimensional I32.
-std::vector<int32_t> read_ids(const std::string& source) {
-  const size_t colon = source.rfind(':');
-  const auto file = checkpoint::SafetensorsFile::open(source.substr(0, colon));
-  const checkpoint::TensorView& tensor = file.require(source.substr(colon + 1));
-  if (tensor.dtype != DType::kI32 || tensor.shape.size() != 1 || tensor.shape[0] < 1)
-    fail(ErrorKind::kRequest, "{}: expected I32 [tokens], found {}", printable(source),
-         checkpoint::describe(tensor));
-  const std::span<const int32_t> values = checkpoint::i32_values(tensor);
-  return {values.begin(), values.end()};
-}
-
 // A new file, or an old one that is neither an input nor a device: known before hours of work, not after.
 void require_writable(const Options& options) {
   namespace fs = std::filesystem;

@@ -16,6 +16,7 @@ void add_plan(CLI::App& app, Run& run);
 void add_trace(CLI::App& app, Run& run);
 void add_compare(CLI::App& app, Run& run);
 void add_audit(CLI::App& app, Run& run);
+void add_bisect(CLI::App& app, Run& run);
 void add_convert(CLI::App& app, Run& run);
 void add_synth(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 
+#include "fulgurite/audit/by_reference.h"
 #include "fulgurite/audit/tensors.h"
-#include "fulgurite/audit/token_tensors.h"
-#include "fulgurite/core/error.h"
 #include "fulgurite/ops/compressed_attention/compressed_attention_audit.h"
 #include "fulgurite/ops/compressor/compressor_audit.h"
 #include "fulgurite/ops/embedding/embedding_audit.h"
@@ -28,45 +26,6 @@
 
 namespace fulgurite::audit {
 namespace {
-
-template <class Row>
-plan::Rows<Row> rows_of() {
-  const plan::Catalog& c = plan::catalog();
-  return std::get<const plan::Rows<Row>&>(std::tie(
-      c.embedding, c.norm, c.linear, c.rotary, c.latent_prepare, c.indexer_projection, c.indexer_prepare,
-      c.index_select, c.head_projection, c.sparse_attention, c.expanded_attention, c.router, c.experts,
-      c.hyper_connection, c.query_prepare, c.kv_prepare, c.compressor, c.compressed_attention));
-}
-
-template <class Row>
-const Row& row_named(std::string_view name) {
-  for (const Row* const row : rows_of<Row>())
-    if (row->name == name && row->run != nullptr) return *row;
-  fail(ErrorKind::kPlan, "audit: this build has no kernel {}", name);
-}
-
-// Do its tokens stand alone? The compressor's read what those before them left.
-template <class Args>
-constexpr bool kTokensStandAlone = !std::is_same_v<Args, compressor::Args>;
-
-// The call, each thread a part of the tokens: a reference computes each from its inputs alone.
-template <class Problem, class Args>
-void run_in_parts(const plan::StepCall<Problem, Args>& call) {
-  const int64_t parts = std::min<int64_t>(call.lane.threads, call.tokens);
-  if (!kTokensStandAlone<Args> || parts < 2 || call.lane.workers == nullptr) return call.run();
-  struct Job {
-    const plan::StepCall<Problem, Args>& call;
-    int64_t parts;
-  } job{call, parts};
-  call.lane.workers->run(
-      [](void* context, int thread) {
-        const Job& j = *static_cast<const Job*>(context);
-        const int64_t first = j.call.tokens * thread / j.parts, last = j.call.tokens * (thread + 1) / j.parts;
-        if (thread >= j.parts || first == last) return;
-        j.call.implementation.run(j.call.problem, tokens_of(j.call.args, first, last - first), {});
-      },
-      &job);
-}
 
 // `count` of the tokens, spread, the last among them: it sees the most.
 std::vector<int64_t> spread(int64_t tokens, int64_t count) {
@@ -212,7 +171,8 @@ template <class Problem, class Args>
 void OperationAudit::take(const plan::StepCall<Problem, Args>& call) {
   OperationResult& result = results_[static_cast<size_t>(call.row)];
   const auto& row = audited<Implementation<Problem, Args>>(call.row);
-  if (&row == &call.implementation) return run_in_parts(call);
+  if (&row == &call.implementation)
+    return run_in_parts(call.implementation, call.problem, call.args, call.tokens, call.lane);
   FULGURITE_ASSERT(row.reads == nullptr, "{} reads another form of the weight", row.name);
   judge_some(call, row, result);
   const TokenCopy<Args> copy(call.args, all_tokens(call.tokens));
@@ -220,7 +180,7 @@ void OperationAudit::take(const plan::StepCall<Problem, Args>& call) {
     const Restored<Args> restored(call.args);
     row.run(call.problem, copy.args(), lane_of(call.lane));
   }
-  run_in_parts(call);
+  run_in_parts(call.implementation, call.problem, call.args, call.tokens, call.lane);
   add_outputs(result.outputs, copy.args(), call.args, call.tokens);
 }
 

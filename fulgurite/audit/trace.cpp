@@ -98,6 +98,15 @@ std::string trace_name(TapPoint point, int64_t layer) {
   return layer < 0 ? std::string(name) : fmt::format("layer{}.{}", layer, name);
 }
 
+std::optional<std::pair<TapPoint, int64_t>> parse_trace_name(std::string_view name) {
+  const ParsedName parsed = parse(name);
+  if (parsed.point >= kNames.size() || name == "input_ids") return std::nullopt;
+  const auto point = static_cast<TapPoint>(parsed.point);
+  const int64_t layer = parsed.layer == INT64_MAX ? model::kNoLayer : parsed.layer;
+  if ((point == TapPoint::kLogits) != (layer < 0) || trace_name(point, layer) != name) return std::nullopt;
+  return std::pair(point, layer);
+}
+
 bool computed_before(const std::string& a, const std::string& b) {
   const ParsedName left = parse(a), right = parse(b);
   return std::tie(left.layer, left.point, a) < std::tie(right.layer, right.point, b);

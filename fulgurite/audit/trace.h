@@ -3,7 +3,9 @@
 // rows are the last positions of one sequence.
 
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fulgurite/checkpoint/safetensors.h"
@@ -75,6 +77,9 @@ class Trace : public execute::Tap {
 
 // "layer3.attn_out"; "logits" has no layer.
 std::string trace_name(execute::TapPoint point, int64_t layer);
+
+// The point and the layer of such a name; nothing for another text, or one that trace_name() writes otherwise.
+std::optional<std::pair<execute::TapPoint, int64_t>> parse_trace_name(std::string_view name);
 
 // Sorts names of a trace by the order of the computation: input_ids, layer by layer, logits; unknown names
 // last.

@@ -9,11 +9,9 @@ namespace {
 
 void run_attention(const LayerContext& c) {
   enter_block({c.plan.attention_site, c.weights.attention_norm, c.weights.attention_streams, c.layer - 1,
-               c.layer == 0},
+               c.layer == 0, c.layer},
               c.at, c.lane, c.tap);
-  if (!c.plan.window) return run_latent_attention(c);
-  c.show(TapPoint::kAttnIn, c.at.stream);
-  run_window_attention(c);
+  c.plan.window ? run_window_attention(c) : run_latent_attention(c);
 }
 
 void run_experts(const LayerContext& c) {

@@ -1,7 +1,10 @@
 #include "fulgurite/execute/latent_attention.h"
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/execute/index_queries.h"
 #include "fulgurite/execute/query_latent.h"
+#include "fulgurite/ops/indexer_prepare/index_row.h"
+#include "fulgurite/ops/latent_prepare/latent_row.h"
 
 namespace fulgurite::execute {
 namespace {
@@ -17,8 +20,10 @@ void show_latent(const LayerContext& c) {
     for (int64_t i = 0; i < latent; ++i) store(kv, c.caches.latent.row.latent_value(row, i), t, i);
     for (int64_t i = 0; i < rope; ++i) store(kv, c.caches.latent.row.rope_value(row, i), t, latent + i);
   }
-  c.show(TapPoint::kKvLatent, kv.slice(1, 0, latent));
-  c.show(TapPoint::kKRope, kv.slice(1, latent, rope));
+  const bool new_latent = c.show(TapPoint::kKvLatent, kv.slice(1, 0, latent));
+  const bool new_rope = c.show(TapPoint::kKRope, kv.slice(1, latent, rope));
+  if (!new_latent && !new_rope) return;
+  for (int64_t t = 0; t < c.at.tokens; ++t) latent_prepare::store_row(c.caches.latent, c.at.places(t), kv[t]);
 }
 
 void project_query(const LayerContext& c) {
@@ -49,8 +54,11 @@ void select_rows(const LayerContext& c) {
        at.places, c.rope, at.index_weights, c.caches.index, at.index_operand, at.rotated_q, at.rotated_k},
       at.tokens, c.lane);
   if (at.rotated_q) {
-    c.show(TapPoint::kIndexQ, at.rotated_q);
-    c.show(TapPoint::kIndexK, at.rotated_k);
+    if (c.show(TapPoint::kIndexQ, at.rotated_q)) remake_index_queries(c, p.prepare.problem);
+    if (c.show(TapPoint::kIndexK, at.rotated_k))
+      for (int64_t t = 0; t < at.tokens; ++t)
+        indexer_prepare::store_rotated_key(p.prepare.problem, Tensor<1>(at.rotated_k[t]), at.places(t),
+                                           c.caches.index);
   }
   c.show(TapPoint::kIndexWeights, at.index_weights);
   p.select.run({at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores},

@@ -27,13 +27,19 @@ struct LayerContext {
   const plan::CountedLane& lane;
   Tap* tap = nullptr;
 
+  // Was the tensor replaced?
+  bool show(TapPoint point, const TapTensor& tensor) const {
+    if (tap == nullptr) return false;
+    tap->at(point, layer, tensor);
+    return tap->replace(point, layer, tensor);
+  }
   template <int Rank>
-  void show(TapPoint point, const Tensor<Rank>& tensor) const {
-    if (tap != nullptr) tap->at(point, layer, tap_tensor(tensor));
+  bool show(TapPoint point, const Tensor<Rank>& tensor) const {
+    return show(point, tap_tensor(tensor));
   }
   template <class T, int Rank>
-  void show(TapPoint point, const View<T, Rank>& view) const {
-    show(point, Tensor<Rank>(view));
+  bool show(TapPoint point, const View<T, Rank>& view) const {
+    return show(point, Tensor<Rank>(view));
   }
 };
 

@@ -33,22 +33,37 @@ void mix_streams(const Site& site, const Part& part, const Activations& at, cons
   site.plan.streams->run(args, part.count, lane);
 }
 
+void show_hidden(const Site& site, const Activations& at, Tap& tap) {
+  tap.at(TapPoint::kHidden, site.left, site.plan.streams ? tap_tensor(at.streams) : tap_tensor(at.stream));
+}
+
+// What the streams collapsed to, before the norm reads it.
+void show_collapsed(const Site& site, const Activations& at, Tap* tap) {
+  if (tap == nullptr || site.attention_of == model::kNoLayer) return;
+  tap->at(TapPoint::kAttnIn, site.attention_of, tap_tensor(at.stream));
+  tap->replace(TapPoint::kAttnIn, site.attention_of, tap_tensor(at.stream));
+}
+
 }  // namespace
 
 void enter_block(const Site& site, const Activations& at, const plan::CountedLane& lane, Tap* tap) {
-  Tap::Replacement replacement;
-  if (tap != nullptr && site.left != model::kNoLayer) replacement = tap->replaced_hidden(site.left);
-  const int64_t kept = replacement.rows ? replacement.first_token : at.tokens;
   const auto take_up = site.plan.streams ? mix_streams : add_and_norm;
-  for (const Part& part : {Part{0, kept, {}}, Part{kept, at.tokens - kept, replacement.rows}})
-    if (part.count > 0) take_up(site, part, at, lane);
-  if (tap != nullptr && site.left != model::kNoLayer) {
-    if (site.plan.streams)
-      tap->at(TapPoint::kHidden, site.left, tap_tensor(at.streams));
-    else
-      tap->at(TapPoint::kHidden, site.left, tap_tensor(at.stream));
+  const bool leaves = tap != nullptr && site.left != model::kNoLayer;
+  const bool compares = leaves && site.plan.streams && tap->compares_hidden();
+  if (leaves && !site.plan.streams) tap->before_sum(site.left, at.stream, at.block);
+  if (compares) {
+    take_up(site, {0, at.tokens, {}}, at, lane);
+    show_hidden(site, at, *tap);
   }
-  if (site.plan.streams) site.plan.norm.run({at.stream, {}, {}, site.norm, {}, at.normed}, at.tokens, lane);
+  Tap::Replacement replacement;
+  if (leaves) replacement = tap->replaced_hidden(site.left);
+  const int64_t kept = replacement.rows ? replacement.first_token : at.tokens;
+  if (kept > 0 && !compares) take_up(site, {0, kept, {}}, at, lane);
+  if (kept < at.tokens) take_up(site, {kept, at.tokens - kept, replacement.rows}, at, lane);
+  if (leaves && !compares) show_hidden(site, at, *tap);
+  if (!site.plan.streams) return;
+  show_collapsed(site, at, tap);
+  site.plan.norm.run({at.stream, {}, {}, site.norm, {}, at.normed}, at.tokens, lane);
 }
 
 }  // namespace fulgurite::execute

@@ -11,9 +11,10 @@ namespace fulgurite::execute {
 struct Site {
   const plan::SitePlan& plan;
   View<const float, 1> norm;
-  const plan::PreparedStreams& streams;  // of hyper-connections
-  int64_t left = model::kNoLayer;        // the layer whose output arises here; kNoLayer: of none
-  bool first = false;                    // nothing precedes but the embedding
+  const plan::PreparedStreams& streams;    // of hyper-connections
+  int64_t left = model::kNoLayer;          // the layer whose output arises here; kNoLayer: of none
+  bool first = false;                      // nothing precedes but the embedding
+  int64_t attention_of = model::kNoLayer;  // the layer whose attention reads what arises here
 };
 
 // at.stream (or at.streams, at.post and at.mix) and at.block -> the same, and at.normed.

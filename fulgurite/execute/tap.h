@@ -1,7 +1,7 @@
 #pragma once
-// Looks into a forward pass: sees tensors as they arise, and may replace a few of them. A session without a
-// tap does none of this. Tensors are views of the session's buffers, one row a token of the forward pass;
-// they are valid during the call.
+// Looks into a forward pass: sees tensors as they arise, and may replace them. A session without a tap does
+// none of this. Tensors are views of the session's buffers, one row a token of the forward pass; they are
+// valid during the call.
 
 #include <array>
 #include <span>
@@ -25,13 +25,13 @@ enum class TapPoint {
   kIndexK,  // [tokens, index_dim], the same; of entries: as the selection reads it, at the token that completes it
   kIndexWeights,   // [tokens, index_heads]
   kIndexScores,    // [tokens, index keys of a sequence], -infinity where not visible
-  kTopk,           // i32 [tokens, selected], ascending, then -1          may be replaced
+  kTopk,           // i32 [tokens, selected], ascending, then -1
   kAttnHeads,      // [tokens, heads, value], before the output projection
-  kAttnOut,        // [tokens, hidden]                                    may be replaced
+  kAttnOut,        // [tokens, hidden]
   kExpertIds,      // i32 [tokens, experts_per_token], ascending
   kExpertWeights,  // [tokens, experts_per_token]
-  kHidden,  // [tokens, hidden] or [tokens, streams, hidden], as stored   may be replaced: see replaced_hidden
-  kLogits,  // [logit rows, vocabulary]
+  kHidden,         // [tokens, hidden] or [tokens, streams, hidden], as stored; see replaced_hidden
+  kLogits,         // [logit rows, vocabulary]
 };
 
 struct TapTensor {
@@ -48,8 +48,18 @@ class Tap {
   // Before anything else of a forward pass: where its tokens stand.
   virtual void begin(std::span<const TokenPlace> places) = 0;
 
-  // A tensor that has just arisen; only the bytes of a replaceable one may be written.
+  // A tensor that has just arisen; the bytes of kTopk and kAttnOut may be written.
   virtual void at(TapPoint point, int64_t layer, const TapTensor& tensor) = 0;
+
+  // After at(): may write what the steps that follow read in the place of the tensor (caches and operands are
+  // made of it anew), and says whether it did. Not asked of q_normed, index scores, hidden and logits, which no
+  // step reads as they stand.
+  virtual bool replace(TapPoint, int64_t, const TapTensor&) { return false; }
+
+  // Before a layer's output arises: the stream and the block that are added, of one residual stream.
+  virtual void before_sum(int64_t, const Tensor<2>& /*stream*/, const Tensor<2>& /*block*/) {}
+  // Of several streams: is at(kHidden) to see what the layer computed (true), or what stands in its place?
+  virtual bool compares_hidden() const { return false; }
 
   // Values for layer's output: they stand for the residual sum of the tokens from `first_token` on.
   struct Replacement {

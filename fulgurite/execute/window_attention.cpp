@@ -1,7 +1,9 @@
 #include "fulgurite/execute/window_attention.h"
 
 #include "fulgurite/core/element.h"
+#include "fulgurite/execute/index_queries.h"
 #include "fulgurite/execute/query_latent.h"
+#include "fulgurite/ops/indexer_prepare/index_row.h"
 
 namespace fulgurite::execute {
 namespace {
@@ -13,16 +15,47 @@ void project_query(const LayerContext& c, const plan::WindowAttentionPlan& p) {
   c.show(TapPoint::kQ, c.at.q);
 }
 
-// The tokens' rows of `rows`, as attention reads them; row_of(position) is where one stands.
+// Rows of a cache that the tokens wrote. row_of(position) is where one stands, below 0: nowhere.
 template <class RowOf>
-void gather(const LayerContext& c, const KvRows& rows, const RowOf& row_of) {
-  const Tensor<2> kv = c.at.kv;  // its values are in the window: free to be overwritten
-  for (int64_t t = 0; t < c.at.tokens; ++t) {
-    const TokenPlace place = c.at.places(t);
-    const int64_t row = row_of(place.position);
-    for (int64_t i = 0; row >= 0 && i < kv.extent[1]; ++i)
-      store(kv, rows.value(place.sequence, row, i), t, i);
+struct TokenRows {
+  const LayerContext& c;
+  const KvRows& rows;
+  KvQuant quant;
+  RowOf row_of;
+
+  // As attention reads them, in at.kv: its values are in the cache, so it is free to be overwritten.
+  void gather() const {
+    each([&](TokenPlace place, int64_t row, int64_t t) {
+      for (int64_t i = 0; i < c.at.kv.extent[1]; ++i)
+        store(c.at.kv, rows.value(place.sequence, row, i), t, i);
+    });
   }
+  // And back: others may stand there. A row in codes is made of the same codes again.
+  void scatter() const {
+    const KvQuant again = rows.row.form == LatentCache::kFp8 ? quant : KvQuant::kNone;
+    std::vector<float> values(static_cast<size_t>(c.at.kv.extent[1]));
+    each([&](TokenPlace place, int64_t row, int64_t t) {
+      for (size_t i = 0; i < values.size(); ++i) values[i] = load(c.at.kv, t, i);
+      store_kv_row(rows, place.sequence, row, values, again);
+    });
+  }
+
+ private:
+  template <class Visit>
+  void each(const Visit& visit) const {
+    for (int64_t t = 0; t < c.at.tokens; ++t)
+      if (const int64_t row = row_of(c.at.places(t).position); row >= 0) visit(c.at.places(t), row, t);
+  }
+};
+
+template <class RowOf>
+void show_rows(const LayerContext& c, TapPoint point, int64_t every, const KvRows& rows, KvQuant quant,
+               const RowOf& row_of) {
+  const TokenRows<RowOf> of_tokens{c, rows, quant, row_of};
+  of_tokens.gather();
+  TapTensor shown = tap_tensor(c.at.kv);
+  shown.every = every;
+  if (c.show(point, shown)) of_tokens.scatter();
 }
 
 void cache_window(const LayerContext& c, const plan::WindowAttentionPlan& p) {
@@ -31,8 +64,8 @@ void cache_window(const LayerContext& c, const plan::WindowAttentionPlan& p) {
   p.kv_prepare.run({at.kv, c.weights.window.kv_norm, at.places, c.rope, c.caches.window}, at.tokens, c.lane);
   if (c.tap == nullptr) return;
   const int64_t ring = p.kv_prepare.problem.ring;
-  gather(c, c.caches.window, [ring](int64_t position) { return position % ring; });
-  c.show(TapPoint::kKv, at.kv);
+  show_rows(c, TapPoint::kKv, 1, c.caches.window, p.kv_prepare.problem.setting.numerics.kv_quant,
+            [ring](int64_t position) { return position % ring; });
 }
 
 // Of a compressor with its weights and state: into entries or index keys, the other being without data.
@@ -46,13 +79,11 @@ void compress_into(const LayerContext& c, const plan::CompressorStep& step, cons
 void compress(const LayerContext& c, const plan::CompressorStep& step) {
   compress_into(c, step, c.weights.window.compressor, c.caches.state, c.caches.entries, {});
   if (c.tap == nullptr) return;
-  const int64_t ratio = step.problem.ratio;
-  gather(c, c.caches.entries, [&](int64_t position) {
-    return compressor::ends_window(step.problem, position) ? position / ratio : -1;
-  });
-  TapTensor entries = tap_tensor(c.at.kv);
-  entries.every = ratio;
-  c.tap->at(TapPoint::kEntries, c.layer, entries);
+  const compressor::Problem& problem = step.problem;
+  show_rows(c, TapPoint::kEntries, problem.ratio, c.caches.entries, problem.setting.numerics.kv_quant,
+            [&](int64_t position) {
+              return compressor::ends_window(problem, position) ? position / problem.ratio : -1;
+            });
 }
 
 float key_value(const IndexKeys& keys, int64_t sequence, int64_t row, int64_t i) {
@@ -73,7 +104,11 @@ void show_index_keys(const LayerContext& c, const plan::CompressorStep& step) {
   }
   TapTensor shown = tap_tensor(c.at.index_k);
   shown.every = step.problem.ratio;
-  c.tap->at(TapPoint::kIndexK, c.layer, shown);
+  if (!c.show(TapPoint::kIndexK, shown)) return;
+  for (int64_t t = 0; t < c.at.tokens; ++t)
+    if (const TokenPlace place = c.at.places(t); compressor::ends_window(step.problem, place.position))
+      indexer_prepare::store_key(step.problem.setting.numerics, c.at.index_k[t], place.sequence,
+                                 place.position / step.problem.ratio, keys);
 }
 
 void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
@@ -95,14 +130,14 @@ void select_entries(const LayerContext& c, const plan::EntryIndexerPlan& p) {
                  at.rotated_q,
                  {}},
                 at.tokens, c.lane);
-  if (at.rotated_q) c.show(TapPoint::kIndexQ, at.rotated_q);
+  if (at.rotated_q && c.show(TapPoint::kIndexQ, at.rotated_q)) remake_index_queries(c, p.prepare.problem);
   c.show(TapPoint::kIndexWeights, at.index_weights);
   p.select.run({at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores},
                at.tokens, c.lane);
   if (c.tap != nullptr && at.index_scores) {
     TapTensor scores = tap_tensor(Tensor<2>(at.index_scores));
     scores.column_tokens = p.select.problem.ratio;
-    c.tap->at(TapPoint::kIndexScores, c.layer, scores);
+    c.show(TapPoint::kIndexScores, scores);
   }
   c.show(TapPoint::kTopk, at.selected);
 }

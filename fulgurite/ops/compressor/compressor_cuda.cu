@@ -131,9 +131,8 @@ struct MakeEntry {
     const std::span<float> x(row.x, static_cast<size_t>(row.width));
     if (numerics.hadamard == Hadamard::kBoth) row.hadamard();
     if (numerics.index_quant == IndexQuant::kFp8) {
-      const bool pow2 = numerics.index_scale == IndexScale::kPow2;
       chunk.args.keys.scales(sequence, entry) =
-          quantize_e4m3(x, pow2 ? ScaleRounding::kPow2 : ScaleRounding::kNone, key.as<e4m3>().data);
+          quantize_e4m3(x, index_rounding(numerics), key.as<e4m3>().data);
       return;
     }
     if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);

@@ -86,7 +86,9 @@ struct PrepareQuery {
     for (int64_t i = 0; args.rotated_q && i < problem.head_dim; ++i) args.rotated_q(t, h, i) = q[i];
     if (n.hadamard != Hadamard::kNone) s.hadamard(q);
     const float q_scale = s.write_operand(q, args.q_operand[t][h]);
-    float weight = args.gate(t, h) * inverse_root(problem.heads);
+    const bool narrow = !problem.keys && n.gate == Gate::kBf16;
+    const float gate = narrow ? round_to_bf16(args.gate(t, h)) : args.gate(t, h);
+    float weight = gate * inverse_root(problem.heads);
     if (n.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
     args.weights(t, h) = weight * inverse_root(problem.head_dim);
   }

@@ -3,9 +3,8 @@
 
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
-#include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
-#include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
+#include "fulgurite/ops/indexer_prepare/index_row.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
@@ -20,13 +19,14 @@ Support supports(const Problem& problem) {
                         takes_rsqrt(problem.setting), scale});
 }
 
-// fp32(n^-1/2)
-float inverse_root(int64_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
-
 Vector values_of(const ConstTensor<1>& row) {
   Vector x;
   for (int64_t i = 0; i < row.extent[0]; ++i) x.push_back(load(row, i));
   return x;
+}
+
+ConstTensor<1> as_row(const Vector& x) {
+  return View<const float, 1>(x.data(), {static_cast<int64_t>(x.size())});
 }
 
 // The rounding to the activation's type that ends a step.
@@ -70,58 +70,24 @@ void rotate(const Problem& problem, const Args& args, int64_t t, Vector& x) {
   round_all(problem, x);
 }
 
-void hadamard(const Problem& problem, Vector& x) {
-  for (size_t stride = 1; stride < x.size(); stride *= 2) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i], b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
-  for (float& value : x) value = value * inverse_root(problem.head_dim);
-  round_all(problem, x);
-}
-
 void copy(const Vector& from, View<float, 1> to) {
   for (size_t i = 0; i < from.size(); ++i) to(i) = from[i];
 }
 
-// Quantizes x as index_quant says and writes it; returns the scale of codes, otherwise 1.
-float write_operand(const Problem& problem, Vector x, const Tensor<1>& row) {
-  const Numerics& numerics = problem.setting.numerics;
-  if (numerics.index_quant == IndexQuant::kFp8) {
-    return quantize_e4m3(x, index_rounding(numerics), row.as<e4m3>().data);
-  }
-  if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);
-  for (size_t i = 0; i < x.size(); ++i) store(row, x[i], i);
-  return 1.0f;
-}
-
 void prepare_query(const Problem& problem, const Args& args, int64_t t, int64_t h) {
-  const Numerics& numerics = problem.setting.numerics;
   Vector q = values_of(args.q[t][h]);
   rotate(problem, args, t, q);
   if (args.rotated_q) copy(q, args.rotated_q[t][h]);
-  if (numerics.hadamard != Hadamard::kNone) hadamard(problem, q);
-  const float q_scale = write_operand(problem, q, args.q_operand[t][h]);
-  const bool narrow = !problem.keys && numerics.gate == Gate::kBf16;
-  const float gate = narrow ? round_to_bf16(args.gate(t, h)) : args.gate(t, h);
-  float weight = gate * inverse_root(problem.heads);
-  if (numerics.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
-  args.weights(t, h) = weight * inverse_root(problem.head_dim);
+  const float q_scale = store_rotated_query(problem, as_row(q), args.q_operand[t][h]);
+  args.weights(t, h) = head_weight(problem, args.gate(t, h), q_scale);
 }
 
 void prepare_key(const Problem& problem, const Args& args, int64_t t) {
-  const Numerics& numerics = problem.setting.numerics;
-  const TokenPlace place = args.places(t);
   Vector k = values_of(args.k[t]);
   layer_norm(problem, args, k);
   rotate(problem, args, t, k);
   if (args.rotated_k) copy(k, args.rotated_k[t]);
-  if (numerics.hadamard == Hadamard::kBoth) hadamard(problem, k);
-  const float scale = write_operand(problem, k, args.key_cache.keys[place.sequence][place.position]);
-  if (numerics.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
+  store_rotated_key(problem, as_row(k), args.places(t), args.key_cache);
 }
 
 void run(const Problem& problem, const Args& args, const Lane&) {

@@ -1,9 +1,7 @@
-#include <cstring>
 #include <vector>
 
 #include "fulgurite/core/element.h"
-#include "fulgurite/core/quantize.h"
-#include "fulgurite/ops/latent_prepare/latent_prepare.h"
+#include "fulgurite/ops/latent_prepare/latent_row.h"
 #include "fulgurite/ops/norm/norm.h"
 
 namespace fulgurite::latent_prepare {
@@ -43,38 +41,13 @@ std::vector<float> rotated_part(const Problem& problem, const Args& args, int64_
   return part;
 }
 
-// fp32 or bf16 values at `at`.
-void write(LatentCache form, const std::vector<float>& values, std::byte* at) {
-  for (const float value : values) {
-    const bf16 narrow = to_bf16(value);
-    if (form == LatentCache::kFp32)
-      std::memcpy(at, &value, sizeof value);
-    else
-      std::memcpy(at, &narrow, sizeof narrow);
-    at += form == LatentCache::kFp32 ? sizeof value : sizeof narrow;
-  }
-}
-
-void write_quantized(const LatentRow& form, const std::vector<float>& latent, std::byte* row) {
-  for (int64_t group = 0; group < form.groups(); ++group) {
-    const int64_t first = group * LatentRow::kGroup, count = std::min(LatentRow::kGroup, form.latent - first);
-    const std::span<const float> values(latent.data() + first, static_cast<size_t>(count));
-    const float scale = quantize_e4m3(values, ScaleRounding::kPow2, reinterpret_cast<e4m3*>(row + first));
-    std::memcpy(row + form.scales_offset() + group * 4, &scale, sizeof scale);
-  }
-}
-
 void run(const Problem& problem, const Args& args, const Lane&) {
   check(problem, args);
-  const LatentRow form = args.cache.row;
   for (int64_t t = 0; t < args.kv.extent[0]; ++t) {
-    std::byte* const row = args.cache.rows[args.places(t).sequence][args.places(t).position].data;
-    const std::vector<float> latent = normed_latent(problem, args, t);
-    if (form.form == LatentCache::kFp8)
-      write_quantized(form, latent, row);
-    else
-      write(form.form, latent, row);
-    write(form.form, rotated_part(problem, args, t), row + form.rope_offset());
+    std::vector<float> values = normed_latent(problem, args, t);
+    for (const float value : rotated_part(problem, args, t)) values.push_back(value);
+    store_row(args.cache, args.places(t),
+              View<const float, 1>(values.data(), {static_cast<int64_t>(values.size())}));
   }
 }
 

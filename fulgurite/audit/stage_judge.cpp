@@ -1,0 +1,253 @@
+#include "fulgurite/audit/stage_judge.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fulgurite::audit {
+namespace {
+
+using execute::TapPoint;
+
+// Tokens that references compute for the noise. They are slow: plain loops with sums in double.
+constexpr int64_t kReferenceTokens = 16;
+
+// Half a step of a type, relative.
+double half_step(DType type) {
+  return type == DType::kBF16 ? 0x1p-9 : type == DType::kF16 ? 0x1p-12 : type == DType::kF64 ? 0.0 : 0x1p-25;
+}
+double half_step(Activation activation) {
+  return activation == Activation::kFp32 ? 0x1p-25 : activation == Activation::kBf16 ? 0x1p-9 : 0x1p-12;
+}
+double half_step(LatentCache cache) {
+  return cache == LatentCache::kFp32 ? 0x1p-25 : cache == LatentCache::kBf16 ? 0x1p-9 : 0x1p-5;
+}
+constexpr double kE4m3HalfStep = 0x1p-5, kE2m1HalfStep = 0x1p-3;
+
+// Half a step of how these numerics store a tensor.
+double storage_step(TapPoint point, const Numerics& n, bool v4) {
+  const double activation = half_step(n.activation);
+  switch (point) {
+    case TapPoint::kIndexWeights:
+    case TapPoint::kIndexScores:
+    case TapPoint::kExpertWeights:
+    case TapPoint::kLogits:
+      return 0x1p-25;
+    case TapPoint::kKvLatent:
+      return std::max(activation, half_step(n.latent_cache));
+    case TapPoint::kKRope:
+      return std::max(activation, n.latent_cache == LatentCache::kFp32 ? 0.0 : 0x1p-9);
+    case TapPoint::kKv:
+    case TapPoint::kEntries:
+      return std::max(
+          {activation, half_step(n.latent_cache), n.kv_quant == KvQuant::kE4m3 ? kE4m3HalfStep : 0.0});
+    case TapPoint::kIndexK:
+      if (!v4 || n.index_quant == IndexQuant::kNone) return activation;
+      return n.index_quant == IndexQuant::kFp8 ? kE4m3HalfStep : kE2m1HalfStep;
+    default:
+      return activation;
+  }
+}
+
+// Half a step of what is rounded to 16 bits on the way to it; 0: nothing is.
+double inner_step(TapPoint point, const Numerics& n) {
+  double step = n.activation == Activation::kFp32 ? 0.0 : half_step(n.activation);
+  const bool attends =
+      point == TapPoint::kAttnHeads || point == TapPoint::kAttnOut || point == TapPoint::kHidden;
+  if (attends && (n.softmax_p == SoftmaxP::kBf16 || n.qk_operands == QkOperands::kBf16)) step = 0x1p-9;
+  if (point == TapPoint::kIndexWeights && n.gate == fulgurite::Gate::kBf16) step = 0x1p-9;
+  if (point == TapPoint::kIndexScores && n.index_quant != IndexQuant::kNone) step = 0x1p-9;
+  return step;
+}
+
+// What a tensor stored so may differ by, with no more than the last bits of its sums: in fp32 a few units; of 16
+// bits one element in fifty a step, of codes one in some thousand.
+StageGate storage_gate(double half_step) {
+  if (half_step <= 0x1p-24) return {0x1p-20, 0x1p-18, half_step, false};
+  if (half_step <= 0x1p-9) return {half_step * 0x1p-3, half_step, half_step, false};
+  return {half_step * 0x1p-6, half_step * 0x1p-3, half_step, false};
+}
+
+// Another legitimate value of the last bit of every root.
+Numerics other_root(Numerics numerics) {
+  if (numerics.rsqrt == Rsqrt::kCorrect)
+    numerics.rsqrt = Rsqrt::kTwoStep;
+  else if (numerics.rsqrt == Rsqrt::kTwoStep)
+    numerics.rsqrt = Rsqrt::kCorrect;
+  return numerics;
+}
+
+StageGate farther(const StageGate& a, const StageGate& b) {
+  return {std::max(a.all, b.all), std::max(a.row, b.row), std::max(a.step, b.step),
+          a.from_noise || b.from_noise};
+}
+
+// How far a tensor is from itself with two of its largest elements one step off, relative: few elements have no
+// share of one in some thousand.
+double two_steps(const DumpTensor& tensor, double half_step) {
+  double largest = 0.0, squares = 0.0;
+  for (const float value : tensor.f32) {
+    largest = std::max(largest, std::abs(static_cast<double>(value)));
+    squares += static_cast<double>(value) * value;
+  }
+  return squares == 0.0 ? 0.0 : std::sqrt(2.0) * 2.0 * half_step * largest / std::sqrt(squares);
+}
+
+// From what was measured and what the storage allows; a coarser dump adds its own rounding to every element.
+StageGate gate_from(const StageGate& noise, double step, double inner, const DumpTensor* tensor) {
+  StageGate least = storage_gate(step);
+  if (tensor != nullptr && step > 0x1p-24) least.all = std::max(least.all, two_steps(*tensor, step));
+  // One element on the way that rounds the other way, in a few rows.
+  least.all = std::max(least.all, inner * 0x1p-5);
+  least.row = std::max(least.row, inner * 0x1p-1);
+  StageGate gate{std::max(kGateFactor * noise.all, least.all), std::max(kGateFactor * noise.row, least.row),
+                 step, kGateFactor * noise.all > least.all};
+  if (tensor != nullptr && half_step(tensor->stored) > step) {
+    gate.all += half_step(tensor->stored);
+    gate.row += half_step(tensor->stored);
+  }
+  return gate;
+}
+
+}  // namespace
+
+StageJudge::StageJudge(const model::Model& model, const Device& device, const plan::Options& options,
+                       const Dump& dump)
+    : model_(model), device_(device), options_(replay_options(options, dump.positions())), dump_(dump) {
+  const plan::Plan plan = plan_for(options_.numerics);
+  ReplayOptions how;
+  how.find_undecided = true;
+  base_ = replay(model_, plan, dump_, how);
+  ReplayOptions references;
+  references.last_by_reference = std::min(kReferenceTokens, dump_.positions());
+  add_noise(replay(model_, plan, dump_, references).computed, references.last_by_reference);
+  ReplayOptions units;
+  units.units_off = true;
+  add_noise(replay(model_, plan_for(other_root(options_.numerics)), dump_, units).computed,
+            dump_.positions());
+}
+
+plan::Plan StageJudge::plan_for(const Numerics& numerics) const {
+  plan::Options options = options_;
+  options.numerics = numerics;
+  return plan::make(model_, device_, options);
+}
+
+int64_t StageJudge::tokens_a_column(const StageKey& key) const {
+  if (key.second != TapPoint::kIndexScores) return 0;
+  return std::max<int64_t>(1, model_.config.ratio(key.first));
+}
+
+void StageJudge::add_noise(const Computed& other, int64_t) {
+  for (const auto& [key, rows] : other) {
+    const DumpTensor* tensor =
+        dump_.find(key.second, key.first == model_.config.layers ? model::kNoLayer : key.first);
+    const ComputedRows& base = base_.computed.at(key);
+    DumpTensor scores;  // of a dump that has none
+    if (tensor == nullptr) {
+      scores = *dump_.find(TapPoint::kTopk, key.first);
+      scores.row_shape = {std::ssize(base.f32) / scores.rows};
+      tensor = &scores;
+    }
+    if (base.f32.empty()) continue;
+    const StageGate distance = distance_between(rows, base, *tensor, tokens_a_column(key));
+    noise_[key.second] = farther(noise_[key.second], distance);
+  }
+}
+
+StageGate StageJudge::gate_of(const StageKey& key) const {
+  const auto noise = noise_.find(key.second);
+  const auto tensor = dump_.tensors().find(key);
+  return gate_from(noise == noise_.end() ? StageGate() : noise->second,
+                   storage_step(key.second, options_.numerics, model_.config.window.has_value()),
+                   inner_step(key.second, options_.numerics),
+                   tensor == dump_.tensors().end() ? nullptr : &tensor->second);
+}
+
+std::vector<bool> StageJudge::excused(const StageKey& key) const {
+  const auto undecided = base_.undecided.find(key.first);
+  if (key.second != TapPoint::kExpertIds || undecided == base_.undecided.end()) return {};
+  const DumpTensor& tensor = dump_.tensors().at(key);
+  return {undecided->second.begin() + tensor.first_row, undecided->second.end()};
+}
+
+StageDistance StageJudge::distance(const StageKey& key, const Computed& computed, const StageGate& gate,
+                                   const Numerics& numerics, RowRange rows) const {
+  const DumpTensor& theirs = dump_.tensors().at(key);
+  if (key.second == TapPoint::kTopk) {
+    const model::Config& config = model_.config;
+    const int64_t tokens_a_row = std::max<int64_t>(1, config.ratio(key.first));
+    SelectionRule rule{nullptr, dump_.positions() / tokens_a_row, config.index_topk, tokens_a_row,
+                       numerics.ties};
+    const DumpTensor* const scores = dump_.find(TapPoint::kIndexScores, key.first);
+    if (scores != nullptr && scores->rows >= theirs.rows) {
+      rule.scores = scores->row(scores->rows - theirs.rows);
+      rule.slack = half_step(scores->stored) <= 0x1p-25 ? 0.0 : 4.0 * half_step(scores->stored);
+      return selection_distance(rule, theirs, rows);
+    }
+    if (const auto ours = computed.find({key.first, TapPoint::kIndexScores}); ours != computed.end()) {
+      rule.scores = ours->second.f32.data();
+      rule.slack = gate_of({key.first, TapPoint::kIndexScores}).row;
+      if (scores == nullptr) return selection_distance(rule, theirs, rows);
+    }
+  }
+  const ComputedRows& ours = computed.at(key);
+  if (theirs.indices()) return sets_distance(ours, theirs, excused(key), rows);
+  return values_distance(ours, theirs, gate, tokens_a_column(key), rows);
+}
+
+StageResult StageJudge::judge(const StageKey& key) const {
+  const DumpTensor& tensor = dump_.tensors().at(key);
+  const StageGate gate = tensor.indices() ? StageGate() : gate_of(key);
+  return {key,
+          tensor.name,
+          tensor.first_row,
+          tensor.every > 1,
+          distance(key, base_.computed, gate, options_.numerics, {}),
+          gate};
+}
+
+std::vector<StageResult> StageJudge::judge() const {
+  std::vector<StageResult> all;
+  for (const auto& [key, tensor] : dump_.tensors()) all.push_back(judge(key));
+  return all;
+}
+
+ReplayOptions StageJudge::part(const StageKey& key, RowRange rows) const {
+  ReplayOptions how;
+  how.until = key;
+  how.sums = &base_.sums;
+  const DumpTensor& tensor = dump_.tensors().at(key);
+  const bool rest_in_dump = tensor.every == 1 && tensor.rows == dump_.positions();
+  if (rest_in_dump) how.first_token = rows.first, how.last_token = rows.last;
+  return how;
+}
+
+StageJudge::Trial StageJudge::try_numerics(const Numerics& numerics, const StageKey& key,
+                                           RowRange rows) const {
+  Trial trial;
+  trial.computed = replay(model_, plan_for(numerics), dump_, part(key, rows)).computed;
+  trial.distance = distance(key, trial.computed, gate_of(key), numerics, rows);
+  return trial;
+}
+
+StageGate StageJudge::trial_gate(const Numerics& numerics, const StageKey& key, const Trial& trial,
+                                 RowRange rows) const {
+  const DumpTensor& tensor = dump_.tensors().at(key);
+  if (tensor.indices()) return {};
+  StageGate noise;
+  ReplayOptions references = part(key, rows);
+  references.last_by_reference = std::min(kReferenceTokens, dump_.positions());
+  ReplayOptions units = part(key, rows);
+  units.units_off = true;
+  for (const Computed& other : {replay(model_, plan_for(numerics), dump_, references).computed,
+                                replay(model_, plan_for(other_root(numerics)), dump_, units).computed})
+    noise = farther(
+        noise, distance_between(other.at(key), trial.computed.at(key), tensor, tokens_a_column(key), rows));
+  const StageGate own = gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()),
+                                  inner_step(key.second, numerics), &tensor);
+  StageGate gate = farther(own, gate_of(key));
+  gate.step = own.step;
+  return gate;
+}
+
+}  // namespace fulgurite::audit
