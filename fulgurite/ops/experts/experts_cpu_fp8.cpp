@@ -1,6 +1,6 @@
 // The activations of a batch are coded once. The tokens of each expert are a piece of work; pieces are done
 // in waves, ascending: gate and up of all pieces of a wave, shared by groups of 128 hidden columns, each
-// coded where it was made; then down, shared by output columns, each thread going through the pieces in
+// coded where it was made (or, where those are few, by 16 columns, and coded by the caller); then down, shared by output columns, each thread going through the pieces in
 // order, so that a token's sum grows by ascending expert. So a layer of a few tokens waits for its threads
 // twice, and each weight is packed once for all tokens of its piece. What limits: few tokens an expert,
 // reading the weights; many, the products.
@@ -21,6 +21,8 @@ constexpr int64_t kMostTokens =
     1024;  // of a batch: enough that packing the weights once more does not matter
 constexpr int64_t kWaveRows = cpu::kLargestChunk;
 constexpr int64_t kGroup = kActivationGroup;
+// Fewer rows of groups than these for each thread would be shared unevenly, and are few to code.
+constexpr int64_t kFewGroups = 4;
 
 // What the products of a part read: codes, codes in the order of fp4 weights, or activations as they are.
 enum class Operand { kCodes, kCodesForFp4, kCopies };
@@ -86,7 +88,7 @@ struct Scratch {
   cpu::OperandMemory hidden;                          // of a wave
   float* sums;                                        // [tokens, hidden]
   cpu::SumTiles gate, up;
-  float* groups;         // of each thread, [rows, kGroup]: silu(gate) * up
+  float* groups;  // of each thread, [rows, kGroup]: silu(gate) * up; of few groups, those of all pieces
   int64_t group_floats;  // of one thread
 };
 
@@ -122,8 +124,8 @@ Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
           cutter.take<float>(s.tokens * problem.hidden),
           cpu::cut_sum_tiles(cutter, threads, s.wave_rows),
           cpu::cut_sum_tiles(cutter, threads, s.wave_rows),
-          cutter.take<float>(threads * s.wave_rows * kGroup),
-          s.wave_rows * kGroup};
+          cutter.take<float>(threads * std::max(s.wave_rows, kFewGroups) * kGroup),
+          std::max(s.wave_rows, kFewGroups) * kGroup};
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
@@ -278,15 +280,14 @@ float weight_before_down(const Batch& batch, const Piece& piece, int64_t row) {
   return batch.problem.weight_before_down ? batch.scratch.weights[piece.first + row] : 1.0f;
 }
 
-// hidden = (silu(gate(x)) * up(x)) * weight, one group of its columns.
-void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thread) {
-  const int64_t lanes = cpu::tile_lanes(piece.rows), first = group * kGroup;
-  const int64_t columns = std::min(kGroup, piece.mlp->gate.out - first);
+// (silu(gate(x)) * up(x)) * weight of some columns, in fp32: of row r at to + r * stride.
+void multiply_hidden(const Batch& batch, const Piece& piece, cpu::RowRange columns, int thread, float* to,
+                     int64_t stride) {
+  const int64_t lanes = cpu::tile_lanes(piece.rows);
   const cpu::SumTile gate = batch.scratch.gate[thread], up = batch.scratch.up[thread];
-  float* const hidden = batch.scratch.groups + thread * batch.scratch.group_floats;
   const float limit = limit_of(batch.problem, piece.part);
-  for (int64_t l = 0; l < columns; l += lanes) {
-    const cpu::RowRange range{first + l, std::min(lanes, columns - l)};
+  for (int64_t l = 0; l < columns.count; l += lanes) {
+    const cpu::RowRange range{columns.first + l, std::min(lanes, columns.count - l)};
     multiply(batch, piece, piece.x, piece.mlp->gate, range, gate);
     multiply(batch, piece, piece.x, piece.mlp->up, range, up);
     for (int64_t r = 0; r < piece.rows; ++r) {
@@ -294,29 +295,77 @@ void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thre
       batch.round(g, range.count);
       batch.round(u, range.count);
       batch.kernels.silu_mul_limited(g, u, range.count, limit, weight_before_down(batch, piece, r),
-                                     hidden + r * kGroup + l);
+                                     to + r * stride + l);
     }
   }
-  for (int64_t r = 0; r < piece.rows; ++r) {
-    batch.round(hidden + r * kGroup, columns);
-    write_operand(batch, piece, group * piece.rows + r, hidden + r * kGroup, columns);
+  for (int64_t r = 0; r < piece.rows; ++r) batch.round(to + r * stride, columns.count);
+}
+
+// The rows of a group, as down reads them.
+void write_group(const Batch& batch, const Piece& piece, int64_t group, const float* from, int64_t stride) {
+  const int64_t columns = std::min(kGroup, piece.mlp->gate.out - group * kGroup);
+  for (int64_t r = 0; r < piece.rows; ++r)
+    write_operand(batch, piece, group * piece.rows + r, from + r * stride, columns);
+}
+
+// What of a piece's gate and up, of 16 columns or of a group, costs: packing, four rows' products, and its own rows'.
+int64_t cost_of(const Piece& piece) { return 4 + piece.rows; }
+
+// Shares the groups of all pieces, each coded where it was made.
+void share_groups(const Batch& batch, const Wave& wave, const Lane& lane) {
+  int64_t total = 0;
+  for (const Piece& piece : wave.pieces) total += piece.groups() * cost_of(piece);
+  cpu::parallel_for(lane, lane.threads, [&](int64_t begin, int64_t end, int thread) {
+    float* const hidden = batch.scratch.groups + thread * batch.scratch.group_floats;
+    int64_t before = 0;
+    for (const Piece& piece : wave.pieces) {
+      for (int64_t group = 0; group < piece.groups(); ++group, before += cost_of(piece)) {
+        const int64_t owner = before * lane.threads / total, first = group * kGroup;
+        if (owner < begin || owner >= end) continue;
+        const cpu::RowRange columns{first, std::min(kGroup, piece.mlp->gate.out - first)};
+        multiply_hidden(batch, piece, columns, thread, hidden, kGroup);
+        write_group(batch, piece, group, hidden, kGroup);
+      }
+    }
+  });
+}
+
+// Shares all pieces by 16 columns; then the caller codes their groups.
+void share_columns(const Batch& batch, const Wave& wave, const Lane& lane) {
+  int64_t total = 0;
+  for (const Piece& piece : wave.pieces) total += cpu::panels_of(piece.mlp->gate.out) * cost_of(piece);
+  cpu::parallel_for(lane, lane.threads, [&](int64_t begin, int64_t end, int thread) {
+    float* hidden = batch.scratch.groups;
+    int64_t before = 0;
+    for (const Piece& piece : wave.pieces) {
+      const int64_t out = piece.mlp->gate.out, panels = cpu::panels_of(out), stride = piece.groups() * kGroup;
+      // The first column that belongs to a thread: the first panel that as much work precedes.
+      const auto column_of = [&](int64_t owner) {
+        const int64_t least = (owner * total + lane.threads - 1) / lane.threads - before;
+        const int64_t panel = (std::max<int64_t>(least, 0) + cost_of(piece) - 1) / cost_of(piece);
+        return std::min(out, panel * cpu::kPanelLanes);
+      };
+      const int64_t first = column_of(begin), last = column_of(end);
+      if (first < last) multiply_hidden(batch, piece, {first, last - first}, thread, hidden + first, stride);
+      hidden += piece.rows * stride;
+      before += panels * cost_of(piece);
+    }
+  });
+  const float* hidden = batch.scratch.groups;
+  for (const Piece& piece : wave.pieces) {
+    const int64_t stride = piece.groups() * kGroup;
+    for (int64_t group = 0; group < piece.groups(); ++group)
+      write_group(batch, piece, group, hidden + group * kGroup, stride);
+    hidden += piece.rows * stride;
   }
 }
 
-// Shares the groups of all pieces: a group costs what packing does, four rows' products, and its own rows'.
 void make_all_hidden(const Batch& batch, const Wave& wave) {
-  const auto cost_of = [](const Piece& piece) { return 4 + piece.rows; };
-  int64_t total = 0;
-  for (const Piece& piece : wave.pieces) total += piece.groups() * cost_of(piece);
   const Lane lane = lane_for(batch, wave);
-  cpu::parallel_for(lane, lane.threads, [&](int64_t begin, int64_t end, int thread) {
-    int64_t before = 0;
-    for (const Piece& piece : wave.pieces) {
-      for (int64_t group = 0; group < piece.groups(); ++group, before += cost_of(piece))
-        if (const int64_t owner = before * lane.threads / total; begin <= owner && owner < end)
-          make_hidden(batch, piece, group, thread);
-    }
-  });
+  int64_t groups = 0;
+  for (const Piece& piece : wave.pieces) groups += piece.groups() * piece.rows;
+  const bool few = lane.threads > 1 && groups < kFewGroups * lane.threads;
+  (few ? share_columns : share_groups)(batch, wave, lane);
 }
 
 // sums += weight * down(hidden), for output columns [first, first + count).
