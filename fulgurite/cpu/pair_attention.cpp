@@ -25,7 +25,7 @@ constexpr int64_t kOwnKeys = 256;      // held at once of a token that a thread 
 constexpr int64_t kSharedKeys = 2048;  // of one that all threads share: each round has three barriers
 constexpr int64_t kPiece = 24;         // keys that are scored while so many of the next tile are asked for
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kWorthSharing = 500'000;  // products of a token: some 10 us, against three barriers
+constexpr int64_t kWorthSharing = 4'000'000;  // products of a token: some 30 us, against four barriers
 
 int64_t up_to_whole(int64_t count, int64_t part) { return (count + part - 1) / part * part; }
 

@@ -10,7 +10,7 @@ namespace fulgurite::index_select {
 namespace {
 
 constexpr int64_t kPassTokens = 512;     // that are cut into blocks and parts at a time
-constexpr int64_t kSmallWork = 1 << 18;  // multiply-adds that are not worth another thread
+constexpr int64_t kSmallWork = 1 << 19;  // multiply-adds that are not worth another thread
 
 // Tokens order[first ...] of one sequence, ascending by position.
 struct Block {
