@@ -1,8 +1,8 @@
-#include <cmath>
 #include <vector>
 
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
@@ -19,9 +19,6 @@ Support supports(const Problem& problem) {
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
                         takes_rsqrt(problem.setting), scale});
 }
-
-// fp32(n^-1/2)
-float inverse_root(int64_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
 
 Vector values_of(const ConstTensor<1>& row) {
   Vector x;
@@ -70,16 +67,8 @@ void rotate(const Problem& problem, const Args& args, int64_t t, Vector& x) {
   round_all(problem, x);
 }
 
-void hadamard(const Problem& problem, Vector& x) {
-  for (size_t stride = 1; stride < x.size(); stride *= 2) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i], b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
-  for (float& value : x) value = value * inverse_root(problem.head_dim);
+void transform(const Problem& problem, Vector& x) {
+  hadamard(x);
   round_all(problem, x);
 }
 
@@ -104,7 +93,7 @@ void prepare_query(const Problem& problem, const Args& args, int64_t t, int64_t 
   Vector q = values_of(args.q[t][h]);
   rotate(problem, args, t, q);
   if (args.rotated_q) copy(q, args.rotated_q[t][h]);
-  if (numerics.hadamard != Hadamard::kNone) hadamard(problem, q);
+  if (numerics.hadamard != Hadamard::kNone) transform(problem, q);
   const float q_scale = write_operand(problem, q, args.q_operand[t][h]);
   float weight = args.gate(t, h) * inverse_root(problem.heads);
   if (numerics.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
@@ -118,7 +107,7 @@ void prepare_key(const Problem& problem, const Args& args, int64_t t) {
   layer_norm(problem, args, k);
   rotate(problem, args, t, k);
   if (args.rotated_k) copy(k, args.rotated_k[t]);
-  if (numerics.hadamard == Hadamard::kBoth) hadamard(problem, k);
+  if (numerics.hadamard == Hadamard::kBoth) transform(problem, k);
   const float scale = write_operand(problem, k, args.key_cache.keys[place.sequence][place.position]);
   if (numerics.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
 }
