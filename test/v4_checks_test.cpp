@@ -60,8 +60,9 @@ std::vector<Result> run_layer(const Dimensions& d, int64_t ratio, int64_t tokens
   return results;
 }
 
-void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Check check = Check::kLayer) {
-  for (const auto& [stage, actual, expected] : run_layer(d, ratio, tokens, Adopt::kCodes, check)) {
+void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Adopt adopt,
+                  Check check = Check::kLayer) {
+  for (const auto& [stage, actual, expected] : run_layer(d, ratio, tokens, adopt, check)) {
     const bool output = stage == "x_out";
     const Distance apart = output ? of_output(actual, expected) : of_projection(actual, expected);
     const std::string what =
@@ -69,32 +70,38 @@ void expect_layer(const Dimensions& d, int64_t ratio, int64_t tokens, Check chec
                     check == Check::kLayer ? fmt::format("ratio {}", ratio) : "qkv_proj_rope", stage);
     testing::Test::RecordProperty(
         what, fmt::format("{:.4f} % beyond, relative L2 {:.1e}", 100 * apart.beyond, apart.relative_l2));
+    if (stage == "o_b" && adopt == Adopt::kNo)
+      continue;  // of other codes; what it makes of the layer is held
     EXPECT_LE(apart.beyond, output ? 0.008 : 0.005) << what;
     EXPECT_LE(apart.relative_l2, stage == "index q" ? 1e-2 : 1e-3) << what;
   }
 }
 
+// On Pro's inputs no code of q changes, and the layer's output is within the bounds whatever its codes. (AMX sums in
+// another order: its codes may be others.)
+Adopt for_pro() { return cpu::best_isa() == Isa::kAmx ? Adopt::kCodes : Adopt::kNo; }
+
 TEST(v4_checks, projections_of_q_and_kv_are_within_the_public_bounds) {
-  expect_layer(kFlash, 0, 8, Check::kProjections);
-  expect_layer(kPro, 0, 8, Check::kProjections);
+  expect_layer(kFlash, 0, 8, Adopt::kCodes, Check::kProjections);
+  expect_layer(kPro, 0, 8, for_pro(), Check::kProjections);
 }
 
 TEST(v4_checks, decode_over_the_window_is_within_the_public_bounds) {
-  expect_layer(kFlash, 0, 8);
-  expect_layer(kPro, 0, 8);
+  expect_layer(kFlash, 0, 8, Adopt::kCodes);
+  expect_layer(kPro, 0, 8, for_pro());
 }
 
 TEST(v4_checks, decode_with_selected_entries_is_within_the_public_bounds) {
-  expect_layer(kFlash, 4, 3);
-  expect_layer(kPro, 4, 3);
+  expect_layer(kFlash, 4, 3, Adopt::kCodes);
+  expect_layer(kPro, 4, 3, for_pro());
 }
 
 TEST(v4_checks, decode_with_every_entry_is_within_the_public_bounds) {
-  expect_layer(kFlash, 128, 3);
-  expect_layer(kPro, 128, 3);
+  expect_layer(kFlash, 128, 3, Adopt::kCodes);
+  expect_layer(kPro, 128, 3, for_pro());
 }
 
-// Without that, one code of q's latent moves all of a token's q, past the bounds, and not far.
+// On Flash's, one code of q's latent moves all of a token's q, past the bounds, and not far.
 TEST(v4_checks, a_code_that_rounds_otherwise_moves_the_layer_by_less_than_a_percent) {
   for (const auto& [stage, actual, expected] : run_layer(kFlash, 128, 3, Adopt::kNo)) {
     const Distance apart = of_output(actual, expected);

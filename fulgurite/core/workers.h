@@ -9,8 +9,8 @@ class Workers {
 
   virtual int threads() const = 0;
 
-  // Calls body(context, thread) once for each thread of [0, threads()), the caller being thread 0; returns
-  // when all have returned. The body throws nothing. One call at a time.
+  // Calls body(context, thread) once for each thread of [0, threads()); returns when all have returned. The
+  // caller is thread 0, and may be others too, one after another. The body throws nothing. One call at a time.
   virtual void run(void (*body)(void* context, int thread), void* context) = 0;
 };
 

@@ -65,10 +65,10 @@ struct RowRange {
 };
 
 // The lane, or the calling thread alone where waking the others costs more than the work does: reading twelve
-// weights a cycle, multiplying 24, against some microseconds.
+// weights a cycle, multiplying 24, against one microsecond.
 inline Lane lane_worth(const Lane& lane, int64_t tokens, int64_t rows, int64_t columns) {
   const int64_t cycles = rows * columns / 12 + tokens * rows * columns / 24;
-  return cycles >= 20000 ? lane : Lane{};
+  return cycles >= 10000 ? lane : Lane{};
 }
 
 inline int64_t panels_of(int64_t rows) { return (rows + kPanelLanes - 1) / kPanelLanes; }

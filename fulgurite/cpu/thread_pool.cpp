@@ -17,22 +17,21 @@ void pause() {
 #endif
 }
 
-// Returns the first value that is not `old`: looks for it for about 80 us, longer than
-// what one thread does between two pieces of shared work, then sleeps: waking takes as long.
-template <class T>
-T wait_for_change(const std::atomic<T>& value, T old) {
+// Looks for about 80 us, longer than what one thread does between two pieces of shared work; to sleep and be woken
+// takes as long.
+template <class Done>
+bool comes_soon(const Done& done) {
   constexpr int kLooks = 4000;
   for (int i = 0; i < kLooks; ++i) {
-    if (const T now = value.load(std::memory_order_acquire); now != old) return now;
+    if (done()) return true;
     pause();
   }
-  value.wait(old, std::memory_order_acquire);
-  return value.load(std::memory_order_acquire);
+  return false;
 }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : seats_(threads > 1 ? static_cast<size_t>(threads - 1) : 0) {
   try {
     for (int thread = 1; thread < threads; ++thread) helpers_.emplace_back([this, thread] { help(thread); });
   } catch (const std::exception&) {  // std::system_error, or no memory for another thread
@@ -44,28 +43,60 @@ ThreadPool::ThreadPool(int threads) {
 ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() {
-  body_ = nullptr;
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
+  for (Seat& seat : seats_) seat.part.store(kLeave, std::memory_order_release);
+  tell();
   for (std::thread& helper : helpers_) helper.join();
 }
 
+void ThreadPool::tell() {
+  rounds_.fetch_add(1, std::memory_order_release);
+  rounds_.notify_all();
+}
+
 void ThreadPool::run(void (*body)(void* context, int thread), void* context) {
-  body_ = body;
-  context_ = context;
-  busy_.store(static_cast<int32_t>(helpers_.size()), std::memory_order_relaxed);
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
+  for (Seat& seat : seats_) {
+    seat.body = body;
+    seat.context = context;
+    seat.part.store(kOffered, std::memory_order_release);
+  }
+  tell();
   body(context, 0);
-  for (int32_t busy = busy_.load(std::memory_order_acquire); busy != 0;) busy = wait_for_change(busy_, busy);
+  for (size_t i = 0; i < seats_.size(); ++i) {
+    uint32_t part = kOffered;
+    if (seats_[i].part.load(std::memory_order_relaxed) == kOffered &&
+        seats_[i].part.compare_exchange_strong(part, kNone, std::memory_order_relaxed))
+      body(context, static_cast<int>(i) + 1);
+  }
+  for (const Seat& seat : seats_) {
+    const auto ended = [&] { return seat.part.load(std::memory_order_acquire) == kNone; };
+    while (!comes_soon(ended)) seat.part.wait(kTaken, std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::wait_for_offer(const Seat& seat) const {
+  const auto offered = [&] {
+    const uint32_t part = seat.part.load(std::memory_order_relaxed);
+    return part == kOffered || part == kLeave;
+  };
+  while (!comes_soon(offered)) {
+    const uint32_t round = rounds_.load(std::memory_order_acquire);
+    if (offered()) return;  // before that round
+    rounds_.wait(round, std::memory_order_acquire);
+  }
 }
 
 void ThreadPool::help(int thread) {
-  for (uint32_t round = 0;;) {
-    round = wait_for_change(round_, round);
-    if (body_ == nullptr) return;
-    body_(context_, thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  Seat& seat = seats_[static_cast<size_t>(thread) - 1];
+  for (;;) {
+    wait_for_offer(seat);
+    uint32_t part = kOffered;
+    if (seat.part.compare_exchange_strong(part, kTaken, std::memory_order_acquire)) {
+      seat.body(seat.context, thread);
+      seat.part.store(kNone, std::memory_order_release);
+      seat.part.notify_one();
+    } else if (part == kLeave) {
+      return;
+    }
   }
 }
 

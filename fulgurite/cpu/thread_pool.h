@@ -1,7 +1,7 @@
 #pragma once
 // Workers of the CPU. A thread that waits spins for some microseconds, which is how long the next operation
-// takes to come, and then sleeps: on a busy machine a team that spins for milliseconds keeps its own last
-// member from running (docs/decisions/0005).
+// takes to come, and then sleeps; what a helper has not begun when the caller is done with its own part, the
+// caller does too: on a busy machine nobody waits for a thread that has no core (docs/decisions/0005).
 
 #include <atomic>
 #include <cstdint>
@@ -21,13 +21,21 @@ class ThreadPool : public Workers {
   void run(void (*body)(void* context, int thread), void* context) override;
 
  private:
+  enum Part : uint32_t { kNone, kOffered, kTaken, kLeave };
+  // Where a helper is handed its part of a round: a cache line of its own, so that a hand-over moves one line.
+  struct alignas(64) Seat {
+    std::atomic<uint32_t> part{kNone};
+    void (*body)(void*, int) = nullptr;
+    void* context = nullptr;
+  };
+
   void help(int thread);
+  void wait_for_offer(const Seat& seat) const;
+  void tell();  // wakes helpers that sleep
   void stop();  // ends and joins the helpers
 
-  void (*body_)(void*, int) = nullptr;  // of the current round; nullptr: leave
-  void* context_ = nullptr;
-  std::atomic<uint32_t> round_{0};
-  std::atomic<int32_t> busy_{0};  // helpers that have not finished the round
+  std::vector<Seat> seats_;
+  alignas(64) std::atomic<uint32_t> rounds_{0};  // changes with every offer: what helpers sleep on
   std::vector<std::thread> helpers_;
 };
 

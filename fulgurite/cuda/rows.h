@@ -2,9 +2,8 @@
 // One small row of fp32 values in scratch, on its way into a cache: what an index of the generic rows makes
 // of it. Each step ends with the rounding to the activation's type.
 
-#include <cmath>
-
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/cuda/generic.h"
 
 namespace fulgurite::cuda {
@@ -29,18 +28,8 @@ struct Row {
     round();
   }
 
-  // Of ops/indexer_prepare/indexer_prepare.h; width is a power of two.
   FULGURITE_HOST_DEVICE void hadamard() const {
-    for (int64_t stride = 1; stride < width; stride *= 2) {
-      for (int64_t i = 0; i < width; ++i) {
-        if ((i & stride) != 0) continue;
-        const float a = x[i], b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-    const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(width)));
-    for (int64_t i = 0; i < width; ++i) x[i] = x[i] * scale;
+    fulgurite::hadamard({x, static_cast<size_t>(width)});
     round();
   }
 };

@@ -39,8 +39,17 @@ double Sampler::weigh(View<const float, 1> logits) {
     candidates_.push_back({std::exp(distance), static_cast<int32_t>(i)});
     total += candidates_.back().weight;
   }
+  drop_improbable(total);
   std::ranges::make_heap(candidates_, less_probable);
   return total;
+}
+
+// All that weigh less than this hold together less than half of what top-p leaves out: none of them is kept. They are
+// most of a vocabulary, and need no order.
+void Sampler::drop_improbable(double total) {
+  const double least = 0.5 * (1.0 - options_.top_p) * total / static_cast<double>(candidates_.size());
+  if (options_.top_k > 0) return;  // top-p is of what it keeps
+  std::erase_if(candidates_, [least](const Candidate& candidate) { return candidate.weight < least; });
 }
 
 // Few are kept of a vocabulary: a heap gives them without sorting the rest. Top-p is of what top-k keeps.

@@ -32,8 +32,9 @@ class Sampler {
   static bool less_probable(const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight < b.weight : a.id > b.id;
   }
-  // The candidates as a heap; returns the sum of their weights, ids ascending.
+  // The candidates as a heap, those that cannot be kept left out; returns the sum of all weights, ids ascending.
   double weigh(View<const float, 1> logits);
+  void drop_improbable(double total);
   // Moves as many of the most probable to the end of the candidates, the most probable last, as the options
   // keep; returns how many.
   size_t keep_most_probable(double total);

@@ -7,6 +7,7 @@
 
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/ops/compressor/compressor.h"
 
@@ -103,24 +104,13 @@ void normalize(const Problem& problem, const Args& args, Vector& x) {
   round_all(problem, x);
 }
 
-void hadamard(const Problem& problem, Vector& x) {
-  for (size_t stride = 1; stride < x.size(); stride *= 2) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i], b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(problem.dim)));
-  for (float& value : x) value = value * scale;
-  round_all(problem, x);
-}
-
 void write_key(const Problem& problem, const Args& args, int64_t sequence, int64_t entry, Vector x) {
   const Numerics& numerics = problem.setting.numerics;
   const Tensor<1> key = args.keys.keys[sequence][entry];
-  if (numerics.hadamard == Hadamard::kBoth) hadamard(problem, x);
+  if (numerics.hadamard == Hadamard::kBoth) {
+    hadamard(x);
+    round_all(problem, x);
+  }
   if (numerics.index_quant == IndexQuant::kFp8) {
     args.keys.scales(sequence, entry) = quantize_e4m3(x, index_rounding(numerics), key.as<e4m3>().data);
     return;

@@ -1,36 +1,20 @@
 // The activations of a batch are coded once. The tokens of each expert are a piece of work; pieces are done
-// in waves, ascending: gate and up of all pieces of a wave, shared by groups of 128 hidden columns, each
-// coded where it was made; then down, shared by output columns, each thread going through the pieces in
-// order, so that a token's sum grows by ascending expert. So a layer of a few tokens waits for its threads
-// twice, and each weight is packed once for all tokens of its piece. What limits: few tokens an expert,
-// reading the weights; many, the products.
+// in waves, ascending (experts_cpu_wave.h). So a layer of a few tokens waits for its threads twice, and each
+// weight is packed once for all tokens of its piece. What limits: few tokens an expert, reading the weights;
+// many, the products.
 
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
-#include "fulgurite/cpu/bf16_matmul.h"
 #include "fulgurite/cpu/fp8_matmul.h"
-#include "fulgurite/cpu/rows.h"
-#include "fulgurite/ops/experts/experts.h"
+#include "fulgurite/ops/experts/experts_cpu_wave.h"
 
 namespace fulgurite::experts {
 namespace {
 
 constexpr int64_t kMostTokens =
     1024;  // of a batch: enough that packing the weights once more does not matter
-constexpr int64_t kWaveRows = cpu::kLargestChunk;
-constexpr int64_t kGroup = kActivationGroup;
-
-// What the products of a part read: codes, codes in the order of fp4 weights, or activations as they are.
-enum class Operand { kCodes, kCodesForFp4, kCopies };
-constexpr Operand kOperands[] = {Operand::kCodes, Operand::kCodesForFp4, Operand::kCopies};
-
-Operand operand_of(const Problem& problem, Part part) {
-  const linear::Problem gate = gate_problem(problem, part);
-  if (!linear::quantizes(gate)) return Operand::kCopies;
-  return is_fp4(gate.weight) ? Operand::kCodesForFp4 : Operand::kCodes;
-}
 
 cpu::ColumnOrder order_of(Operand operand) {
   return operand == Operand::kCodesForFp4 ? cpu::ColumnOrder::kFp4 : cpu::ColumnOrder::kNatural;
@@ -60,35 +44,6 @@ Support supports(const Problem& problem) {
   return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem),
                         takes_part(problem, Part::kRouted), takes_part(problem, Part::kShared)});
 }
-
-// Some tokens of one expert.
-struct Piece {
-  const Mlp* mlp;
-  Part part;
-  int64_t first, rows;        // entries
-  cpu::OperandRows x;         // the batch's where all its tokens have chosen the expert,
-  cpu::OperandMemory copy;    // else a copy of the rows that have
-  cpu::OperandMemory hidden;  // silu(gate) * up
-
-  int64_t groups() const { return (mlp->gate.out + kGroup - 1) / kGroup; }
-  cpu::OperandRows hidden_rows() const {
-    return {hidden.values, hidden.scales, rows, mlp->gate.out, x.order};
-  }
-};
-
-struct Scratch {
-  int32_t* ends;    // [experts]: of each expert's entries
-  int32_t* tokens;  // [entries]: by expert, then token; the shared expert's last
-  float* weights;   // [entries]
-  Piece* pieces;    // of the batch
-  cpu::OperandMemory operands[std::size(kOperands)];  // of the batch, each where a part reads it
-  cpu::OperandMemory gathered;                        // of a wave
-  cpu::OperandMemory hidden;                          // of a wave
-  float* sums;                                        // [tokens, hidden]
-  cpu::SumTiles gate, up;
-  float* groups;         // of each thread, [rows, kGroup]: silu(gate) * up
-  int64_t group_floats;  // of one thread
-};
 
 // The largest batch, in counts.
 struct Sizes {
@@ -122,8 +77,8 @@ Scratch cut_scratch(const Problem& problem, int threads, cpu::Cutter& cutter) {
           cutter.take<float>(s.tokens * problem.hidden),
           cpu::cut_sum_tiles(cutter, threads, s.wave_rows),
           cpu::cut_sum_tiles(cutter, threads, s.wave_rows),
-          cutter.take<float>(threads * s.wave_rows * kGroup),
-          s.wave_rows * kGroup};
+          cutter.take<float>(threads * std::max(s.wave_rows, kFewGroups) * kGroup),
+          std::max(s.wave_rows, kFewGroups) * kGroup};
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) {
@@ -131,33 +86,6 @@ int64_t workspace_bytes(const Problem& problem, int threads) {
   cut_scratch(problem, threads, cutter);
   return cutter.bytes();
 }
-
-struct Batch {
-  const Problem& problem;
-  const Args& args;  // of the batch's tokens
-  const cpu::Kernels& kernels;
-  const Lane& lane;
-  Scratch scratch;
-  cpu::OperandRows operands[std::size(kOperands)];  // of all tokens
-
-  const cpu::OperandRows& all(Part part) const {
-    return operands[static_cast<size_t>(operand_of(problem, part))];
-  }
-  int64_t tokens() const { return args.x.extent[0]; }
-  // The rounding of an activation.
-  void round(float* values, int64_t count) const {
-    cpu::round_floats(kernels, args.out.dtype, values, count);
-  }
-  ScaleRounding scale_rounding() const { return activation_rounding(problem.setting.numerics); }
-};
-
-// Pieces that are done together.
-struct Wave {
-  std::span<Piece> pieces;
-  bool first, last;  // of the batch
-};
-
-// --- who does what ---
 
 // Sorts (token, slot) by expert, then token; every token's entry of the shared expert comes last.
 void make_entries(const Args& args, const Scratch& scratch) {
@@ -214,137 +142,6 @@ void place(const Batch& batch, const Wave& wave) {
     }
     piece.hidden = take_rows(hidden, piece.rows, piece.mlp->gate.out);
   }
-}
-
-// The lane, or the caller alone where the products of a round are not worth waking the others.
-Lane lane_for(const Batch& batch, const Wave& wave) {
-  int64_t columns = 0, rows = 0;
-  for (const Piece& piece : wave.pieces) {
-    columns += piece.mlp->gate.out;
-    rows = std::max(rows, piece.rows);
-  }
-  return cpu::lane_worth(batch.lane, rows, columns, batch.problem.hidden);
-}
-
-// --- the three rounds of a wave ---
-
-// Fills the copies.
-void gather(const Batch& batch, const Wave& wave) {
-  const auto has_all = [](const Piece& piece) { return piece.copy.values == nullptr; };
-  if (std::ranges::all_of(wave.pieces, has_all)) return;
-  const int64_t groups = (batch.problem.hidden + kGroup - 1) / kGroup;
-  cpu::parallel_for(lane_for(batch, wave), groups, [&](int64_t begin, int64_t end, int) {
-    for (const Piece& piece : wave.pieces) {
-      if (has_all(piece)) continue;
-      const cpu::OperandRows& all = batch.all(piece.part);
-      for (int64_t i = begin * piece.rows; i < end * piece.rows; ++i) {
-        const int64_t from = i / piece.rows * all.rows + batch.scratch.tokens[piece.first + i % piece.rows];
-        std::copy_n(all.values + from * kGroup, kGroup, piece.copy.values + i * kGroup);
-        if (all.scales != nullptr) piece.copy.scales[i] = all.scales[from];
-      }
-    }
-  });
-}
-
-void multiply(const Batch& batch, const Piece& piece, const cpu::OperandRows& x, const PreparedMatrix& weight,
-              cpu::RowRange rows, const cpu::SumTile& tile) {
-  if (operand_of(batch.problem, piece.part) != Operand::kCopies)
-    cpu::fp8_sums(batch.kernels, x, weight, rows, tile);
-  else
-    cpu::bf16_sums(batch.kernels, x, weight, rows, tile);
-}
-
-// A row of one group of hidden columns, as down reads it.
-void write_operand(const Batch& batch, const Piece& piece, int64_t row, const float* values, int64_t count) {
-  uint16_t* const to = piece.hidden.values + row * kGroup;
-  const Operand operand = operand_of(batch.problem, piece.part);
-  if (operand != Operand::kCopies) {
-    uint8_t codes[kGroup];
-    piece.hidden.scales[row] = batch.kernels.quantize_e4m3(values, count, batch.scale_rounding(), codes);
-    batch.kernels.widen_e4m3(codes, count, 1.0f, to);
-  } else {
-    batch.kernels.narrow_bf16(values, count, to);
-  }
-  std::fill(to + count, to + kGroup, uint16_t{0});
-  if (operand == Operand::kCodesForFp4) cpu::order_for_fp4(to);
-}
-
-// What is multiplied before down.
-float weight_before_down(const Batch& batch, const Piece& piece, int64_t row) {
-  return batch.problem.weight_before_down ? batch.scratch.weights[piece.first + row] : 1.0f;
-}
-
-// hidden = (silu(gate(x)) * up(x)) * weight, one group of its columns.
-void make_hidden(const Batch& batch, const Piece& piece, int64_t group, int thread) {
-  const int64_t lanes = cpu::tile_lanes(piece.rows), first = group * kGroup;
-  const int64_t columns = std::min(kGroup, piece.mlp->gate.out - first);
-  const cpu::SumTile gate = batch.scratch.gate[thread], up = batch.scratch.up[thread];
-  float* const hidden = batch.scratch.groups + thread * batch.scratch.group_floats;
-  const float limit = limit_of(batch.problem, piece.part);
-  for (int64_t l = 0; l < columns; l += lanes) {
-    const cpu::RowRange range{first + l, std::min(lanes, columns - l)};
-    multiply(batch, piece, piece.x, piece.mlp->gate, range, gate);
-    multiply(batch, piece, piece.x, piece.mlp->up, range, up);
-    for (int64_t r = 0; r < piece.rows; ++r) {
-      float *const g = gate.sums + r * lanes, *const u = up.sums + r * lanes;
-      batch.round(g, range.count);
-      batch.round(u, range.count);
-      batch.kernels.silu_mul_limited(g, u, range.count, limit, weight_before_down(batch, piece, r),
-                                     hidden + r * kGroup + l);
-    }
-  }
-  for (int64_t r = 0; r < piece.rows; ++r) {
-    batch.round(hidden + r * kGroup, columns);
-    write_operand(batch, piece, group * piece.rows + r, hidden + r * kGroup, columns);
-  }
-}
-
-// Shares the groups of all pieces: a group costs what packing does, four rows' products, and its own rows'.
-void make_all_hidden(const Batch& batch, const Wave& wave) {
-  const auto cost_of = [](const Piece& piece) { return 4 + piece.rows; };
-  int64_t total = 0;
-  for (const Piece& piece : wave.pieces) total += piece.groups() * cost_of(piece);
-  const Lane lane = lane_for(batch, wave);
-  cpu::parallel_for(lane, lane.threads, [&](int64_t begin, int64_t end, int thread) {
-    int64_t before = 0;
-    for (const Piece& piece : wave.pieces) {
-      for (int64_t group = 0; group < piece.groups(); ++group, before += cost_of(piece))
-        if (const int64_t owner = before * lane.threads / total; begin <= owner && owner < end)
-          make_hidden(batch, piece, group, thread);
-    }
-  });
-}
-
-// sums += weight * down(hidden), for output columns [first, first + count).
-void add_output(const Batch& batch, const Piece& piece, int64_t first, int64_t count,
-                const cpu::SumTile& tile) {
-  const int64_t lanes = cpu::tile_lanes(piece.rows), end = first + count;
-  for (; first < end; first += lanes) {
-    const cpu::RowRange range{first, std::min(lanes, end - first)};
-    multiply(batch, piece, piece.hidden_rows(), piece.mlp->down, range, tile);
-    for (int64_t r = 0; r < piece.rows; ++r) {
-      float* const y = tile.sums + r * lanes;
-      const int64_t entry = piece.first + r, token = batch.scratch.tokens[entry];
-      batch.round(y, range.count);
-      const float weight = batch.problem.weight_before_down ? 1.0f : batch.scratch.weights[entry];
-      batch.kernels.add_scaled(y, weight, range.count,
-                               batch.scratch.sums + token * batch.problem.hidden + first);
-    }
-  }
-}
-
-void add_all_outputs(const Batch& batch, const Wave& wave) {
-  const int64_t hidden = batch.problem.hidden, panels = (hidden + cpu::kPanelLanes - 1) / cpu::kPanelLanes;
-  cpu::parallel_for(lane_for(batch, wave), panels, [&](int64_t begin, int64_t end, int thread) {
-    const int64_t first = begin * cpu::kPanelLanes, count = std::min(hidden, end * cpu::kPanelLanes) - first;
-    const auto sums = [&](int64_t t) { return batch.scratch.sums + t * hidden + first; };
-    if (wave.first)
-      for (int64_t t = 0; t < batch.tokens(); ++t) std::fill_n(sums(t), count, 0.0f);
-    for (const Piece& piece : wave.pieces) add_output(batch, piece, first, count, batch.scratch.gate[thread]);
-    if (wave.last)
-      for (int64_t t = 0; t < batch.tokens(); ++t)
-        cpu::write_floats(batch.kernels, sums(t), first, count, batch.args.out[t]);
-  });
 }
 
 // As many pieces from `begin` on as a wave holds.

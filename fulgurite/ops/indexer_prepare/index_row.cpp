@@ -1,19 +1,16 @@
 #include "fulgurite/ops/indexer_prepare/index_row.h"
 
-#include <cmath>
 #include <vector>
 
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
 
 using Vector = std::vector<float>;
-
-// fp32(n^-1/2)
-float inverse_root(size_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
 
 Vector values_of(const ConstTensor<1>& row) {
   Vector x;
@@ -30,15 +27,8 @@ void store_with_scale(const Numerics& numerics, std::span<const float> x, int64_
 }  // namespace
 
 void hadamard(const Numerics& numerics, std::span<float> x) {
-  for (size_t stride = 1; stride < x.size(); stride *= 2) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i], b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
-  for (float& value : x) value = round_to(activation_type(numerics), value * inverse_root(x.size()));
+  fulgurite::hadamard(x);
+  for (float& value : x) value = round_to(activation_type(numerics), value);
 }
 
 float store_operand(const Numerics& numerics, std::span<const float> x, const Tensor<1>& row) {
@@ -72,9 +62,9 @@ void store_key(const Numerics& numerics, const ConstTensor<1>& key, int64_t sequ
 
 float head_weight(const Problem& problem, float gate, float q_scale) {
   const bool narrow = !problem.keys && problem.setting.numerics.gate == Gate::kBf16;
-  float weight = (narrow ? round_to_bf16(gate) : gate) * inverse_root(static_cast<size_t>(problem.heads));
+  float weight = (narrow ? round_to_bf16(gate) : gate) * inverse_root(problem.heads);
   if (problem.setting.numerics.index_quant == IndexQuant::kFp8) weight = weight * q_scale;
-  return weight * inverse_root(static_cast<size_t>(problem.head_dim));
+  return weight * inverse_root(problem.head_dim);
 }
 
 }  // namespace fulgurite::indexer_prepare

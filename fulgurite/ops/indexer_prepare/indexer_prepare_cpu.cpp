@@ -2,10 +2,10 @@
 // memory and written in the form of the operand.
 
 #include <algorithm>
-#include <cmath>
 #include <span>
 
 #include "fulgurite/core/bf16.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/rounding.h"
 #include "fulgurite/cpu/fp4_rounding.h"
 #include "fulgurite/cpu/kernels.h"
@@ -40,8 +40,6 @@ int64_t bytes_per_thread(const Problem& problem) {
 }
 
 int64_t workspace_bytes(const Problem& problem, int threads) { return threads * bytes_per_thread(problem); }
-
-float inverse_root(int64_t n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
 
 // What every vector of a call reads.
 struct Run {

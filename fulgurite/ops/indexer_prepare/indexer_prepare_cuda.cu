@@ -1,7 +1,6 @@
-#include <cmath>
-
 #include "fulgurite/core/check.h"
 #include "fulgurite/core/element.h"
+#include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/cuda/generic.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
@@ -15,11 +14,6 @@ Support supports(const Problem& problem) {
   if (problem.head_dim > kWidest)
     return Refusal{fmt::format("head_dim = {}, takes at most {}", problem.head_dim, kWidest)};
   return first_refusal({cuda::takes_generic(problem.setting), kReference.supports(problem)});
-}
-
-// fp32(n^-1/2)
-FULGURITE_HOST_DEVICE float inverse_root(int64_t n) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
 }
 
 // The steps that queries and keys share, on one vector of head_dim values.
@@ -44,15 +38,7 @@ struct Steps {
   }
 
   FULGURITE_HOST_DEVICE void hadamard(float* x) const {
-    for (int64_t stride = 1; stride < problem.head_dim; stride *= 2) {
-      for (int64_t i = 0; i < problem.head_dim; ++i) {
-        if ((i & stride) != 0) continue;
-        const float a = x[i], b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-    for (int64_t i = 0; i < problem.head_dim; ++i) x[i] = x[i] * inverse_root(problem.head_dim);
+    fulgurite::hadamard({x, static_cast<size_t>(problem.head_dim)});
     round_all(x);
   }
 

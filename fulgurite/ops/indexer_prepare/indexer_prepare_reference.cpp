@@ -1,4 +1,3 @@
-#include <cmath>
 #include <vector>
 
 #include "fulgurite/core/check.h"

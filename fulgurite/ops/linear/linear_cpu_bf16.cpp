@@ -1,6 +1,6 @@
 // bf16 operands: a tile of the weight's rows, a group of its columns at a time, is packed into panels in the
-// first cache and met by all tokens of a chunk. What limits: a few tokens, reading the weight; many, the
-// products.
+// first cache and met by all tokens of a chunk. The threads share the rows, or many tokens of few rows. What
+// limits: a few tokens, reading the weight; many, the products.
 
 #include "fulgurite/cpu/bf16_matmul.h"
 #include "fulgurite/ops/linear/linear.h"
@@ -23,6 +23,8 @@ Support supports(const Problem& problem) {
                         takes_reading(problem), cpu::takes_bf16_weight(problem.weight)});
 }
 
+constexpr int64_t kWorthPacking = 32;  // tokens
+
 struct Scratch {
   cpu::OperandMemory x;
   cpu::SumTiles tiles;
@@ -43,22 +45,51 @@ int64_t workspace_bytes(const Problem& problem, int threads) {
   return cutter.bytes();
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
-  check(problem, args);
-  cpu::Cutter cutter(lane.workspace.data());
-  const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
+// A tile of the weight's rows with tokens [first, first + x.rows).
+void multiply(const Problem& problem, const Args& args, const cpu::OperandRows& x, int64_t first,
+              cpu::RowRange rows, const cpu::SumTile& tile) {
   const cpu::Kernels& kernels = cpu::kernels(problem.setting.target.isa);
+  cpu::bf16_sums(kernels, x, *args.weight, rows, tile);
+  cpu::store_sums(kernels, tile.sums, rows.count, args.y.slice(0, first, x.rows), rows.first);
+}
+
+void share_rows(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {
   const int64_t tokens = args.x.extent[0], chunk = chunk_of(problem);
   for (int64_t t = 0; t < tokens; t += chunk) {
     const int64_t count = std::min(chunk, tokens - t);
     const cpu::OperandRows x = cpu::copy_rows({args.x.slice(0, t, count), count}, scratch.x);
-    const Tensor<2> y = args.y.slice(0, t, count);
     cpu::share_tiles(lane, count, problem.out, problem.in, [&](cpu::RowRange rows, int thread) {
-      const cpu::SumTile tile = scratch.tiles[thread];
-      cpu::bf16_sums(kernels, x, *args.weight, rows, tile);
-      cpu::store_sums(kernels, tile.sums, rows.count, y, rows.first);
+      multiply(problem, args, x, t, rows, scratch.tiles[thread]);
     });
   }
+}
+
+// Many tokens of few rows: each thread copies tokens of its own and meets all rows with them, so that none reads
+// what another copied.
+void share_tokens(const Problem& problem, const Args& args, const Lane& lane, const Scratch& scratch) {
+  const int64_t own = chunk_of(problem) / lane.threads;  // of one thread's at a time
+  cpu::parallel_for(lane, args.x.extent[0], [&](int64_t begin, int64_t end, int thread) {
+    constexpr int64_t kGroup = kActivationGroup;
+    const int64_t values = (problem.in + kGroup - 1) / kGroup * kGroup * own;
+    const cpu::OperandMemory memory{scratch.x.values + thread * values, nullptr};
+    for (int64_t t = begin; t < end; t += own) {
+      const int64_t count = std::min(own, end - t);
+      const cpu::OperandRows x = cpu::copy_rows({args.x.slice(0, t, count), count}, memory);
+      cpu::for_tiles_of_panels(0, cpu::panels_of(problem.out), problem.out, count, [&](cpu::RowRange rows) {
+        multiply(problem, args, x, t, rows, scratch.tiles[thread]);
+      });
+    }
+  });
+}
+
+void run(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  cpu::Cutter cutter(lane.workspace.data());
+  const Scratch scratch = cut_scratch(problem, lane.threads, cutter);
+  // So many tokens that a thread's meet the rows as often as copying and packing both pays for.
+  const int64_t each = std::min(chunk_of(problem), args.x.extent[0]) / lane.threads;
+  const bool by_tokens = lane.threads > 1 && each >= kWorthPacking && problem.out <= each;
+  (by_tokens ? share_tokens : share_rows)(problem, args, lane, scratch);
 }
 
 }  // namespace
