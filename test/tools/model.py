@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from rounding import F32, F64, bf16, fp32
+from rounding import F32, F64, bf16_of_double, fp32
 from tensor_file import read_checkpoint
 
 
@@ -30,7 +30,7 @@ class Matrix:
 
     def in_bf16(self):
         if "bf16" not in self.forms:
-            self.forms["bf16"] = bf16(self.exact()).astype(F64)
+            self.forms["bf16"] = bf16_of_double(self.exact()).astype(F64)
         return self.forms["bf16"]
 
     def codes(self):

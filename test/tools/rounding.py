@@ -15,6 +15,13 @@ def bf16(x):
     return np.where(np.isnan(x), F32(np.nan), rounded.view(F32))
 
 
+def bf16_of_double(x):
+    """One rounding, not one to fp32 and another."""
+    _, exponent = np.frexp(x)
+    step = np.ldexp(1.0, exponent - 8)
+    return fp32(np.rint(x / step) * step)
+
+
 def fp16(x):
     with np.errstate(over="ignore"):
         return np.asarray(x, F32).astype(np.float16).astype(F32)
