@@ -26,6 +26,7 @@ class Choices:
     softmax_p: str = "fp32"              # fp32, bf16
     qk_operands: str = "fp32"            # fp32, bf16
     ties: str = "lower"                  # lower, higher
+    sum_step: int = 0                    # columns that a sum takes before it is rounded to fp32; 0: all
 
     # Mistakes.
     index_key_norm: str = "layer"        # rms: without mean and bias

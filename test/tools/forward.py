@@ -30,10 +30,12 @@ class Pass:
         self.table = rope_table(model.frequencies, tokens)
         self.store = _STORE[choices.activation]
 
+    def dot(self, x, w):
+        return dot(x, w, self.choices.sum_step)
+
     def root(self, mean_square, eps):
         exact = fp32(1 / np.sqrt(fp32(mean_square + F32(eps)).astype(F64)))
-        error = self.choices.rsqrt_error
-        return exact * F32(1 + error) if error else exact
+        return fp32(exact.astype(F64) * (1 + self.choices.rsqrt_error))
 
     def rms_norm(self, x, weight, eps):
         mean_square = fp32(np.square(x.astype(F64)).mean(-1, keepdims=True))
@@ -50,7 +52,7 @@ class Pass:
         total = np.zeros((len(x), len(weights)), F32)
         for block in range(scale.shape[-1]):
             columns = slice(128 * block, 128 * (block + 1))
-            partial = dot(codes[:, columns], weights[:, columns])
+            partial = self.dot(codes[:, columns], weights[:, columns])
             total = fma(partial, scale[:, block, None] * row_scale[None, :, block], total)
         return total
 
@@ -58,7 +60,7 @@ class Pass:
         matrix = self.model.matrix(name)
         if self.choices.activation_quant and matrix.quantized:
             return self.store(self.fp8_linear(x, matrix))
-        return self.store(dot(x, matrix.exact()))
+        return self.store(self.dot(x, matrix.exact()))
 
     def used_in_bf16(self, matrix):
         """A quantized weight where a product of bf16 is wanted."""
@@ -72,13 +74,15 @@ class Pass:
         return self.store(total) if self.choices.norm_input == "rounded" else total
 
 
-def cached_latent(ops, latent):
-    """What attention reads of the latent cache."""
+def cached(ops, latent, k_rope):
+    """What attention reads of a row of the latent cache."""
     cache = ops.choices.latent_cache
-    if cache == "fp8":
-        codes, scale = quantize(latent, 128, True)
-        return ops.store(codes * spread(scale, 128, latent.shape[-1]))
-    return bf16(latent) if cache == "bf16" else latent
+    if cache == "fp32":
+        return latent, k_rope
+    if cache == "bf16":
+        return bf16(latent), bf16(k_rope)
+    codes, scale = quantize(latent, 128, True)
+    return ops.store(codes * spread(scale, 128, latent.shape[-1])), bf16(k_rope)
 
 
 def attention_block(ops, x, prefix, topk, dump):
@@ -91,10 +95,7 @@ def attention_block(ops, x, prefix, topk, dump):
     q = np.concatenate([q[..., :model.nope], ops.store(rotate(q[..., model.nope:], ops.table, style))], -1)
     latent, k_rope = np.split(ops.linear(x, prefix + "kv_a_proj_with_mqa"), [-model.rope], -1)
     latent = ops.rms_norm(latent, model.tensors[prefix + "kv_a_layernorm.weight"], model.latent_eps)
-    latent = cached_latent(ops, latent)
-    k_rope = ops.store(rotate(k_rope, ops.table, style))
-    if ops.choices.latent_cache == "bf16":
-        k_rope = bf16(k_rope)
+    latent, k_rope = cached(ops, latent, ops.store(rotate(k_rope, ops.table, style)))
     dump.update(q_latent=q_latent, q=q, kv_latent=latent, k_rope=k_rope)
     if prefix + "indexer.wk.weight" in model.tensors:
         index = index_keys_and_queries(ops, x, q_latent, prefix + "indexer.")
@@ -111,7 +112,7 @@ def route(ops, x, prefix):
     """Ids, ascending, and weights [tokens, experts per token]."""
     config = ops.model.config
     tokens, groups, keep = len(x), config["n_group"], config["topk_group"]
-    logits = dot(x, ops.model.tensors[prefix + "gate.weight"])
+    logits = ops.dot(x, ops.model.tensors[prefix + "gate.weight"])
     score = fp32(1 / (1 + np.exp(-logits.astype(F64))))
     bias = ops.model.tensors[prefix + "gate.e_score_correction_bias"]
     biased = score + (bf16(bias) if ops.choices.router_bias == "bf16" else bias)
@@ -170,7 +171,7 @@ def begin(model, choices, ids):
 def logits(model, choices, state):
     ops = Pass(model, choices, len(state.sum))
     x = ops.rms_norm(ops.norm_reads(state.sum), model.tensors["model.norm.weight"], model.eps)
-    return dot(x, model.tensors["lm_head.weight"])
+    return ops.dot(x, model.tensors["lm_head.weight"])
 
 
 def run(model, choices, ids, first_layer=0, states=()):

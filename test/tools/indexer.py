@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 
 from model import Matrix, rotate
-from rounding import F32, F64, bf16, dot, e2m1, fma, fp32, hadamard, quantize, spread
+from rounding import F32, F64, bf16, e2m1, fma, fp32, hadamard, quantize, spread
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ def _key_projection(ops, x, name):
     matrix, choices = ops.model.matrix(name), ops.choices
     if choices.indexer_wk == "fp8":
         return ops.store(ops.fp8_linear(x, matrix))
-    return ops.store(dot(x, matrix.in_bf16() if choices.indexer_wk == "bf16" else matrix.exact()))
+    return ops.store(ops.dot(x, matrix.in_bf16() if choices.indexer_wk == "bf16" else matrix.exact()))
 
 
 def _in_codes(ops, values):
@@ -52,7 +52,7 @@ def _in_codes(ops, values):
 def _gate(ops, x, name):
     """The head gate's sum, which is fp32 in whatever the stream is stored."""
     weight = ops.model.tensors[name + ".weight"]
-    total = (ops.fp8_linear(x, _in_codes(ops, weight)) if ops.choices.gate_weight == "fp8" else dot(x, weight))
+    total = (ops.fp8_linear(x, _in_codes(ops, weight)) if ops.choices.gate_weight == "fp8" else ops.dot(x, weight))
     return bf16(total) if ops.choices.gate == "bf16" else total
 
 
@@ -96,7 +96,7 @@ def index_scores(ops, index):
     tokens = len(index.q)
     scores = np.zeros((tokens, tokens), F32)
     for head in range(ops.model.index_heads):
-        product = dot(index.q_codes[:, head], index.k_codes)
+        product = ops.dot(index.q_codes[:, head], index.k_codes)
         if ops.choices.index_relu:
             product = np.maximum(product, F32(0))
         scores = fma(index.weights[:, head, None], product, scores)

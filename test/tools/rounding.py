@@ -53,9 +53,15 @@ def fma(a, b, c):
     return fp32(np.asarray(a, F64) * np.asarray(b, F64) + np.asarray(c, F64))
 
 
-def dot(x, w):
-    """x [..., k] by w [n, k]: a sum in double, rounded to fp32 once."""
-    return fp32(np.matmul(np.asarray(x, F64), np.swapaxes(np.asarray(w, F64), -1, -2)))
+def dot(x, w, step=0):
+    """x [..., k] by w [n, k]: a sum in double, rounded to fp32 once; or, as tensor cores add, after every `step` columns."""
+    x, w = np.asarray(x, F64), np.swapaxes(np.asarray(w, F64), -1, -2)
+    if not step:
+        return fp32(x @ w)
+    total = fp32(x[..., :step] @ w[..., :step, :])
+    for at in range(step, x.shape[-1], step):
+        total = fp32(total + x[..., at:at + step] @ w[..., at:at + step, :])
+    return total
 
 
 def quantize(x, group, power_of_two, to_codes=e4m3, largest=448, floor=1e-4):

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Holds `fulgurite bisect` against dumps that the library did not write: correct ones, and 25 with a known fault each.
+
+The stage has to be right for all 25; the knob for at least 18 of the 20 that have one; and no knob may be named for at least
+4 of the 5 that none explains. Correct dumps have to pass.
+"""
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from choices import PRESETS
+from faults import FAULTS, NONE
+from forward import run
+from model import Model
+from tensor_file import read, write
+
+# More than index_topk, so that the indexer chooses; 128 and 64.
+TOKENS = {"tiny-v32": 192, "tiny-glm5": 128}
+# Sums are rounded to fp32 every 32 columns, as an engine's are in some order of its own, so that no row equals the
+# references bit for bit.
+SUM_STEP = 32
+KNOBS_NEEDED, NONES_NEEDED = 18, 4
+
+
+@dataclasses.dataclass
+class Finding:
+    """What the tool says of a dump."""
+    stage: str  # "" where it passes
+    knob: str
+    error: str = ""
+
+
+class Dumps:
+    """Models, prompts and correct passes, each made once."""
+
+    def __init__(self, models, golden):
+        self.models, self.golden, self.kept = models, golden, {}
+
+    def _once(self, key, make):
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def model(self, name):
+        return self._once(name, lambda: Model(os.path.join(self.models, name)))
+
+    def ids(self, name):
+        path = os.path.join(self.golden, name + ".safetensors")
+        return self._once("ids of " + name, lambda: read(path, "seq0.input_ids".__eq__)["seq0.input_ids"][:TOKENS[name]])
+
+    def correct(self, name, numerics):
+        choices = dataclasses.replace(PRESETS[numerics], sum_step=SUM_STEP)
+        return self._once((name, numerics), lambda: run(self.model(name), choices, self.ids(name)))
+
+    def faulty(self, fault):
+        tensors, states = self.correct(fault.model, fault.numerics)
+        model = self.model(fault.model)
+        if fault.weights:
+            model = model.edited(fault.weights(model))
+        choices = dataclasses.replace(fault.choices(), sum_step=SUM_STEP)
+        if fault.first_layer == 0:
+            states = ()
+        changed, _ = run(model, choices, self.ids(fault.model), fault.first_layer, states)
+        return {**tensors, **changed}
+
+
+def differing(dump, correct):
+    """Names of the tensors that are not those of the correct dump."""
+    return {name for name in dump if not np.array_equal(dump[name], correct[name])}
+
+
+def bisect(tool, model, dump, numerics, directory):
+    """Runs the tool; its JSON is what counts."""
+    report = os.path.join(directory, "report.json")
+    if os.path.exists(report):
+        os.remove(report)
+    done = subprocess.run([tool, "bisect", model, "--dump", dump, "--numerics", numerics, "--json", report],
+                          capture_output=True, text=True, check=False)
+    if not os.path.exists(report):
+        return Finding("", "", (done.stderr or done.stdout).strip() or f"exit code {done.returncode}")
+    with open(report, encoding="utf-8") as file:
+        return finding_of(json.load(file), done.returncode)
+
+
+def finding_of(report, code):
+    raise NotImplementedError
+
+
+def judge(fault, finding):
+    """(is the stage right, is the knob right)"""
+    return finding.stage == fault.stage, finding.knob == fault.knob
+
+
+def check_correct(tool, dumps, directory):
+    """Dumps without a fault, of every model in either numerics: all have to pass. Returns lines about those that do not."""
+    problems = []
+    for name in TOKENS:
+        for numerics in PRESETS:
+            path = os.path.join(directory, f"{name}-{numerics}.safetensors")
+            write(path, dumps.correct(name, numerics)[0])
+            found = bisect(tool, os.path.join(dumps.models, name), path, numerics, directory)
+            said = found.error or found.stage
+            if said:
+                problems.append(f"the correct dump of {name} in {numerics} does not pass: {said}")
+            print(f"correct dump of {name}, {numerics}: {said or 'passes'}", flush=True)
+    return problems
+
+
+def check_fault(tool, dumps, fault, number, directory):
+    """What was found, and whether stage and knob are right."""
+    dump = dumps.faulty(fault)
+    if fault.stage not in differing(dump, dumps.correct(fault.model, fault.numerics)[0]):
+        return Finding("", "", "these weights and tokens do not show the fault"), False, False
+    path = os.path.join(directory, f"fault{number:02}.safetensors")
+    write(path, dump)
+    found = bisect(tool, os.path.join(dumps.models, fault.model), path, fault.numerics, directory)
+    return (found, *judge(fault, found))
+
+
+def mark(right):
+    return "" if right else " (wrong)"
+
+
+def check_faults(tool, dumps, chosen, directory):
+    """A table row for each fault, and the counts of stages, knobs and nones that are right."""
+    rows = [["fault", "reported in", "model", "numerics", "stage", "found", "knob", "found"]]
+    stages, knobs, nones = 0, 0, 0
+    for number, fault in enumerate(chosen):
+        found, stage_right, knob_right = check_fault(tool, dumps, fault, number, directory)
+        stages += stage_right
+        if fault.knob == NONE:
+            nones += knob_right
+        else:
+            knobs += knob_right
+        rows.append([fault.name, fault.source, fault.model, fault.numerics, fault.stage,
+                     (found.error or found.stage or "passes") + mark(stage_right), fault.knob,
+                     (found.knob or NONE) + mark(knob_right)])
+    return rows, stages, knobs, nones
+
+
+def text_table(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def markdown_table(rows):
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0])] + lines[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tool", help="the command `fulgurite`")
+    parser.add_argument("source", help="the directory with models/ and golden/")
+    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--keep", help="a directory for the dumps; else they are temporary")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/faults.md")
+    options = parser.parse_args()
+    chosen = [fault for fault in FAULTS if options.only in fault.name]
+    dumps = Dumps(os.path.join(options.source, "models"), os.path.join(options.source, "golden"))
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = options.keep or temporary
+        os.makedirs(directory, exist_ok=True)
+        problems = [] if options.only else check_correct(options.tool, dumps, directory)
+        rows, stages, knobs, nones = check_faults(options.tool, dumps, chosen, directory)
+    print(markdown_table(rows) if options.markdown else text_table(rows))
+    explained = sum(fault.knob != NONE for fault in chosen)
+    print(f"stage: {stages} of {len(chosen)}; knob: {knobs} of {explained}; "
+          f"none where none explains: {nones} of {len(chosen) - explained}")
+    spared = (20 - KNOBS_NEEDED, 5 - NONES_NEEDED) if not options.only else (0, 0)
+    if stages < len(chosen) or knobs < explained - spared[0] or nones < len(chosen) - explained - spared[1]:
+        problems.append("bisect names too few of the faults")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
