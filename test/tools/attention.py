@@ -24,8 +24,8 @@ def _tile(ops, scores, values, maximum):
     return fp32(summed.astype(F64).sum(-1)), ops.dot(rounded, np.swapaxes(values, -1, -2))
 
 
-def _softmax(ops, scores, values):
-    """scores [queries, heads, list], -infinity where the list is over; values [queries, 1 or heads, list, width]."""
+def softmax(ops, scores, values, sink=None):
+    """scores [queries, heads, list], -infinity where there is no row; values [queries, list, width]."""
     choices, length = ops.choices, scores.shape[-1]
     step = choices.softmax_tile or length
     maximum = np.full(scores.shape[:-1], -np.inf, F32)
@@ -34,6 +34,8 @@ def _softmax(ops, scores, values):
     for at in range(0, length, step):
         tile, rows = scores[..., at:at + step], values[..., at:at + step, :]
         own = tile.max(-1)
+        if not np.isfinite(own).any():
+            continue
         now = np.maximum(maximum, own)
         alpha = _exp(maximum - now)
         if choices.softmax_merge == "independent":
@@ -47,6 +49,8 @@ def _softmax(ops, scores, values):
             total = fma(total, alpha, tile_sum)
         out = out * alpha[..., None] + tile_out
         maximum = now
+    if sink is not None:
+        total = total + _exp(sink - maximum)
     return out / total[..., None]
 
 
@@ -65,7 +69,7 @@ def _attend_latent(ops, q, latent, k_rope, lists, w_uk, w_uv):
         chosen = lists[at:at + _QUERIES_AT_ONCE]
         scores = ops.dot(queries[at:at + _QUERIES_AT_ONCE], keys[chosen]) * scale
         scores = np.where(chosen[:, None] < 0, F32(-np.inf), scores)
-        heads.append(ops.store(_softmax(ops, scores, latent[chosen])))
+        heads.append(ops.store(softmax(ops, scores, latent[chosen])))
     out = np.concatenate(heads)
     return np.stack([ops.store(ops.dot(out[:, h], w_uv[h])) for h in range(len(w_uv))], 1)
 
@@ -78,7 +82,7 @@ def _attend_expanded(ops, q, latent, k_rope, lists, w_uk, w_uv):
         values = ops.store(ops.dot(latent, w_uv[h]))
         scores = ops.dot(_operand(ops, q[:, None, h]), keys[lists]) * scale
         scores = np.where(lists[:, None] < 0, F32(-np.inf), scores)
-        heads.append(ops.store(_softmax(ops, scores, values[lists])))
+        heads.append(ops.store(softmax(ops, scores, values[lists])))
     return np.concatenate(heads, 1)
 
 

@@ -26,6 +26,8 @@ class Choices:
     softmax_p: str = "fp32"              # fp32, bf16
     qk_operands: str = "fp32"            # fp32, bf16
     ties: str = "lower"                  # lower, higher
+    kv_quant: str = "none"               # DeepSeek-V4's kv rows: none, e4m3
+    shared_clamp: bool = True            # of DeepSeek-V4's shared expert
     sum_step: int = 0                    # columns that a sum takes before it is rounded to fp32; 0: all
 
     # Mistakes.
@@ -42,3 +44,10 @@ FP32 = Choices()
 SERVING = Choices(activation="bf16", activation_quant=True, latent_cache="fp8", indexer_wk="bf16", hadamard="both",
                   index_quant="fp8", softmax_tile=64, softmax_p="bf16", qk_operands="bf16")
 PRESETS = {"fp32": FP32, "serving": SERVING}
+
+
+def preset(numerics, model):
+    """What an engine that claims these numerics computes of a model."""
+    if numerics == "serving" and model == "tiny-v4":
+        return dataclasses.replace(SERVING, index_quant="fp4", kv_quant="e4m3", shared_clamp=False)
+    return PRESETS[numerics]

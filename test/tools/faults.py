@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from choices import PRESETS
+from choices import preset
 from rounding import up_to_power_of_two
 
 NONE = "none"
@@ -28,7 +28,7 @@ class Fault:
     weights: object = None  # of the model: other tensors
 
     def choices(self):
-        return dataclasses.replace(PRESETS[self.numerics], **self.change)
+        return dataclasses.replace(preset(self.numerics, self.model), **self.change)
 
 
 def _without_wk_scale(model):

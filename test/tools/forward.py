@@ -9,10 +9,10 @@ import numpy as np
 
 from attention import attend
 from indexer import index_keys_and_queries, index_scores, select
-from model import rope_table, rotate
+from model import Model, rope_table, rotate
 from rounding import F32, F64, bf16, dot, fma, fp16, fp32, quantize, spread
 
-_STORE = {"fp32": fp32, "bf16": bf16, "fp16": fp16}
+STORE = {"fp32": fp32, "bf16": bf16, "fp16": fp16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +25,9 @@ class State:
 class Pass:
     """What the operations of one layer share."""
 
-    def __init__(self, model, choices, tokens):
-        self.model, self.choices = model, choices
-        self.table = rope_table(model.frequencies, tokens)
-        self.store = _STORE[choices.activation]
+    def __init__(self, model, choices, table=None):
+        self.model, self.choices, self.table = model, choices, table
+        self.store = STORE[choices.activation]
 
     def dot(self, x, w):
         return dot(x, w, self.choices.sum_step)
@@ -46,14 +45,14 @@ class Pass:
         return self.model.power_of_two if scale == "checkpoint" else scale == "pow2"
 
     def fp8_linear(self, x, matrix):
-        """Not yet rounded to storage. Codes of 128 columns, promoted with both scales to an fp32 sum."""
+        """Not yet rounded to storage. Codes of a K block, promoted with both scales to an fp32 sum."""
         codes, scale = quantize(x, 128, self.power_of_two())
-        weights, row_scale = matrix.codes(), matrix.scale_of_rows()
+        weights, row_scale, step = matrix.codes(), matrix.scale_of_rows(), matrix.block[1]
         total = np.zeros((len(x), len(weights)), F32)
-        for block in range(scale.shape[-1]):
-            columns = slice(128 * block, 128 * (block + 1))
+        for block in range(row_scale.shape[-1]):
+            columns = slice(step * block, step * (block + 1))
             partial = self.dot(codes[:, columns], weights[:, columns])
-            total = fma(partial, scale[:, block, None] * row_scale[None, :, block], total)
+            total = fma(partial, scale[:, step * block // 128, None] * row_scale[None, :, block], total)
         return total
 
     def linear(self, x, name):
@@ -153,7 +152,7 @@ def feed_forward(ops, x, layer, dump):
 
 def layer_pass(model, choices, layer, state):
     """The next State, and the layer's tensors."""
-    ops, dump = Pass(model, choices, len(state.sum)), {}
+    ops, dump = Pass(model, choices, rope_table(model.frequencies, np.arange(len(state.sum)))), {}
     prefix = f"model.layers.{layer}."
     x = ops.rms_norm(ops.norm_reads(state.sum), model.tensors[prefix + "input_layernorm.weight"], model.eps)
     out, topk = attention_block(ops, x, prefix + "self_attn.", state.topk, dump)
@@ -165,11 +164,11 @@ def layer_pass(model, choices, layer, state):
 
 
 def begin(model, choices, ids):
-    return State(_STORE[choices.activation](model.tensors["model.embed_tokens.weight"][ids]), None)
+    return State(STORE[choices.activation](model.tensors["model.embed_tokens.weight"][ids]), None)
 
 
 def logits(model, choices, state):
-    ops = Pass(model, choices, len(state.sum))
+    ops = Pass(model, choices)
     x = ops.rms_norm(ops.norm_reads(state.sum), model.tensors["model.norm.weight"], model.eps)
     return ops.dot(x, model.tensors["lm_head.weight"])
 

@@ -106,16 +106,19 @@ def index_scores(ops, index):
 
 
 def select(scores, count, choices):
-    """The best `count` visible positions of each row, ascending, then -1."""
-    tokens = len(scores)
-    rows = np.full((tokens, min(count, tokens)), -1, np.int32)
-    for t in range(tokens):
-        visible = scores[t, :t + 1]
-        order = np.argsort(-visible, kind="stable")
+    return select_visible(scores, np.arange(len(scores)) + 1, count, choices)
+
+
+def select_visible(scores, visible, count, choices):
+    """The best `count` of each row's first `visible` candidates, ascending, then -1."""
+    rows = np.full((len(scores), min(count, scores.shape[1])), -1, np.int32)
+    for t, candidates in enumerate(visible):
+        seen = scores[t, :candidates]
+        order = np.argsort(-seen, kind="stable")
         if choices.ties == "higher":
-            order = t - np.argsort(-visible[::-1], kind="stable")
-        if t + 1 > count:
-            order = order[choices.lost_candidates:][:count] if t + 1 - count >= choices.lost_candidates else order
+            order = candidates - 1 - np.argsort(-seen[::-1], kind="stable")
+        if candidates >= count + choices.lost_candidates:
+            order = order[choices.lost_candidates:]
         chosen = np.sort(order[:count])
         rows[t, :len(chosen)] = chosen
     return rows

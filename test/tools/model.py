@@ -8,23 +8,23 @@ from tensor_file import read_checkpoint
 
 
 class Matrix:
-    """A weight [out, in] as stored: values, and of a quantized one the scale of each block of 128x128."""
+    """A weight [out, in] as stored: values, and of a quantized one the scale of each block (rows, columns)."""
 
-    def __init__(self, values, scale=None):
-        self.values, self.scale, self.forms = values, scale, {}
+    def __init__(self, values, scale=None, block=(128, 128)):
+        self.values, self.scale, self.block, self.forms = values, scale, block, {}
 
     @property
     def quantized(self):
         return self.scale is not None
 
     def scale_of_rows(self):
-        """[out, in / 128]: the scale of each row in each K block."""
-        return np.repeat(self.scale, 128, 0)[:len(self.values)]
+        """[out, K blocks]"""
+        return np.repeat(self.scale, self.block[0], 0)[:len(self.values)]
 
     def exact(self):
         """In double, where code * scale has no rounding."""
         if "exact" not in self.forms:
-            scale = np.repeat(self.scale_of_rows(), 128, 1)[:, :self.values.shape[1]] if self.quantized else 1
+            scale = np.repeat(self.scale_of_rows(), self.block[1], 1)[:, :self.values.shape[1]] if self.quantized else 1
             self.forms["exact"] = self.values.astype(F64) * scale
         return self.forms["exact"]
 
@@ -51,7 +51,9 @@ class Model:
         self.glm = c["model_type"] == "glm_moe_dsa"
         self.indexer_rope = "interleaved" if self.glm else "half_split"
         self.power_of_two = c["quantization_config"].get("scale_fmt") == "ue8m0"
-        self.frequencies, self.yarn_factor = _frequencies(c)
+        theta = (c.get("rope_parameters") or c)["rope_theta"]
+        self.frequencies = frequencies(theta, self.rope, c.get("rope_scaling"))
+        self.yarn_factor = _softmax_factor(c.get("rope_scaling"))
 
     def matrix(self, name):
         scale = self.tensors.get(name + ".weight_scale_inv")
@@ -76,24 +78,27 @@ class Model:
         return layer < self.config["first_k_dense_replace"]
 
 
-def _frequencies(config):
-    """RoPE's frequencies in fp32, and the factor m^2 that YaRN puts on the softmax scale."""
-    rope = config.get("rope_parameters") or {}
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    dim = config["qk_rope_head_dim"]
+def frequencies(theta, dim, yarn=None):
+    """RoPE's, in fp32; with YaRN the slow ones are interpolated."""
     frequency = theta ** -(np.arange(0, dim, 2, dtype=F64) / dim)
-    yarn = config.get("rope_scaling")
     if not yarn:
-        return fp32(frequency), 1.0
-    turns = lambda r: dim * math.log(yarn["original_max_position_embeddings"] / (r * 2 * math.pi)) / (2 * math.log(theta))
-    low, high = max(math.floor(turns(yarn["beta_fast"])), 0), min(math.ceil(turns(yarn["beta_slow"])), dim - 1)
-    ramp = np.clip((np.arange(dim // 2) - low) / (max(high - low, 1e-3)), 0, 1)
-    m = 0.1 * yarn["mscale_all_dim"] * math.log(yarn["factor"]) + 1
-    return fp32(frequency / yarn["factor"] * ramp + frequency * (1 - ramp)), m * m
+        return fp32(frequency)
+
+    def dimension(turns):
+        return dim * math.log(yarn["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = max(math.floor(dimension(yarn["beta_fast"])), 0), min(math.ceil(dimension(yarn["beta_slow"])), dim - 1)
+    ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 1e-3), 0, 1)
+    return fp32(frequency / yarn["factor"] * ramp + frequency * (1 - ramp))
 
 
-def rope_table(frequencies, tokens):
-    angle = (fp32(np.arange(tokens))[:, None] * frequencies).astype(F64)
+def _softmax_factor(yarn):
+    """m^2, which YaRN puts on the scale of the scores."""
+    return (0.1 * yarn["mscale_all_dim"] * math.log(yarn["factor"]) + 1) ** 2 if yarn else 1.0
+
+
+def rope_table(frequency, positions):
+    angle = (fp32(positions)[:, None] * frequency).astype(F64)
     return fp32(np.cos(angle)), fp32(np.sin(angle))
 
 

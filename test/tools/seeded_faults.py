@@ -14,14 +14,14 @@ import tempfile
 
 import numpy as np
 
-from choices import PRESETS
+import forward
+import forward_v4
+from choices import PRESETS, preset
 from faults import FAULTS, NONE
-from forward import run
-from model import Model
 from tensor_file import read, write
 
-# More than index_topk, so that the indexer chooses; 128 and 64.
-TOKENS = {"tiny-v32": 192, "tiny-glm5": 128}
+# Enough that the indexer chooses: index_topk is 128, 64, and 32 entries of 4 tokens.
+TOKENS = {"tiny-v32": 192, "tiny-glm5": 128, "tiny-v4": 288}
 # Sums are rounded to fp32 every 32 columns, as an engine's are in some order of its own, so that no row equals the
 # references bit for bit.
 SUM_STEP = 32
@@ -48,25 +48,27 @@ class Dumps:
         return self.kept[key]
 
     def model(self, name):
-        return self._once(name, lambda: Model(os.path.join(self.models, name)))
+        kind = forward_v4.ModelV4 if name == "tiny-v4" else forward.Model
+        return self._once(name, lambda: kind(os.path.join(self.models, name)))
+
+    def run(self, model, choices, name, *start):
+        run = forward_v4.run if name == "tiny-v4" else forward.run
+        return run(model, dataclasses.replace(choices, sum_step=SUM_STEP), self.ids(name), *start)
 
     def ids(self, name):
         path = os.path.join(self.golden, name + ".safetensors")
         return self._once("ids of " + name, lambda: read(path, "seq0.input_ids".__eq__)["seq0.input_ids"][:TOKENS[name]])
 
     def correct(self, name, numerics):
-        choices = dataclasses.replace(PRESETS[numerics], sum_step=SUM_STEP)
-        return self._once((name, numerics), lambda: run(self.model(name), choices, self.ids(name)))
+        return self._once((name, numerics), lambda: self.run(self.model(name), preset(numerics, name), name))
 
     def faulty(self, fault):
         tensors, states = self.correct(fault.model, fault.numerics)
         model = self.model(fault.model)
         if fault.weights:
             model = model.edited(fault.weights(model))
-        choices = dataclasses.replace(fault.choices(), sum_step=SUM_STEP)
-        if fault.first_layer == 0:
-            states = ()
-        changed, _ = run(model, choices, self.ids(fault.model), fault.first_layer, states)
+        start = (fault.first_layer, states) if fault.first_layer else ()
+        changed, _ = self.run(model, fault.choices(), fault.model, *start)
         return {**tensors, **changed}
 
 
