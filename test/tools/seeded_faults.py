@@ -91,12 +91,17 @@ def bisect(tool, model, dump, numerics, directory):
 
 
 def finding_of(report, code):
-    raise NotImplementedError
+    """A knob is named where one choice alone explains the stage; several are no answer."""
+    if code != (0 if report["first_bad"] is None else 1):
+        return Finding("", "", f"exit code {code} beside its own report")
+    choices = [explanation["knobs"] for explanation in report["explanations"]]
+    return Finding(report["first_bad"] or "", report["explained_by"] or " or ".join(choices))
 
 
 def judge(fault, finding):
     """(is the stage right, is the knob right)"""
-    return finding.stage == fault.stage, finding.knob == fault.knob
+    knob_right = finding.stage != "" and (finding.knob or NONE) == fault.knob
+    return finding.stage == fault.stage, knob_right
 
 
 def check_correct(tool, dumps, directory):
