@@ -1,4 +1,5 @@
 """Attention over the chosen rows of the latent cache."""
+
 import numpy as np
 
 from rounding import F32, F64, bf16, fma, fp32
@@ -32,7 +33,7 @@ def softmax(ops, scores, values, sink=None):
     total = np.zeros(scores.shape[:-1], F32)
     out = np.zeros(scores.shape[:-1] + values.shape[-1:], F32)
     for at in range(0, length, step):
-        tile, rows = scores[..., at:at + step], values[..., at:at + step, :]
+        tile, rows = scores[..., at : at + step], values[..., at : at + step, :]
         own = tile.max(-1)
         if not np.isfinite(own).any():
             continue
@@ -66,8 +67,8 @@ def _attend_latent(ops, q, latent, k_rope, lists, w_uk, w_uv):
     keys = _operand(ops, np.concatenate([latent, k_rope], -1)).astype(F64)
     scale, heads = _softmax_scale(ops.model, ops.choices), []
     for at in range(0, len(q), _QUERIES_AT_ONCE):
-        chosen = lists[at:at + _QUERIES_AT_ONCE]
-        scores = ops.dot(queries[at:at + _QUERIES_AT_ONCE], keys[chosen]) * scale
+        chosen = lists[at : at + _QUERIES_AT_ONCE]
+        scores = ops.dot(queries[at : at + _QUERIES_AT_ONCE], keys[chosen]) * scale
         scores = np.where(chosen[:, None] < 0, F32(-np.inf), scores)
         heads.append(ops.store(softmax(ops, scores, latent[chosen])))
     out = np.concatenate(heads)
@@ -91,4 +92,4 @@ def attend(ops, q, latent, k_rope, lists, kv_b):
     model = ops.model
     weights = ops.used_in_bf16(kv_b).reshape(model.heads, model.nope + model.value, -1)
     way = _attend_expanded if ops.choices.mla == "expanded" else _attend_latent
-    return way(ops, q, latent, k_rope, lists, weights[:, :model.nope], weights[:, model.nope:])
+    return way(ops, q, latent, k_rope, lists, weights[:, : model.nope], weights[:, model.nope :])

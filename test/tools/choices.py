@@ -1,4 +1,4 @@
-"""What an implementation decides for itself: legitimate choices first, then mistakes that engines have made."""
+"""What an implementation decides for itself: legitimate choices, then mistakes that engines have made."""
 import dataclasses
 
 
@@ -11,7 +11,7 @@ class Choices:
     rsqrt_error: float = 0.0             # relative error of every reciprocal square root
     mla: str = "absorbed"                # absorbed, expanded
     latent_cache: str = "fp32"           # fp32, bf16, fp8
-    indexer_wk: str = "fp32"             # fp32: exact; bf16: rounded when dequantized; fp8: as a quantized linear
+    indexer_wk: str = "fp32"             # fp32: exact; bf16: rounded at load; fp8: as a quantized linear
     gate: str = "fp32"                   # rounding of the head gate's sum: fp32, bf16
     gate_weight: str = "stored"          # stored, fp8
     hadamard: str = "none"               # none, q, both
@@ -41,8 +41,8 @@ class Choices:
 
 
 FP32 = Choices()
-SERVING = Choices(activation="bf16", activation_quant=True, latent_cache="fp8", indexer_wk="bf16", hadamard="both",
-                  index_quant="fp8", softmax_tile=64, softmax_p="bf16", qk_operands="bf16")
+SERVING = Choices(activation="bf16", activation_quant=True, latent_cache="fp8", indexer_wk="bf16",
+                  hadamard="both", index_quant="fp8", softmax_tile=64, softmax_p="bf16", qk_operands="bf16")
 PRESETS = {"fp32": FP32, "serving": SERVING}
 
 

@@ -1,15 +1,17 @@
 """One forward pass of DeepSeek-V3.2 and GLM-5 in numpy, written from the specification of the models alone.
 
-It shares no code with the library, so that the dumps it writes can be judged by it. A pass is a chain of layers, each of
-which takes and returns a State; what it computes on the way goes into `dump` under the names of docs/formats/trace.md.
+It shares no code with the library, so that the dumps it writes can be judged by it. A pass is a chain of
+layers, each of which takes and returns a State; what it computes on the way goes into `dump` under the names
+of docs/formats/trace.md.
 """
+
 import dataclasses
 
 import numpy as np
 
 from attention import attend
 from indexer import index_keys_and_queries, index_scores, select
-from model import Model, rope_table, rotate
+from model import rope_table, rotate
 from rounding import F32, F64, bf16, dot, fma, fp16, fp32, quantize, spread
 
 STORE = {"fp32": fp32, "bf16": bf16, "fp16": fp16}
@@ -18,7 +20,8 @@ STORE = {"fp32": fp32, "bf16": bf16, "fp16": fp16}
 @dataclasses.dataclass(frozen=True)
 class State:
     """Between layers: the residual sum, and the rows that a layer without an indexer attends to."""
-    sum: np.ndarray   # fp32, not rounded
+
+    sum: np.ndarray  # fp32, not rounded
     topk: np.ndarray
 
 
@@ -87,11 +90,12 @@ def cached(ops, latent, k_rope):
 def attention_block(ops, x, prefix, topk, dump):
     """[tokens, hidden] after the output projection, and the rows attended to."""
     model, tokens = ops.model, len(x)
-    q_latent = ops.rms_norm(ops.linear(x, prefix + "q_a_proj"), model.tensors[prefix + "q_a_layernorm.weight"],
-                            model.latent_eps)
+    q_latent = ops.rms_norm(
+        ops.linear(x, prefix + "q_a_proj"), model.tensors[prefix + "q_a_layernorm.weight"], model.latent_eps
+    )
     q = ops.linear(q_latent, prefix + "q_b_proj").reshape(tokens, model.heads, model.nope + model.rope)
     style = ops.choices.main_rope
-    q = np.concatenate([q[..., :model.nope], ops.store(rotate(q[..., model.nope:], ops.table, style))], -1)
+    q = np.concatenate([q[..., : model.nope], ops.store(rotate(q[..., model.nope :], ops.table, style))], -1)
     latent, k_rope = np.split(ops.linear(x, prefix + "kv_a_proj_with_mqa"), [-model.rope], -1)
     latent = ops.rms_norm(latent, model.tensors[prefix + "kv_a_layernorm.weight"], model.latent_eps)
     latent, k_rope = cached(ops, latent, ops.store(rotate(k_rope, ops.table, style)))
@@ -121,7 +125,7 @@ def route(ops, x, prefix):
     open_group = np.zeros((tokens, groups), bool)
     np.put_along_axis(open_group, best, True, -1)
     biased = np.where(np.repeat(open_group, grouped.shape[-1], -1), biased, F32(-np.inf))
-    ids = np.sort(np.argsort(-biased, -1, kind="stable")[:, :config["num_experts_per_tok"]], -1)
+    ids = np.sort(np.argsort(-biased, -1, kind="stable")[:, : config["num_experts_per_tok"]], -1)
     chosen = np.take_along_axis(score, ids, -1)
     total = np.zeros(tokens, F32)
     for column in chosen.T:
@@ -157,7 +161,9 @@ def layer_pass(model, choices, layer, state):
     x = ops.rms_norm(ops.norm_reads(state.sum), model.tensors[prefix + "input_layernorm.weight"], model.eps)
     out, topk = attention_block(ops, x, prefix + "self_attn.", state.topk, dump)
     total = ops.residual(state.sum, out)
-    y = ops.rms_norm(ops.norm_reads(total), model.tensors[prefix + "post_attention_layernorm.weight"], model.eps)
+    y = ops.rms_norm(
+        ops.norm_reads(total), model.tensors[prefix + "post_attention_layernorm.weight"], model.eps
+    )
     total = ops.residual(total, feed_forward(ops, y, layer, dump))
     dump["hidden"] = ops.store(total)
     return State(total, topk), {f"layer{layer}.{name}": value for name, value in dump.items()}
@@ -174,8 +180,11 @@ def logits(model, choices, state):
 
 
 def run(model, choices, ids, first_layer=0, states=()):
-    """The tensors of a dump and the State before each layer. `states` are those of a pass that agrees before first_layer."""
-    states = list(states[:first_layer + 1]) or [begin(model, choices, ids)]
+    """The tensors of a dump, and the State before each layer.
+
+    `states` are those of another pass that is the same before first_layer.
+    """
+    states = list(states[: first_layer + 1]) or [begin(model, choices, ids)]
     dump = {"input_ids": ids}
     for layer in range(first_layer, model.layers):
         state, tensors = layer_pass(model, choices, layer, states[-1])

@@ -1,7 +1,8 @@
-"""The forward pass of DeepSeek-V4 in numpy: hyper-connections, compressed entries beside a window, fp4 experts.
+"""A forward pass of DeepSeek-V4 in numpy: hyper-connections, compressed entries beside a window, fp4 experts.
 
 As forward.py, from the specification alone; what both architectures share is taken from there.
 """
+
 import numpy as np
 
 from attention import softmax
@@ -11,15 +12,15 @@ from model import Matrix, frequencies, rope_table, rotate
 from rounding import F32, F64, e2m1, fma, fp32, hadamard, quantize, spread
 from tensor_file import read_checkpoint
 
-_E2M1 = np.array([0, .5, 1, 1.5, 2, 3, 4, 6, -0., -.5, -1, -1.5, -2, -3, -4, -6], F32)
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], F32)
 
 
 class ModelV4:
     def __init__(self, directory):
         self.config, self.tensors = read_checkpoint(directory)
         c = self.config
-        self.layers, self.heads, self.width, self.rope = (c["num_hidden_layers"], c["num_attention_heads"], c["head_dim"],
-                                                          c["qk_rope_head_dim"])
+        self.layers, self.heads = c["num_hidden_layers"], c["num_attention_heads"]
+        self.width, self.rope = c["head_dim"], c["qk_rope_head_dim"]
         self.index_heads, self.index_dim, self.topk = c["index_n_heads"], c["index_head_dim"], c["index_topk"]
         self.window, self.eps, self.power_of_two = c["sliding_window"], c["rms_norm_eps"], True
         self.streams, self.hc_eps = c["hc_mult"], c["hc_eps"]
@@ -49,7 +50,7 @@ def _sigmoid(x):
     return fp32(1 / (1 + np.exp(-x.astype(F64))))
 
 
-def _column_sum(parts):
+def _sum_of_few(parts):
     """Of few terms, ascending, in fp32."""
     total = np.zeros_like(parts[0])
     for part in parts:
@@ -65,13 +66,18 @@ def mixing(ops, streams, prefix):
 
 
 def collapse(ops, streams, pre):
-    return ops.store(_column_sum([pre[:, j, None] * streams[:, j] for j in range(ops.model.streams)]))
+    return ops.store(_sum_of_few([pre[:, j, None] * streams[:, j] for j in range(ops.model.streams)]))
 
 
 def sinkhorn(ops, c):
     eps, n = F32(ops.model.hc_eps), ops.model.streams
-    rows = lambda c: _column_sum([c[..., k] for k in range(n)])[..., None]
-    columns = lambda c: _column_sum([c[:, j] for j in range(n)])[:, None]
+
+    def rows(c):
+        return _sum_of_few([c[..., k] for k in range(n)])[..., None]
+
+    def columns(c):
+        return _sum_of_few([c[:, j] for j in range(n)])[:, None]
+
     c = fp32(np.exp((c - c.max(-1, keepdims=True)).astype(F64)))
     c = c / rows(c) + eps
     c = c / (columns(c) + eps)
@@ -86,20 +92,22 @@ def hyper_connection(ops, streams, prefix):
     m, n = mixing(ops, streams, prefix), ops.model.streams
     scale, base = ops.model.tensors[prefix + "_scale"], ops.model.tensors[prefix + "_base"]
     pre = _sigmoid(m[:, :n] * scale[0] + base[:n]) + F32(ops.model.hc_eps)
-    post = F32(2) * _sigmoid(m[:, n:2 * n] * scale[1] + base[n:2 * n])
-    c = (m[:, 2 * n:] * scale[2] + base[2 * n:]).reshape(-1, n, n)
+    post = F32(2) * _sigmoid(m[:, n : 2 * n] * scale[1] + base[n : 2 * n])
+    c = (m[:, 2 * n :] * scale[2] + base[2 * n :]).reshape(-1, n, n)
     return collapse(ops, streams, pre), post, sinkhorn(ops, c)
 
 
 def spread_over(ops, streams, y, post, c):
-    parts = [post[:, :, None] * y[:, None]] + [c[:, j, :, None] * streams[:, j, None] for j in range(ops.model.streams)]
-    return ops.store(_column_sum(parts))
+    parts = [post[:, :, None] * y[:, None]] + [
+        c[:, j, :, None] * streams[:, j, None] for j in range(ops.model.streams)
+    ]
+    return ops.store(_sum_of_few(parts))
 
 
 def rope_last(ops, x, table, inverse=False):
     cos, sin = table
-    turned = rotate(x[..., -ops.model.rope:], (cos, -sin if inverse else sin), "interleaved")
-    return np.concatenate([x[..., :-ops.model.rope], turned], -1)
+    turned = rotate(x[..., -ops.model.rope :], (cos, -sin if inverse else sin), "interleaved")
+    return np.concatenate([x[..., : -ops.model.rope], turned], -1)
 
 
 def kv_row(ops, x, table):
@@ -107,9 +115,16 @@ def kv_row(ops, x, table):
     row = ops.store(rope_last(ops, x, table))
     if ops.choices.kv_quant == "none":
         return row
-    still = row[..., :-ops.model.rope]
+    still = row[..., : -ops.model.rope]
     codes, scale = quantize(still, 64, True)
-    return np.concatenate([ops.store(codes * spread(scale, 64, still.shape[-1])), row[..., -ops.model.rope:]], -1)
+    return np.concatenate(
+        [ops.store(codes * spread(scale, 64, still.shape[-1])), row[..., -ops.model.rope :]], -1
+    )
+
+
+def _moved_on(windows, first):
+    """Each window's half in the place of the next one's; nothing lies before the first."""
+    return np.concatenate([np.full_like(windows[:1], first), windows[:-1]])
 
 
 def compressed(ops, x, prefix, ratio):
@@ -118,15 +133,14 @@ def compressed(ops, x, prefix, ratio):
     u, gate = ops.dot(x, tensors[prefix + "wkv.weight"]), ops.dot(x, tensors[prefix + "wgate.weight"])
     gate = gate + tensors[prefix + "ape"][np.arange(len(x)) % ratio]
     count = len(x) // ratio
-    u, gate = (part[:count * ratio].reshape(count, ratio, -1) for part in (u, gate))
+    u, gate = (part[: count * ratio].reshape(count, ratio, -1) for part in (u, gate))
     if ratio == 4:  # a window and the one before it: its half of the channels
         half = u.shape[-1] // 2
-        before = lambda part, fill: np.concatenate([np.full_like(part[:1, :, :half], fill), part[:-1, :, :half]])
-        u = np.concatenate([before(u, 0), u[..., half:]], 1)
-        gate = np.concatenate([before(gate, -np.inf), gate[..., half:]], 1)
+        u = np.concatenate([_moved_on(u[..., :half], 0), u[..., half:]], 1)
+        gate = np.concatenate([_moved_on(gate[..., :half], -np.inf), gate[..., half:]], 1)
     p = fp32(np.exp((gate - gate.max(1, keepdims=True)).astype(F64)))
-    total = _column_sum([p[:, i] for i in range(p.shape[1])])
-    e = _column_sum([p[:, i] * u[:, i] for i in range(p.shape[1])]) / total
+    total = _sum_of_few([p[:, i] for i in range(p.shape[1])])
+    e = _sum_of_few([p[:, i] * u[:, i] for i in range(p.shape[1])]) / total
     return ops.rms_norm(ops.store(e), tensors[prefix + "norm.weight"], ops.model.eps)
 
 
@@ -136,7 +150,7 @@ def quantized_index(ops, x):
         x = ops.store(hadamard(x))
     if ops.choices.index_quant == "none":
         return x
-    codes, scale = quantize(x, 32, True, e2m1, 6, 6 * 2.0 ** -126)
+    codes, scale = quantize(x, 32, True, e2m1, 6, 6 * 2.0**-126)
     return codes * spread(scale, 32, x.shape[-1])
 
 
@@ -148,7 +162,7 @@ def choose_entries(ops, x, q_latent, prefix, table, dump):
     q = ops.linear(q_latent, prefix + "wq_b").reshape(tokens, model.index_heads, model.index_dim)
     q = ops.store(rope_last(ops, q, table))
     gate = ops.dot(x, model.tensors[prefix + "weights_proj.weight"])
-    weights = gate * F32(model.index_heads ** -0.5) * F32(model.index_dim ** -0.5)
+    weights = gate * F32(model.index_heads**-0.5) * F32(model.index_dim**-0.5)
     scores, codes = np.zeros((tokens, len(k)), F32), quantized_index(ops, q)
     for head in range(model.index_heads):
         scores = fma(weights[:, head, None], np.maximum(ops.dot(codes[:, head], k), F32(0)), scores)
@@ -168,11 +182,11 @@ def slots_of_window(tokens, window):
 
 def attend(ops, q, rows, lists, sink, table):
     """lists [tokens, slots] of rows; -1 is nobody's."""
-    scale, out = F32(ops.model.width ** -0.5), []
+    scale, out = F32(ops.model.width**-0.5), []
     for at in range(0, len(q), 32):
-        chosen = lists[at:at + 32]
+        chosen = lists[at : at + 32]
         keys = rows[chosen]
-        scores = np.where(chosen[:, None] < 0, F32(-np.inf), ops.dot(q[at:at + 32], keys) * scale)
+        scores = np.where(chosen[:, None] < 0, F32(-np.inf), ops.dot(q[at : at + 32], keys) * scale)
         out.append(softmax(ops, scores, keys, sink))
     return ops.store(rope_last(ops, np.concatenate(out), table, inverse=True))
 
@@ -185,7 +199,9 @@ def attention_block(ops, x, layer, dump):
     q = ops.linear(q_latent, prefix + "wq_b").reshape(tokens, model.heads, model.width)
     q_normed = ops.rms_norm(q, F32(1), model.eps)
     q = ops.store(rope_last(ops, q_normed, table))
-    kv = kv_row(ops, ops.rms_norm(ops.linear(x, prefix + "wkv"), tensors[prefix + "kv_norm.weight"], model.eps), table)
+    kv = kv_row(
+        ops, ops.rms_norm(ops.linear(x, prefix + "wkv"), tensors[prefix + "kv_norm.weight"], model.eps), table
+    )
     rows, lists = kv, slots_of_window(tokens, model.window)
     dump.update(q_latent=q_latent, q_normed=q_normed, q=q, kv=kv)
     if ratio:
@@ -218,9 +234,9 @@ def route(ops, x, ids, prefix):
         chosen = np.sort(tensors[prefix + "tid2eid"][ids], -1)
     else:
         order = np.argsort(-(score + tensors[prefix + "bias"]), -1, kind="stable")
-        chosen = np.sort(order[:, :config["num_experts_per_tok"]], -1)
+        chosen = np.sort(order[:, : config["num_experts_per_tok"]], -1)
     weights = np.take_along_axis(score, chosen, -1)
-    return chosen, weights / _column_sum(list(weights.T))[:, None] * F32(config["routed_scaling_factor"])
+    return chosen, weights / _sum_of_few(list(weights.T))[:, None] * F32(config["routed_scaling_factor"])
 
 
 def expert(ops, x, prefix, limit, weight=None):
@@ -239,8 +255,13 @@ def feed_forward(ops, x, ids, layer, dump):
     for number in range(config["n_routed_experts"]):
         row, place = np.nonzero(chosen == number)
         if len(row):
-            total[row] = total[row] + expert(ops, x[row], f"{prefix}experts.{number}.", config["swiglu_limit"],
-                                             weights[row, place][:, None])
+            total[row] = total[row] + expert(
+                ops,
+                x[row],
+                f"{prefix}experts.{number}.",
+                config["swiglu_limit"],
+                weights[row, place][:, None],
+            )
     limit = config["swiglu_limit"] if ops.choices.shared_clamp else None
     return ops.store(total + expert(ops, x, prefix + "shared_experts.", limit))
 
@@ -249,10 +270,14 @@ def layer_pass(ops, ids, layer, streams):
     prefix, model, dump = f"layers.{layer}.", ops.model, {}
     x, post, c = hyper_connection(ops, streams, prefix + "hc_attn")
     dump["attn_in"] = x
-    y = attention_block(ops, ops.rms_norm(x, model.tensors[prefix + "attn_norm.weight"], model.eps), layer, dump)
+    y = attention_block(
+        ops, ops.rms_norm(x, model.tensors[prefix + "attn_norm.weight"], model.eps), layer, dump
+    )
     streams = spread_over(ops, streams, y, post, c)
     x, post, c = hyper_connection(ops, streams, prefix + "hc_ffn")
-    y = feed_forward(ops, ops.rms_norm(x, model.tensors[prefix + "ffn_norm.weight"], model.eps), ids, layer, dump)
+    y = feed_forward(
+        ops, ops.rms_norm(x, model.tensors[prefix + "ffn_norm.weight"], model.eps), ids, layer, dump
+    )
     dump["hidden"] = spread_over(ops, streams, y, post, c)
     return dump["hidden"], {f"layer{layer}.{name}": value for name, value in dump.items()}
 

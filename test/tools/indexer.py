@@ -1,4 +1,5 @@
 """The lightning indexer: index keys, queries and head weights, their scores, and the choice of rows."""
+
 import dataclasses
 
 import numpy as np
@@ -9,12 +10,12 @@ from rounding import F32, F64, bf16, e2m1, fma, fp32, hadamard, quantize, spread
 
 @dataclasses.dataclass
 class Index:
-    q: np.ndarray          # [tokens, heads, dim] after RoPE
-    k: np.ndarray          # [tokens, dim]
-    weights: np.ndarray    # [tokens, heads] with all factors
-    q_codes: np.ndarray    # what is multiplied: after Hadamard and quantization
+    q: np.ndarray  # [tokens, heads, dim] after RoPE
+    k: np.ndarray  # [tokens, dim]
+    weights: np.ndarray  # [tokens, heads] with all factors
+    q_codes: np.ndarray  # what is multiplied: after Hadamard and quantization
     k_codes: np.ndarray
-    k_scale: np.ndarray    # [tokens], or None where the codes are values
+    k_scale: np.ndarray  # [tokens], or None where the codes are values
 
 
 def _key_norm(ops, x, prefix):
@@ -43,8 +44,8 @@ def _in_codes(ops, values):
     rows, columns = values.shape
     codes, scales = np.empty_like(values), []
     for at in range(0, columns, 128):
-        block, scale = quantize(values[:, at:at + 128].reshape(1, -1), rows * 128, ops.model.power_of_two)
-        codes[:, at:at + 128] = block.reshape(rows, -1)
+        block, scale = quantize(values[:, at : at + 128].reshape(1, -1), rows * 128, ops.model.power_of_two)
+        codes[:, at : at + 128] = block.reshape(rows, -1)
         scales.append(scale[0, 0])
     return Matrix(codes, np.array([scales], F32))
 
@@ -52,15 +53,19 @@ def _in_codes(ops, values):
 def _gate(ops, x, name):
     """The head gate's sum, which is fp32 in whatever the stream is stored."""
     weight = ops.model.tensors[name + ".weight"]
-    total = (ops.fp8_linear(x, _in_codes(ops, weight)) if ops.choices.gate_weight == "fp8" else ops.dot(x, weight))
+    total = (
+        ops.fp8_linear(x, _in_codes(ops, weight)) if ops.choices.gate_weight == "fp8" else ops.dot(x, weight)
+    )
     return bf16(total) if ops.choices.gate == "bf16" else total
 
 
 def _rope_first(ops, x):
     """The first 64 columns turn."""
     style = ops.choices.indexer_rope
-    turned = rotate(x[..., :ops.model.rope], ops.table, ops.model.indexer_rope if style == "family" else style)
-    return np.concatenate([ops.store(turned), x[..., ops.model.rope:]], -1)
+    turned = rotate(
+        x[..., : ops.model.rope], ops.table, ops.model.indexer_rope if style == "family" else style
+    )
+    return np.concatenate([ops.store(turned), x[..., ops.model.rope :]], -1)
 
 
 def _quantized(ops, x, scale_format):
@@ -70,7 +75,7 @@ def _quantized(ops, x, scale_format):
         return x, None
     power_of_two = scale_format == "pow2"
     if kind == "fp4":
-        codes, scale = quantize(x, 32, power_of_two, e2m1, 6, 6 * 2.0 ** -126)
+        codes, scale = quantize(x, 32, power_of_two, e2m1, 6, 6 * 2.0**-126)
         return codes * spread(scale, 32, x.shape[-1]), None
     codes, scale = quantize(x, 128, power_of_two)
     return codes, scale[..., 0]
@@ -85,10 +90,10 @@ def index_keys_and_queries(ops, x, q_latent, prefix):
     turned_k = ops.store(hadamard(k)) if choices.hadamard == "both" else k
     q_codes, q_scale = _quantized(ops, turned_q, choices.index_scale)
     k_codes, k_scale = _quantized(ops, turned_k, choices.key_scale or choices.index_scale)
-    weights = _gate(ops, x, prefix + "weights_proj") * F32(model.index_heads ** -0.5)
+    weights = _gate(ops, x, prefix + "weights_proj") * F32(model.index_heads**-0.5)
     if q_scale is not None:
         weights = weights * q_scale
-    return Index(q, k, weights * F32(model.index_dim ** -0.5), q_codes, k_codes, k_scale)
+    return Index(q, k, weights * F32(model.index_dim**-0.5), q_codes, k_codes, k_scale)
 
 
 def index_scores(ops, index):
@@ -118,7 +123,7 @@ def select_visible(scores, visible, count, choices):
         if choices.ties == "higher":
             order = candidates - 1 - np.argsort(-seen[::-1], kind="stable")
         if candidates >= count + choices.lost_candidates:
-            order = order[choices.lost_candidates:]
+            order = order[choices.lost_candidates :]
         chosen = np.sort(order[:count])
-        rows[t, :len(chosen)] = chosen
+        rows[t, : len(chosen)] = chosen
     return rows

@@ -1,4 +1,5 @@
-"""A checkpoint of DeepSeek-V3.2's or GLM-5's architecture as numpy arrays: its numbers, weights and RoPE frequencies."""
+"""A checkpoint of DeepSeek-V3.2's or GLM-5's architecture: its numbers, weights and RoPE frequencies."""
+
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from tensor_file import read_checkpoint
 
 
 class Matrix:
-    """A weight [out, in] as stored: values, and of a quantized one the scale of each block (rows, columns)."""
+    """A weight [out, in] as stored: values, and if quantized the scale of each block (rows, columns)."""
 
     def __init__(self, values, scale=None, block=(128, 128)):
         self.values, self.scale, self.block, self.forms = values, scale, block, {}
@@ -19,12 +20,16 @@ class Matrix:
 
     def scale_of_rows(self):
         """[out, K blocks]"""
-        return np.repeat(self.scale, self.block[0], 0)[:len(self.values)]
+        return np.repeat(self.scale, self.block[0], 0)[: len(self.values)]
 
     def exact(self):
         """In double, where code * scale has no rounding."""
         if "exact" not in self.forms:
-            scale = np.repeat(self.scale_of_rows(), self.block[1], 1)[:, :self.values.shape[1]] if self.quantized else 1
+            scale = (
+                np.repeat(self.scale_of_rows(), self.block[1], 1)[:, : self.values.shape[1]]
+                if self.quantized
+                else 1
+            )
             self.forms["exact"] = self.values.astype(F64) * scale
         return self.forms["exact"]
 
@@ -85,9 +90,16 @@ def frequencies(theta, dim, yarn=None):
         return fp32(frequency)
 
     def dimension(turns):
-        return dim * math.log(yarn["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return (
+            dim
+            * math.log(yarn["original_max_position_embeddings"] / (turns * 2 * math.pi))
+            / (2 * math.log(theta))
+        )
 
-    low, high = max(math.floor(dimension(yarn["beta_fast"])), 0), min(math.ceil(dimension(yarn["beta_slow"])), dim - 1)
+    low, high = (
+        max(math.floor(dimension(yarn["beta_fast"])), 0),
+        min(math.ceil(dimension(yarn["beta_slow"])), dim - 1),
+    )
     ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 1e-3), 0, 1)
     return fp32(frequency / yarn["factor"] * ramp + frequency * (1 - ramp))
 
@@ -108,8 +120,11 @@ def rotate(x, table, style):
     cos, sin = table[0].reshape(shape), table[1].reshape(shape)
     out = np.empty_like(x, F32)
     half = x.shape[-1] // 2
-    first, second = ((slice(0, None, 2), slice(1, None, 2)) if style == "interleaved" else
-                     (slice(0, half), slice(half, None)))
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2))
+        if style == "interleaved"
+        else (slice(0, half), slice(half, None))
+    )
     a, b = x[..., first], x[..., second]
     out[..., first] = a * cos - b * sin
     out[..., second] = a * sin + b * cos

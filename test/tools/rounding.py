@@ -1,4 +1,5 @@
 """Number formats: values are float32 arrays, rounded to the nearest that the format holds, ties to even."""
+
 import numpy as np
 
 F32 = np.float32
@@ -28,7 +29,7 @@ def fp16(x):
 
 
 def _to_grid(x, smallest_exponent, fraction_bits, largest):
-    """Rounds to a small float format: its step is 2^(exponent - fraction_bits), its largest value saturates."""
+    """To a small float format: steps of 2^(exponent - fraction_bits), saturating at the largest value."""
     x = np.clip(x, -largest, largest)
     _, exponent = np.frexp(x)
     step = np.ldexp(F32(1), np.maximum(exponent - 1, smallest_exponent) - fraction_bits)
@@ -54,20 +55,20 @@ def fma(a, b, c):
 
 
 def dot(x, w, step=0):
-    """x [..., k] by w [n, k]: a sum in double, rounded to fp32 once; or, as tensor cores add, after every `step` columns."""
+    """x [..., k] by w [n, k]: a sum in double, rounded to fp32 once, or after every `step` columns."""
     x, w = np.asarray(x, F64), np.swapaxes(np.asarray(w, F64), -1, -2)
     if not step:
         return fp32(x @ w)
     total = fp32(x[..., :step] @ w[..., :step, :])
     for at in range(step, x.shape[-1], step):
-        total = fp32(total + x[..., at:at + step] @ w[..., at:at + step, :])
+        total = fp32(total + x[..., at : at + step] @ w[..., at : at + step, :])
     return total
 
 
 def quantize(x, group, power_of_two, to_codes=e4m3, largest=448, floor=1e-4):
-    """Codes (as values) and scales of x [..., k], a scale for each `group` columns; the last may be shorter."""
+    """Codes (as values) of x [..., k] and the scale of each `group` columns; the last may be shorter."""
     edges = range(0, x.shape[-1], group)
-    amax = np.stack([np.abs(x[..., at:at + group]).max(-1) for at in edges], -1)
+    amax = np.stack([np.abs(x[..., at : at + group]).max(-1) for at in edges], -1)
     scale = fp32(np.maximum(amax, F32(floor)) * F32(1 / largest))
     if power_of_two:
         scale = up_to_power_of_two(scale)
@@ -87,4 +88,4 @@ def hadamard(x):
         a, b = pairs[..., 0, :], pairs[..., 1, :]
         y = np.stack([a + b, a - b], -2).reshape(x.shape)
         stride *= 2
-    return y * F32(n ** -0.5)
+    return y * F32(n**-0.5)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Holds `fulgurite bisect` against dumps that the library did not write: correct ones, and 25 with a known fault each.
+"""Holds `fulgurite bisect` against dumps that the library did not write: correct ones, and 25 with a known
+fault.
 
-The stage has to be right for all 25; the knob for at least 18 of the 20 that have one; and no knob may be named for at least
-4 of the 5 that none explains. Correct dumps have to pass.
+The stage has to be right for all 25; the knob for at least 18 of the 20 that have one; and no knob may be
+named for at least 4 of the 5 that none explains. Correct dumps have to pass.
 """
+
 import argparse
 import dataclasses
 import json
@@ -18,12 +20,13 @@ import forward
 import forward_v4
 from choices import PRESETS, preset
 from faults import FAULTS, NONE
+from model import Model
 from tensor_file import read, write
 
 # Enough that the indexer chooses: index_topk is 128, 64, and 32 entries of 4 tokens.
 TOKENS = {"tiny-v32": 192, "tiny-glm5": 128, "tiny-v4": 288}
-# Sums are rounded to fp32 every 32 columns, as an engine's are in some order of its own, so that no row equals the
-# references bit for bit.
+# Columns that a sum takes before it is rounded to fp32: an engine has an order of its own, so no dump equals
+# the references bit for bit.
 SUM_STEP = 32
 KNOBS_NEEDED, NONES_NEEDED = 18, 4
 
@@ -31,6 +34,7 @@ KNOBS_NEEDED, NONES_NEEDED = 18, 4
 @dataclasses.dataclass
 class Finding:
     """What the tool says of a dump."""
+
     stage: str  # "" where it passes
     knob: str
     error: str = ""
@@ -48,7 +52,7 @@ class Dumps:
         return self.kept[key]
 
     def model(self, name):
-        kind = forward_v4.ModelV4 if name == "tiny-v4" else forward.Model
+        kind = forward_v4.ModelV4 if name == "tiny-v4" else Model
         return self._once(name, lambda: kind(os.path.join(self.models, name)))
 
     def run(self, model, choices, name, *start):
@@ -57,7 +61,9 @@ class Dumps:
 
     def ids(self, name):
         path = os.path.join(self.golden, name + ".safetensors")
-        return self._once("ids of " + name, lambda: read(path, "seq0.input_ids".__eq__)["seq0.input_ids"][:TOKENS[name]])
+        return self._once(
+            "ids of " + name, lambda: read(path, "seq0.input_ids".__eq__)["seq0.input_ids"][: TOKENS[name]]
+        )
 
     def correct(self, name, numerics):
         return self._once((name, numerics), lambda: self.run(self.model(name), preset(numerics, name), name))
@@ -82,8 +88,12 @@ def bisect(tool, model, dump, numerics, directory):
     report = os.path.join(directory, "report.json")
     if os.path.exists(report):
         os.remove(report)
-    done = subprocess.run([tool, "bisect", model, "--dump", dump, "--numerics", numerics, "--json", report],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, "bisect", model, "--dump", dump, "--numerics", numerics, "--json", report],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if not os.path.exists(report):
         return Finding("", "", (done.stderr or done.stdout).strip() or f"exit code {done.returncode}")
     with open(report, encoding="utf-8") as file:
@@ -105,7 +115,7 @@ def judge(fault, finding):
 
 
 def check_correct(tool, dumps, directory):
-    """Dumps without a fault, of every model in either numerics: all have to pass. Returns lines about those that do not."""
+    """Dumps without a fault, of every model in either numerics: a line for each that does not pass."""
     problems = []
     for name in TOKENS:
         for numerics in PRESETS:
@@ -145,15 +155,26 @@ def check_faults(tool, dumps, chosen, directory):
             nones += knob_right
         else:
             knobs += knob_right
-        rows.append([fault.name, fault.source, fault.model, fault.numerics, fault.stage,
-                     (found.error or found.stage or "passes") + mark(stage_right), fault.knob,
-                     (found.knob or NONE) + mark(knob_right)])
+        rows.append(
+            [
+                fault.name,
+                fault.source,
+                fault.model,
+                fault.numerics,
+                fault.stage,
+                (found.error or found.stage or "passes") + mark(stage_right),
+                fault.knob,
+                (found.knob or NONE) + mark(knob_right),
+            ]
+        )
     return rows, stages, knobs, nones
 
 
 def text_table(rows):
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 def markdown_table(rows):
@@ -178,8 +199,10 @@ def main():
         rows, stages, knobs, nones = check_faults(options.tool, dumps, chosen, directory)
     print(markdown_table(rows) if options.markdown else text_table(rows))
     explained = sum(fault.knob != NONE for fault in chosen)
-    print(f"stage: {stages} of {len(chosen)}; knob: {knobs} of {explained}; "
-          f"none where none explains: {nones} of {len(chosen) - explained}")
+    print(
+        f"stage: {stages} of {len(chosen)}; knob: {knobs} of {explained}; "
+        f"none where none explains: {nones} of {len(chosen) - explained}"
+    )
     spared = (20 - KNOBS_NEEDED, 5 - NONES_NEEDED) if not options.only else (0, 0)
     if stages < len(chosen) or knobs < explained - spared[0] or nones < len(chosen) - explained - spared[1]:
         problems.append("bisect names too few of the faults")

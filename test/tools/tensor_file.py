@@ -2,18 +2,26 @@
 
 Formats without a numpy type (bf16, e4m3, e8m0) arrive as the values that they stand for.
 """
+
 import json
 import os
 import struct
 
 import numpy as np
 
-_PLAIN = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I8": np.int8,
-          "U8": np.uint8}
+_PLAIN = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I8": np.int8,
+    "U8": np.uint8,
+}
 
 
 def _e4m3_values():
-    """The 256 values of e4m3: 4 bits of exponent (bias 7), 3 of fraction, no infinity, one NaN of each sign."""
+    """All 256 of e4m3: 4 bits of exponent (bias 7), 3 of fraction, no infinity, one NaN of each sign."""
     code = np.arange(256)
     exponent, fraction = (code >> 3) & 15, code & 7
     value = np.where(exponent == 0, np.ldexp(fraction / 8, -6), np.ldexp(1 + fraction / 8, exponent - 7))
@@ -41,8 +49,11 @@ def read(path, wanted=lambda name: True):
         header = json.loads(file.read(size))
         data = file.read()
     header.pop("__metadata__", None)
-    return {name: _decode(entry["dtype"], data[slice(*entry["data_offsets"])], entry["shape"])
-            for name, entry in header.items() if wanted(name)}
+    return {
+        name: _decode(entry["dtype"], data[slice(*entry["data_offsets"])], entry["shape"])
+        for name, entry in header.items()
+        if wanted(name)
+    }
 
 
 def read_checkpoint(directory):
@@ -62,8 +73,11 @@ def write(path, tensors):
     for name in sorted(tensors):
         floats = np.issubdtype(tensors[name].dtype, np.floating)
         block = np.ascontiguousarray(tensors[name], np.float32 if floats else np.int32)
-        header[name] = {"dtype": "F32" if floats else "I32", "shape": list(block.shape),
-                        "data_offsets": [offset, offset + block.nbytes]}
+        header[name] = {
+            "dtype": "F32" if floats else "I32",
+            "shape": list(block.shape),
+            "data_offsets": [offset, offset + block.nbytes],
+        }
         blocks.append(block)
         offset += block.nbytes
     text = json.dumps(header).encode()
