@@ -1,8 +1,8 @@
 """25 faults that engines have had, as changes of a correct pass, with what a bisection has to say about each.
 
 A fault is here only where these models can show it. Left out because they cannot: wk's scale dropped in
-tiny-v32, whose three scales are equal, so that LayerNorm takes the factor out again (tiny-glm5 has the fault);
-wk rounded to bf16 in tiny-v32, whose scales are powers of two; the roots `two_step`, an ulp in few rows, and
+tiny-v32, whose three scales are equal, so that LayerNorm takes the factor out again (tiny-glm5 has it); wk
+rounded to bf16 in tiny-v32, whose scales are powers of two; the roots `two_step`, an ulp in few rows, and
 x86_12, which numpy cannot compute; Hadamard on both sides without quantization, which changes nothing;
 DeepSeek-V4's shared expert clamped and its router's bias in bf16, which change no bit of tiny-v4.
 """
