@@ -161,7 +161,7 @@ def check_faults(tool, dumps, chosen, directory):
 
 
 def enough(results, all_of_them):
-    """Prints the counts. All stages have to be right; of all the faults, few knobs and nones may be missed."""
+    """Prints the counts. All stages have to be right; of all faults, few knobs and nones may be missed."""
     stages = sum(stage_right for _, _, stage_right, _ in results)
     knobs = [knob_right for fault, _, _, knob_right in results if fault.knob != NONE]
     nones = [knob_right for fault, _, _, knob_right in results if fault.knob == NONE]
