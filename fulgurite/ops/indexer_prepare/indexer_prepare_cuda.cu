@@ -1,0 +1,411 @@
+// Eight lanes share a vector, a warp has four. Lane j holds dimensions 32m + 4j + e in v[m][e] (m, e = 0..3): pairs of
+// both rotations and strides 1, 2, 32 and 64 of the Hadamard transform are within a lane, strides 4, 8 and 16 between
+// lanes that differ in a bit.
+
+#include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "fulgurite/cuda/dependent_launch.h"
+#include "fulgurite/cuda/number.h"
+
+namespace fulgurite::indexer_prepare::cuda {
+namespace {
+
+using namespace fulgurite::cuda;
+
+constexpr int kWarps = 4;    // of a block
+constexpr int kVectors = 4;  // of a warp, at a time
+constexpr unsigned kAll = ~0u;
+
+struct Roots {  // fp32(n^-1/2)
+  float heads, dim;
+};
+
+using Vector = float[4][4];
+
+__device__ int lane_of_vector() { return static_cast<int>(threadIdx.x) % 8; }
+__device__ int vector_of_warp() { return static_cast<int>(threadIdx.x) % 32 / 8; }
+
+// --- memory ---
+
+struct Raw {  // a lane's bf16
+  uint2 part[4];
+};
+__device__ void read(Raw& raw, const uint16_t* vector) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+    raw.part[m] = __ldcg(reinterpret_cast<const uint2*>(vector + 32 * m + 4 * lane_of_vector()));
+}
+__device__ void widen(const Raw& raw, Vector& v) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    v[m][0] = low_bf16(raw.part[m].x);
+    v[m][1] = high_bf16(raw.part[m].x);
+    v[m][2] = low_bf16(raw.part[m].y);
+    v[m][3] = high_bf16(raw.part[m].y);
+  }
+}
+__device__ void read(Vector& v, const float* vector) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    const float4 part = __ldg(reinterpret_cast<const float4*>(vector + 32 * m + 4 * lane_of_vector()));
+    v[m][0] = part.x;
+    v[m][1] = part.y;
+    v[m][2] = part.z;
+    v[m][3] = part.w;
+  }
+}
+
+__device__ void round(float& a, float& b) {
+  const uint32_t pair = bf16_pair(a, b);
+  a = low_bf16(pair);
+  b = high_bf16(pair);
+}
+__device__ void round(Vector& v) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    round(v[m][0], v[m][1]);
+    round(v[m][2], v[m][3]);
+  }
+}
+
+// --- rotation ---
+
+// Of this lane's four pairs: half-split e with (m, e) and (m + 1, e); interleaved 2m' + i with (m', 2i), (m', 2i + 1).
+struct Turn {
+  float cosine[4], sine[4];
+};
+__device__ void read_row(float (&values)[4], const float* row, bool interleaved) {
+  const int j = lane_of_vector();
+  if (interleaved) {
+    const float2 low = __ldg(reinterpret_cast<const float2*>(row + 2 * j));
+    const float2 high = __ldg(reinterpret_cast<const float2*>(row + 16 + 2 * j));
+    values[0] = low.x, values[1] = low.y, values[2] = high.x, values[3] = high.y;
+  } else {
+    const float4 all = __ldg(reinterpret_cast<const float4*>(row + 4 * j));
+    values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
+  }
+}
+__device__ Turn turn_at(const Params& params, int position) {
+  Turn turn;
+  const int64_t row = static_cast<int64_t>(position) * (kRope / 2);
+  read_row(turn.cosine, params.cosine + row, params.interleaved);
+  read_row(turn.sine, params.sine + row, params.interleaved);
+  return turn;
+}
+
+__device__ void rotate_pair(float& a, float& b, float c, float s) {
+  const float turned = __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s));
+  b = __fadd_rn(__fmul_rn(a, s), __fmul_rn(b, c));
+  a = turned;
+}
+__device__ void rotate(float (&low)[4], float (&high)[4], const Turn& turn, bool interleaved) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (interleaved) {
+      float(&row)[4] = i < 2 ? low : high;
+      rotate_pair(row[i % 2 * 2], row[i % 2 * 2 + 1], turn.cosine[i], turn.sine[i]);
+    } else {
+      rotate_pair(low[i], high[i], turn.cosine[i], turn.sine[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    round(low[i], low[i + 1]);
+    round(high[i], high[i + 1]);
+  }
+}
+__device__ void rotate(Vector& v, const Turn& turn, const Params& params) {
+  if (params.rotates_last) {
+    rotate(v[2], v[3], turn, params.interleaved);
+  } else {
+    rotate(v[0], v[1], turn, params.interleaved);
+  }
+}
+
+// --- Hadamard ---
+
+__device__ void butterfly(float& a, float& b) {
+  const float sum = __fadd_rn(a, b);
+  b = __fsub_rn(a, b);
+  a = sum;
+}
+__device__ void hadamard(Vector& v, float root) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    butterfly(v[m][0], v[m][1]);
+    butterfly(v[m][2], v[m][3]);
+    butterfly(v[m][0], v[m][2]);
+    butterfly(v[m][1], v[m][3]);
+  }
+#pragma unroll
+  for (int bit = 1; bit < 8; bit *= 2) {
+    const float sign = lane_of_vector() & bit ? -1.0f : 1.0f;  // the upper lane's own value is subtracted
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        v[m][e] =
+            __fmaf_rn(v[m][e], sign, __shfl_xor_sync(kAll, v[m][e], bit));  // +-v is exact: one rounding
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    butterfly(v[0][e], v[1][e]);
+    butterfly(v[2][e], v[3][e]);
+    butterfly(v[0][e], v[2][e]);
+    butterfly(v[1][e], v[3][e]);
+  }
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[m][e] = __fmul_rn(v[m][e], root);
+  }
+  round(v);
+}
+
+// --- quantization ---
+
+struct Codes {
+  uint32_t part[4];
+  float scale;
+};
+
+// As core/quantize.h: values are bf16 here.
+__device__ Codes quantize(const Vector& v, bool pow2) {
+  uint32_t largest = 0;  // magnitudes order as their bits do
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(v[m][e]) & 0x7FFFFFFFu);
+  }
+#pragma unroll
+  for (int bit = 1; bit < 8; bit *= 2) largest = max(largest, __shfl_xor_sync(kAll, largest, bit));
+  Codes codes{{0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu}, 1.0f};
+  if (largest >= 0x7F800000u) return codes;
+  codes.scale = e4m3_scale_of(__uint_as_float(largest), pow2);
+  const float inverse = __uint_as_float((254u << 23) - __float_as_uint(codes.scale));  // of a power of two
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    float x[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e)  // times 2^-n divides exactly, but for quotients whose code is 0
+      x[e] = pow2 ? __fmul_rn(v[m][e], inverse) : __fdiv_rn(v[m][e], codes.scale);
+    codes.part[m] = e4m3_pair(x[0], x[1]) | e4m3_pair(x[2], x[3]) << 16;
+  }
+  return codes;
+}
+__device__ void write(const Codes& codes, uint8_t* vector) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+    *reinterpret_cast<uint32_t*>(vector + 32 * m + 4 * lane_of_vector()) = codes.part[m];
+}
+
+// --- queries ---
+
+// Heads first_head + 4i + (0..3), i < Rounds, of one token.
+template <int Rounds>
+__device__ void prepare_queries(const Params& params, const Roots& roots, int token, int first_head) {
+  const Turn turn = turn_at(params, params.places[token].y);
+  wait_for_predecessor();
+  Raw raw[Rounds];
+  float gate[Rounds];
+#pragma unroll
+  for (int i = 0; i < Rounds; ++i) {
+    const int head = min(first_head + kVectors * i + vector_of_warp(), params.heads - 1);
+    read(raw[i], params.q + token * params.q_token_stride + head * params.q_head_stride);
+    gate[i] = __ldcg(params.gate + token * params.gate_stride + head);
+  }
+#pragma unroll
+  for (int i = 0; i < Rounds; ++i) {
+    const int head = first_head + kVectors * i + vector_of_warp();
+    Vector v;
+    widen(raw[i], v);
+    rotate(v, turn, params);
+    if (params.hadamard_q) hadamard(v, roots.dim);
+    const Codes codes = quantize(v, params.pow2);
+    if (head >= params.heads) continue;
+    write(codes, params.q_codes + token * params.code_token_stride + head * params.code_head_stride);
+    if (lane_of_vector() == 0)
+      params.weights[token * params.weights_stride + head] =
+          __fmul_rn(__fmul_rn(__fmul_rn(gate[i], roots.heads), codes.scale), roots.dim);
+  }
+}
+
+// --- keys ---
+
+template <class Value>
+__device__ Value reduce_sum(Value value) {
+#pragma unroll
+  for (int bit = 1; bit < 8; bit *= 2) value += __shfl_xor_sync(kAll, value, bit);
+  return value;
+}
+
+// The sum of term(value) in the contract's order, by all lanes alike.
+template <class Term>
+__device__ double ordered_sum(const Vector& v, const Term& term) {
+  double sum = 0.0;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum = __dadd_rn(sum, term(__shfl_sync(kAll, v[m][e], j, 8)));
+    }
+  }
+  return sum;
+}
+template <class Term>
+__device__ double tree_sum(const Vector& v, const Term& term) {
+  double rows[4];
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+    rows[m] = __dadd_rn(__dadd_rn(term(v[m][0]), term(v[m][1])), __dadd_rn(term(v[m][2]), term(v[m][3])));
+  return reduce_sum(__dadd_rn(__dadd_rn(rows[0], rows[1]), __dadd_rn(rows[2], rows[3])));
+}
+
+// Any order of the sum is exact: bf16 values, so multiples of 2^(least - 7) whose partial sums stay below
+// 2^(most + 8), and 53 bits hold both.
+__device__ bool sums_exactly(const Vector& v) {
+  int least = 255, most = 0;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const uint32_t bits = __float_as_uint(v[m][e]) & 0x7FFFFFFFu;
+      const int exponent = max(static_cast<int>(bits >> 23), 1);
+      least = bits == 0 ? least : min(least, exponent);
+      most = max(most, exponent);
+    }
+  }
+#pragma unroll
+  for (int bit = 1; bit < 8; bit *= 2) {
+    least = min(least, __shfl_xor_sync(kAll, least, bit));
+    most = max(most, __shfl_xor_sync(kAll, most, bit));
+  }
+  return most < 255 && most - least <= 53 - 15;
+}
+
+__device__ float mean_of(const Vector& v) {
+  const auto value = [](float x) { return static_cast<double>(x); };
+  double sum = tree_sum(v, value);
+  const bool exact = sums_exactly(v);
+  if (!__all_sync(kAll, exact)) {
+    const double ordered = ordered_sum(v, value);
+    if (!exact) sum = ordered;
+  }
+  return static_cast<float>(sum / kDim);
+}
+
+// 128 terms that are not negative: two orders of their sum differ by less than 2^-45 of it. Where that cannot move
+// the rounded mean, the order does not matter.
+__device__ float mean_square_of(const Vector& v) {
+  const auto square = [](float x) { return static_cast<double>(x) * x; };
+  double sum = tree_sum(v, square);
+  const bool certain =
+      static_cast<float>(sum * (1.0 - 0x1p-45) / kDim) == static_cast<float>(sum * (1.0 + 0x1p-45) / kDim);
+  if (!__all_sync(kAll, certain)) {
+    const double ordered = ordered_sum(v, square);
+    if (!certain) sum = ordered;
+  }
+  return static_cast<float>(sum / kDim);
+}
+
+__device__ float reciprocal_sqrt(float m, bool two_step) {
+  if (two_step) return __fdiv_rn(1.0f, __fsqrt_rn(m));
+  return static_cast<float>(1.0 / sqrt(static_cast<double>(m)));
+}
+
+__device__ void layer_norm(Vector& v, const Vector& weight, const Vector& bias, const Params& params) {
+  const float mean = mean_of(v);
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[m][e] = __fsub_rn(v[m][e], mean);
+  }
+  const float r = reciprocal_sqrt(__fadd_rn(mean_square_of(v), params.epsilon), params.two_step_rsqrt);
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      v[m][e] = __fadd_rn(__fmul_rn(__fmul_rn(v[m][e], r), weight[m][e]), bias[m][e]);
+  }
+  round(v);
+}
+
+__device__ void prepare_keys(const Params& params, const Roots& roots, int first_token) {
+  const int own = first_token + vector_of_warp(), token = min(own, params.tokens - 1);
+  const int2 place = params.places[token];  // sequence, position
+  Vector weight, bias;
+  read(weight, params.k_weight);
+  read(bias, params.k_bias);
+  const Turn turn = turn_at(params, place.y);
+  const int page = __ldg(params.block_table + place.x * params.block_table_stride + place.y / kPageTokens);
+  if (params.round_norm) {
+    round(weight);
+    round(bias);
+  }
+  wait_for_predecessor();
+  Raw raw;
+  read(raw, params.k + token * params.k_stride);
+  Vector v;
+  widen(raw, v);
+  layer_norm(v, weight, bias, params);
+  rotate(v, turn, params);
+  if (params.hadamard_k) hadamard(v, roots.dim);
+  const Codes codes = quantize(v, params.pow2);
+  if (own >= params.tokens) return;
+  uint8_t* const at = params.key_pages + page * params.page_stride;
+  const int slot = place.y % kPageTokens;
+  write(codes, at + slot * kDim);
+  if (lane_of_vector() == 0) reinterpret_cast<float*>(at + kPageTokens * kDim)[slot] = codes.scale;
+}
+
+// The first blocks take keys, whose way is longest; the others queries, `units` warps a token.
+template <int Rounds>
+__global__ __launch_bounds__(32 * kWarps) void prepare(const __grid_constant__ Params params, Roots roots,
+                                                       int key_blocks, int units) {
+  release_successor();
+  const int block = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x) / 32;
+  if (block < key_blocks) {
+    const int first = (block * kWarps + warp) * kVectors;
+    if (first < params.tokens) prepare_keys(params, roots, first);
+  } else {
+    const int unit = (block - key_blocks) * kWarps + warp, token = unit / units;
+    if (token < params.tokens)
+      prepare_queries<Rounds>(params, roots, token, unit % units * (kVectors * Rounds));
+  }
+}
+
+float inverse_root(int n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
+
+template <int Rounds>
+cudaError_t launch_rounds(const Params& params, cudaStream_t stream) {
+  const int units = (params.heads + kVectors * Rounds - 1) / (kVectors * Rounds);
+  const int keys = params.k != nullptr ? (params.tokens + kWarps * kVectors - 1) / (kWarps * kVectors) : 0;
+  const int64_t queries = (static_cast<int64_t>(params.tokens) * units + kWarps - 1) / kWarps;
+  cudaLaunchAttribute attribute = dependent_launch(params.dependent);
+  cudaLaunchConfig_t config{};
+  config.gridDim = {static_cast<unsigned>(keys + queries), 1, 1};
+  config.blockDim = {32 * kWarps, 1, 1};
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, prepare<Rounds>, params,
+                            Roots{inverse_root(params.heads), inverse_root(kDim)}, keys, units);
+}
+
+}  // namespace
+
+void launch(const Params& params, cudaStream_t stream) {
+  if (params.tokens == 0) return;
+  // Many vectors: four a lane, whose loads are under way together. No bit depends on it.
+  const bool many = static_cast<int64_t>(params.tokens) * params.heads >= 8192 && params.heads % 16 == 0;
+  const cudaError_t error = many ? launch_rounds<4>(params, stream) : launch_rounds<1>(params, stream);
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("indexer_prepare: ") + cudaGetErrorString(error));
+}
+
+}  // namespace fulgurite::indexer_prepare::cuda
