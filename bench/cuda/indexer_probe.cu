@@ -1,5 +1,5 @@
 // Holds the indexer's kernels against the library's references, bit for bit, and times them.
-//   probe check [fast] | probe time | probe small (for memory checkers)
+//   probe check [fast] | probe time [processors] | probe small (for memory checkers)
 // Times are of CUDA graphs of many calls whose operands are others each time (more than 200 MB of them), so weights
 // come from memory; a time includes one edge between kernels.
 
@@ -737,6 +737,7 @@ void check(bool fast) {
     check_projection_at_size(true, 700, {1, 8, 16, 17, 64, 65, 128, 129, 256, 257, 512, 700});
     check_large_projection(false, 8192);
     check_large_projection(false, 2048 + 37);
+    check_large_projection(false, 3000);
     check_large_projection(true, 4096);
     check_large_projection(true, 5000);
     report_checks("projections at size");
@@ -813,8 +814,24 @@ constexpr size_t kRotated = size_t{240} << 20;
 int sets_for(size_t bytes) { return static_cast<int>(std::clamp<size_t>(kRotated / bytes, 2, 256)); }
 
 __global__ void nothing() {}
+__global__ void large() {}
+void report_clusters() {
+  for (const unsigned size : {2u, 4u, 8u}) {
+    cudaLaunchAttribute attribute = fulgurite::cuda::cluster_of(size);
+    cudaLaunchConfig_t config{};
+    config.gridDim = {128, 1, 1};
+    config.blockDim = {256, 1, 1};
+    config.dynamicSmemBytes = 200 << 10;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    MUST(cudaFuncSetAttribute(large, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10));
+    MUST(cudaOccupancyMaxActiveClusters(&clusters, large, &config));
+    std::printf("clusters of %u blocks that run at once: %d\n", size, clusters);
+  }
+}
 
-void time_projections(const uint16_t* pool) {
+void time_projections(const uint16_t* pool, int processors) {
   Device<uint16_t> k(size_t{8192} * 128);
   Device<float> gate(size_t{8192} * 64);
   std::printf("%-22s %28s %28s %28s %10s\n", "projection, us", "all cold (p10, p90)", "x warm",
@@ -843,6 +860,7 @@ void time_projections(const uint16_t* pool) {
           params.tokens = tokens;
           params.hidden = hidden;
           params.heads = 64;
+          params.processors = processors;
           params.dependent = dependent;
           projection::launch(params, stream);
         });
@@ -913,14 +931,15 @@ void time_preparations(const uint16_t* pool) {
   }
 }
 
-void time_all() {
+void time_all(int processors) {
   Device<uint16_t> pool((kRotated + (size_t{130} << 20)) / 2);
   fill_bf16<<<2048, 256>>>(pool.data, pool.count, 1);
   MUST(cudaDeviceSynchronize());
   const Time edge = time_graph(256, [](int, cudaStream_t stream) { nothing<<<128, 256, 0, stream>>>(); });
   std::printf("edge, empty kernel 128 x 256: %.2f us\n", edge.median);
-  time_projections(pool.data);
-  time_preparations(pool.data);
+  report_clusters();
+  time_projections(pool.data, processors);
+  if (processors == 132) time_preparations(pool.data);
 }
 
 }  // namespace
@@ -929,7 +948,7 @@ int main(int count, char** words) {
   const std::string what = count > 1 ? words[1] : "check";
   if (what == "check") check(count > 2);
   if (what == "small") small();
-  if (what == "time") time_all();
+  if (what == "time") time_all(count > 2 ? std::atoi(words[2]) : 132);
   report_checks("all");
   return failures != 0;
 }

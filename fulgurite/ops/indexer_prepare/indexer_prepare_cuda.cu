@@ -103,19 +103,19 @@ __device__ void rotate_pair(float& a, float& b, float c, float s) {
   a = turned;
 }
 __device__ void rotate(float (&low)[4], float (&high)[4], const Turn& turn, bool interleaved) {
+  if (interleaved) {
+    rotate_pair(low[0], low[1], turn.cosine[0], turn.sine[0]);
+    rotate_pair(low[2], low[3], turn.cosine[1], turn.sine[1]);
+    rotate_pair(high[0], high[1], turn.cosine[2], turn.sine[2]);
+    rotate_pair(high[2], high[3], turn.cosine[3], turn.sine[3]);
+  } else {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (interleaved) {
-      float(&row)[4] = i < 2 ? low : high;
-      rotate_pair(row[i % 2 * 2], row[i % 2 * 2 + 1], turn.cosine[i], turn.sine[i]);
-    } else {
-      rotate_pair(low[i], high[i], turn.cosine[i], turn.sine[i]);
-    }
+    for (int e = 0; e < 4; ++e) rotate_pair(low[e], high[e], turn.cosine[e], turn.sine[e]);
   }
 #pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    round(low[i], low[i + 1]);
-    round(high[i], high[i + 1]);
+  for (int e = 0; e < 4; e += 2) {
+    round(low[e], low[e + 1]);
+    round(high[e], high[e + 1]);
   }
 }
 __device__ void rotate(Vector& v, const Turn& turn, const Params& params) {
@@ -164,7 +164,6 @@ __device__ void hadamard(Vector& v, float root) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) v[m][e] = __fmul_rn(v[m][e], root);
   }
-  round(v);
 }
 
 // --- quantization ---
@@ -174,28 +173,44 @@ struct Codes {
   float scale;
 };
 
-// As core/quantize.h: values are bf16 here.
-__device__ Codes quantize(const Vector& v, bool pow2) {
-  uint32_t largest = 0;  // magnitudes order as their bits do
+// A lane's values, rounded to bf16.
+struct Rounded {
+  uint32_t pair[4][2];
+};
+__device__ Rounded rounded(const Vector& v) {
+  Rounded r;
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(v[m][e]) & 0x7FFFFFFFu);
+    r.pair[m][0] = bf16_pair(v[m][0], v[m][1]);
+    r.pair[m][1] = bf16_pair(v[m][2], v[m][3]);
   }
+  return r;
+}
+
+// The largest magnitude of a vector as bf16 bits, which order as magnitudes do; from 0x7F80 on it is not finite.
+__device__ uint32_t largest_magnitude(const Rounded& r) {
+  uint32_t largest = 0;  // of either half
 #pragma unroll
-  for (int bit = 1; bit < 8; bit *= 2) largest = max(largest, __shfl_xor_sync(kAll, largest, bit));
+  for (int m = 0; m < 4; ++m)
+    largest = __vmaxu2(__vmaxu2(largest, r.pair[m][0] & 0x7FFF7FFFu), r.pair[m][1] & 0x7FFF7FFFu);
+#pragma unroll
+  for (int bit = 1; bit < 8; bit *= 2) largest = __vmaxu2(largest, __shfl_xor_sync(kAll, largest, bit));
+  return max(largest & 0xFFFFu, largest >> 16);
+}
+
+// As core/quantize.h.
+__device__ Codes quantize(const Rounded& r, bool pow2) {
+  const uint32_t largest = largest_magnitude(r);
   Codes codes{{0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu}, 1.0f};
-  if (largest >= 0x7F800000u) return codes;
-  codes.scale = e4m3_scale_of(__uint_as_float(largest), pow2);
+  if (largest >= 0x7F80u) return codes;
+  codes.scale = e4m3_scale_of(bf16_to_float(static_cast<uint16_t>(largest)), pow2);
   const float inverse = __uint_as_float((254u << 23) - __float_as_uint(codes.scale));  // of a power of two
+  // Times 2^-n divides exactly, but for quotients whose code is 0.
+  const auto quotient = [&](float x) { return pow2 ? __fmul_rn(x, inverse) : __fdiv_rn(x, codes.scale); };
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    float x[4];
-#pragma unroll
-    for (int e = 0; e < 4; ++e)  // times 2^-n divides exactly, but for quotients whose code is 0
-      x[e] = pow2 ? __fmul_rn(v[m][e], inverse) : __fdiv_rn(v[m][e], codes.scale);
-    codes.part[m] = e4m3_pair(x[0], x[1]) | e4m3_pair(x[2], x[3]) << 16;
-  }
+  for (int m = 0; m < 4; ++m)
+    codes.part[m] = e4m3_pair(quotient(low_bf16(r.pair[m][0])), quotient(high_bf16(r.pair[m][0]))) |
+                    e4m3_pair(quotient(low_bf16(r.pair[m][1])), quotient(high_bf16(r.pair[m][1]))) << 16;
   return codes;
 }
 __device__ void write(const Codes& codes, uint8_t* vector) {
@@ -209,7 +224,7 @@ __device__ void write(const Codes& codes, uint8_t* vector) {
 // Heads first_head + 4i + (0..3), i < Rounds, of one token.
 template <int Rounds>
 __device__ void prepare_queries(const Params& params, const Roots& roots, int token, int first_head) {
-  const Turn turn = turn_at(params, params.places[token].y);
+  const int position = params.places[token].y;
   wait_for_predecessor();
   Raw raw[Rounds];
   float gate[Rounds];
@@ -219,6 +234,7 @@ __device__ void prepare_queries(const Params& params, const Roots& roots, int to
     read(raw[i], params.q + token * params.q_token_stride + head * params.q_head_stride);
     gate[i] = __ldcg(params.gate + token * params.gate_stride + head);
   }
+  const Turn turn = turn_at(params, position);  // after the queries' loads, which need not wait for the position
 #pragma unroll
   for (int i = 0; i < Rounds; ++i) {
     const int head = first_head + kVectors * i + vector_of_warp();
@@ -226,7 +242,7 @@ __device__ void prepare_queries(const Params& params, const Roots& roots, int to
     widen(raw[i], v);
     rotate(v, turn, params);
     if (params.hadamard_q) hadamard(v, roots.dim);
-    const Codes codes = quantize(v, params.pow2);
+    const Codes codes = quantize(rounded(v), params.pow2);
     if (head >= params.heads) continue;
     write(codes, params.q_codes + token * params.code_token_stride + head * params.code_head_stride);
     if (lane_of_vector() == 0)
@@ -318,44 +334,60 @@ __device__ float reciprocal_sqrt(float m, bool two_step) {
   return static_cast<float>(1.0 / sqrt(static_cast<double>(m)));
 }
 
-__device__ void layer_norm(Vector& v, const Vector& weight, const Vector& bias, const Params& params) {
+// (x - mean) / sqrt(variance + epsilon)
+__device__ void standardize(Vector& v, const Params& params) {
   const float mean = mean_of(v);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) v[m][e] = __fsub_rn(v[m][e], mean);
   }
-  const float r = reciprocal_sqrt(__fadd_rn(mean_square_of(v), params.epsilon), params.two_step_rsqrt);
+  const float r =
+      reciprocal_sqrt(__fadd_rn(mean_square_of(v), params.epsilon), params.two_step_rsqrt);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      v[m][e] = __fadd_rn(__fmul_rn(__fmul_rn(v[m][e], r), weight[m][e]), bias[m][e]);
+    for (int e = 0; e < 4; ++e) v[m][e] = __fmul_rn(v[m][e], r);
+  }
+}
+
+__device__ void read_norm(Vector& weight, Vector& bias, const Params& params) {
+  read(weight, params.k_weight);
+  read(bias, params.k_bias);
+}
+__device__ void scale_and_shift(Vector& v, Vector& weight, Vector& bias, bool round_norm) {
+  if (round_norm) {
+    round(weight);
+    round(bias);
+  }
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[m][e] = __fadd_rn(__fmul_rn(v[m][e], weight[m][e]), bias[m][e]);
   }
   round(v);
 }
 
+// kEarly: the norm's parameters are read before x, into registers that only a few tokens can afford.
+template <bool kEarly>
 __device__ void prepare_keys(const Params& params, const Roots& roots, int first_token) {
   const int own = first_token + vector_of_warp(), token = min(own, params.tokens - 1);
   const int2 place = params.places[token];  // sequence, position
   Vector weight, bias;
-  read(weight, params.k_weight);
-  read(bias, params.k_bias);
-  const Turn turn = turn_at(params, place.y);
-  const int page = __ldg(params.block_table + place.x * params.block_table_stride + place.y / kPageTokens);
-  if (params.round_norm) {
-    round(weight);
-    round(bias);
-  }
+  if constexpr (kEarly) read_norm(weight, bias, params);
   wait_for_predecessor();
   Raw raw;
   read(raw, params.k + token * params.k_stride);
+  const Turn turn = turn_at(params, place.y);
+  const int page = __ldg(params.block_table + place.x * params.block_table_stride + place.y / kPageTokens);
   Vector v;
   widen(raw, v);
-  layer_norm(v, weight, bias, params);
+  standardize(v, params);
+  if constexpr (!kEarly) read_norm(weight, bias, params);
+  scale_and_shift(v, weight, bias, params.round_norm);
   rotate(v, turn, params);
   if (params.hadamard_k) hadamard(v, roots.dim);
-  const Codes codes = quantize(v, params.pow2);
+  const Codes codes = quantize(rounded(v), params.pow2);
   if (own >= params.tokens) return;
   uint8_t* const at = params.key_pages + page * params.page_stride;
   const int slot = place.y % kPageTokens;
@@ -365,13 +397,13 @@ __device__ void prepare_keys(const Params& params, const Roots& roots, int first
 
 // The first blocks take keys, whose way is longest; the others queries, `units` warps a token.
 template <int Rounds>
-__global__ __launch_bounds__(32 * kWarps) void prepare(const __grid_constant__ Params params, Roots roots,
+__global__ __launch_bounds__(32 * kWarps, Rounds == 1 ? 1 : 8) void prepare(const __grid_constant__ Params params, Roots roots,
                                                        int key_blocks, int units) {
   release_successor();
   const int block = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x) / 32;
   if (block < key_blocks) {
     const int first = (block * kWarps + warp) * kVectors;
-    if (first < params.tokens) prepare_keys(params, roots, first);
+    if (first < params.tokens) prepare_keys<Rounds == 1>(params, roots, first);
   } else {
     const int unit = (block - key_blocks) * kWarps + warp, token = unit / units;
     if (token < params.tokens)
@@ -401,9 +433,9 @@ cudaError_t launch_rounds(const Params& params, cudaStream_t stream) {
 
 void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
-  // Many vectors: four a lane, whose loads are under way together. No bit depends on it.
-  const bool many = static_cast<int64_t>(params.tokens) * params.heads >= 8192 && params.heads % 16 == 0;
-  const cudaError_t error = many ? launch_rounds<4>(params, stream) : launch_rounds<1>(params, stream);
+  // Many vectors: two a lane, whose loads are under way together. No bit depends on it.
+  const bool many = static_cast<int64_t>(params.tokens) * params.heads >= 8192 && params.heads % 8 == 0;
+  const cudaError_t error = many ? launch_rounds<2>(params, stream) : launch_rounds<1>(params, stream);
   if (error != cudaSuccess)
     throw std::runtime_error(std::string("indexer_prepare: ") + cudaGetErrorString(error));
 }

@@ -7,6 +7,7 @@
 namespace fulgurite::indexer_projection::cuda {
 namespace {
 
+constexpr int kBlocks = 8;     // of a cluster; two parts of K each
 constexpr int kRows = 8;       // of the weight, the narrow side of an instruction
 constexpr int kInFlight = 28;  // groups whose loads are under way at once: all of a part at hidden = 7168
 

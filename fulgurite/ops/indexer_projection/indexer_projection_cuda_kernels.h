@@ -10,9 +10,7 @@ namespace fulgurite::indexer_projection::cuda {
 
 using namespace fulgurite::cuda;
 
-inline constexpr int kBlocks = 8;  // of a cluster; each has two parts of K
 inline constexpr int kGroup = 16;  // columns of an instruction
-static_assert(kParts == 2 * kBlocks);
 
 // Up to kFewTokens (few), any number (tiles). Both say what went wrong.
 inline constexpr int kFewTokens = 16;
