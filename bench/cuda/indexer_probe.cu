@@ -734,10 +734,12 @@ void check(bool fast) {
     check_projection(7200, 64, false, {3, 40, 300});
     report_checks("6144, 7200");
     check_projection_at_size(false, 1100, {1, 2, 8, 9, 16, 17, 64, 65, 128, 129, 256, 512, 513, 1024, 1100});
-    check_projection_at_size(true, 700, {1, 8, 16, 17, 64, 65, 128, 129, 256, 257, 512, 700});
+    check_projection_at_size(true, 700, {1, 8, 16, 17, 64, 65, 128, 192, 193, 256, 257, 512, 576, 577, 700});
     check_large_projection(false, 8192);
     check_large_projection(false, 2048 + 37);
+    check_large_projection(false, 1500);
     check_large_projection(false, 3000);
+    check_large_projection(true, 1500);
     check_large_projection(true, 4096);
     check_large_projection(true, 5000);
     report_checks("projections at size");

@@ -87,62 +87,92 @@ __device__ void copy_box(uint32_t to, const CUtensorMap& map, int column, int ro
       : "memory");
 }
 
-// The weight's chunk of a stage, and what its barrier is to wait for in all.
+// What one block copies: `rows` boxes of the weight from row `row` of a matrix on, and x.
+struct Source {
+  const CUtensorMap* weight;
+  const CUtensorMap* x;
+  int row;
+};
+// Of row block i of the block's.
 template <class T>
-__device__ void copy_weight(Shared<T>& shared, const Maps& maps, bool keys, int column, int stage) {
-  const uint32_t barrier = shared_address(&shared.full[stage]), to = shared_address(shared.stages[stage]);
-  barrier_expect(barrier, T::kStageBytes);
+__device__ Source source_of(const Maps& maps, bool keys, int i) {
+  const int block = static_cast<int>(blockIdx.y) * T::kRowBlocks + i;
+  const bool key = keys && block < kKeyRows / kRowsOfMultiply;
+  return {key ? &maps.wk : &maps.w, &maps.x, key ? block * kRowsOfMultiply : 0};
+}
+
+// A value that is kept: of an address in shared memory the compiler would rather ask the processor again each time.
+__device__ uint32_t kept(uint32_t value) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(value));
+  return value;
+}
+
+template <class T>
+struct Copier {
+  uint32_t stages, full, empty;  // addresses
+  Source sources[T::kRowBlocks];
+  int hidden, first_part;
+
+  // The weight's chunk of a stage, and what its barrier is to wait for in all.
+  __device__ void copy_weight(int column, int stage) const {
+    const uint32_t barrier = full + stage * 8, to = stages + stage * T::kStageBytes;
+    barrier_expect(barrier, T::kStageBytes);
 #pragma unroll
-  for (int i = 0; i < T::kRowBlocks; ++i) {
-    const int block = static_cast<int>(blockIdx.y) * T::kRowBlocks + i;
-    const bool key = keys && block < kKeyRows / kRowsOfMultiply;
-    copy_box(to + i * (kRowsOfMultiply * kRowBytes), key ? maps.wk : maps.w, column, key ? block * kRowsOfMultiply : 0,
-             barrier);
+    for (int i = 0; i < T::kRowBlocks; ++i)
+      copy_box(to + i * (kRowsOfMultiply * kRowBytes), *sources[i].weight, column, sources[i].row, barrier);
   }
-}
-template <class T>
-__device__ void copy_x(Shared<T>& shared, const Maps& maps, int column, int tile, int stage) {
-  copy_box(shared_address(shared.stages[stage]) + T::kWeightBytes, maps.x, column, tile * T::kTokens,
-           shared_address(&shared.full[stage]));
-}
-
-// Calls copy(chunk's column) for each chunk of the block.
-template <class T, class Copy>
-__device__ void for_each_chunk(int hidden, int rank, const Copy& copy) {
-  for (int i = 0; i < T::kPartsOfBlock; ++i) {
-    const Part part = part_of(hidden, rank * T::kPartsOfBlock + i);
-    for (int group = 0; group < part.groups; group += kChunkGroups) copy(part.column + group * kGroup);
+  __device__ void copy_x(int column, int tile, int stage) const {
+    copy_box(stages + stage * T::kStageBytes + T::kWeightBytes, *sources[0].x, column, tile * T::kTokens,
+             full + stage * 8);
   }
-}
+  // Of the first stages, before the predecessor is waited for; how many.
+  __device__ int copy_weights_ahead() const {
+    int stage = 0;
+#pragma unroll 1
+    for (int i = 0; i < T::kPartsOfBlock; ++i) {
+      const Part part = part_of(hidden, first_part + i);
+#pragma unroll 1
+      for (int group = 0; group < part.groups && stage < T::kStages; group += kChunkGroups, ++stage)
+        copy_weight(part.column + group * kGroup, stage);
+    }
+    return stage;
+  }
+  __device__ void copy_tiles(int tiles, int ahead) const {
+    Place<T> place;
+    int use = 0;
+#pragma unroll 1
+    for (int tile = static_cast<int>(blockIdx.x) / T::kBlocks; tile < tiles;
+         tile += static_cast<int>(gridDim.x) / T::kBlocks) {
+#pragma unroll 1
+      for (int i = 0; i < T::kPartsOfBlock; ++i) {
+        const Part part = part_of(hidden, first_part + i);
+        int column = part.column;
+#pragma unroll 1
+        for (int left = part.groups; left > 0; left -= kChunkGroups, column += kChunk, ++use) {
+          if (use >= T::kStages) barrier_wait(empty + place.stage * 8, place.parity ^ 1);
+          if (use >= ahead) copy_weight(column, place.stage);
+          copy_x(column, tile, place.stage);
+          place.advance();
+        }
+      }
+    }
+  }
+};
 
+// By one thread.
 template <class T>
 __device__ void copy_all(Shared<T>& shared, const Maps& maps, const Params& params, int rank, int tiles) {
-  const bool keys = params.wk != nullptr;
-  int ahead = 0;  // stages whose weights were asked for before the predecessor was waited for
-  if (params.dependent) {
-    for_each_chunk<T>(params.hidden, rank, [&](int column) {
-      if (ahead == T::kStages) return;
-      if (elect()) copy_weight(shared, maps, keys, column, ahead);
-      __syncwarp();
-      ++ahead;
-    });
-  }
+  Copier<T> copier{kept(shared_address(shared.stages)),
+                   kept(shared_address(shared.full)),
+                   kept(shared_address(shared.empty)),
+                   {},
+                   params.hidden,
+                   rank * T::kPartsOfBlock};
+#pragma unroll
+  for (int i = 0; i < T::kRowBlocks; ++i) copier.sources[i] = source_of<T>(maps, params.wk != nullptr, i);
+  const int ahead = params.dependent ? copier.copy_weights_ahead() : 0;
   wait_for_predecessor();
-  Place<T> place;
-  int use = 0;
-  for (int tile = static_cast<int>(blockIdx.x) / T::kBlocks; tile < tiles;
-       tile += static_cast<int>(gridDim.x) / T::kBlocks) {
-    for_each_chunk<T>(params.hidden, rank, [&](int column) {
-      if (use >= T::kStages) barrier_wait(shared_address(&shared.empty[place.stage]), place.parity ^ 1);
-      if (elect()) {
-        if (use >= ahead) copy_weight(shared, maps, keys, column, place.stage);
-        copy_x(shared, maps, column, tile, place.stage);
-      }
-      __syncwarp();
-      ++use;
-      place.advance();
-    });
-  }
+  copier.copy_tiles(tiles, ahead);
 }
 
 // --- the warps that multiply ---
@@ -227,24 +257,41 @@ __device__ void send_fragments(Shared<T>& shared, int rank, const float (&sum)[T
   }
 }
 
+// A fragment's place in the outputs: rows row and row + 8 of tokens token and token + 1.
+__device__ void store_fragment(const Params& params, int token, int row, const float4& sum) {
+  const int keys = params.wk != nullptr ? kKeyRows : 0;
+  const bool one = token < params.tokens, two = token + 1 < params.tokens;
+  if (row < keys) {
+    uint16_t* const at = params.k + token * params.k_stride + row;
+    if (one) at[0] = bf16_bits(sum.x), at[8] = bf16_bits(sum.z);
+    if (two) at[params.k_stride] = bf16_bits(sum.y), at[params.k_stride + 8] = bf16_bits(sum.w);
+    return;
+  }
+  const int head = row - keys;
+  const bool low = head < params.heads, high = head + 8 < params.heads;
+  const auto rounded = [&](float value) { return params.round_gate ? bf16_rounded(value) : value; };
+  float* const at = params.gate + token * params.gate_stride + head;
+  if (one && low) at[0] = rounded(sum.x);
+  if (two && low) at[params.gate_stride] = rounded(sum.y);
+  if (one && high) at[8] = rounded(sum.z);
+  if (two && high) at[params.gate_stride + 8] = rounded(sum.w);
+}
+
 // Adds the fragments that this block owns and writes them.
 template <class T>
 __device__ void write_fragments(Shared<T>& shared, const Params& params, int rank, int tile) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
   for (int owned = warp; owned < T::kOwned; owned += T::kWarps) {
     float4 parts[T::kBlocks];
 #pragma unroll
     for (int i = 0; i < T::kBlocks; ++i) parts[i] = shared.parts[i][owned][lane];
-    const float4 whole = pairwise_sum(parts);
     const int fragment = owned * T::kBlocks + rank, from = fragment / T::kFragmentsOfWarp, group = from / 4;
     const int token = tile * T::kTokens + group / T::kRowBlocks * T::kMultiplyTokens +
                       fragment % T::kFragmentsOfWarp * 8 + lane % 4 * 2;
     const int row = (static_cast<int>(blockIdx.y) * T::kRowBlocks + group % T::kRowBlocks) * kRowsOfMultiply +
                     from % 4 * 16 + lane / 4;
-    store(params, token, row, whole.x);
-    store(params, token + 1, row, whole.y);
-    store(params, token, row + 8, whole.z);
-    store(params, token + 1, row + 8, whole.w);
+    store_fragment(params, token, row, pairwise_sum(parts));
   }
 }
 
@@ -311,7 +358,8 @@ __global__ __launch_bounds__(T::kThreads, 1) void tiles_of(const __grid_constant
     multiply_all(shared, params, rank, tiles);
   } else {
     if constexpr (T::kTrades) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    if (warp == T::kWarps) copy_all(shared, maps, params, rank, tiles);
+    if (warp == T::kWarps && elect()) copy_all(shared, maps, params, rank, tiles);
+    __syncwarp();
     cluster_wait();
   }
 }
@@ -393,18 +441,24 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
 
 }  // namespace
 
-// Tiles so small that all processors have one. Where there are few tokens, eight blocks share K and the rows of the
-// weight are split between clusters (x is read three times, from L2).
+// Tiles so small that all processors have one; of an H100's, 12 clusters of eight blocks surely run at once (of 15), 26
+// of four (30), 66 of two. With keys and few tokens the rows of the weight are split between clusters too: x is read
+// three times, from L2.
 cudaError_t launch_tiles(const Params& params, cudaStream_t stream) {
-  constexpr int kClusters = 12;  // of eight, that an H100 runs at once
-  const bool keys = params.wk != nullptr;
-  const int tiles = keys ? kClusters / 3 : kClusters;
-  if (params.tokens <= tiles * 16) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
-  if (params.tokens <= tiles * 48) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
-  if (params.tokens <= tiles * 96) return launch_tile<Tile<64, 96, 8, 10>>(params, stream);
-  if (params.tokens <= tiles * 176) return launch_tile<Tile<64, 176, 8, 6>>(params, stream);
-  if (keys) return launch_tile<Tile<192, 64, 2, 5>>(params, stream);
-  if (params.tokens <= 66 * 64) return launch_tile<Tile<64, 64, 2, 12>>(params, stream);
+  const int tokens = params.tokens;
+  if (params.wk != nullptr) {
+    if (tokens <= 4 * 16) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
+    if (tokens <= 4 * 48) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
+    if (tokens <= 12 * 48) return launch_tile<Tile<192, 48, 8, 6>>(params, stream);
+    if (tokens <= 12 * 96) return launch_tile<Tile<192, 96, 8, 4>>(params, stream);
+    if (tokens <= 26 * 80) return launch_tile<Tile<192, 80, 4, 4>>(params, stream);
+    return launch_tile<Tile<192, 64, 2, 5>>(params, stream);
+  }
+  if (tokens <= 12 * 16) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
+  if (tokens <= 12 * 48) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
+  if (tokens <= 12 * 96) return launch_tile<Tile<64, 96, 8, 10>>(params, stream);
+  if (tokens <= 26 * 80) return launch_tile<Tile<64, 80, 4, 11>>(params, stream);
+  if (tokens <= 66 * 64) return launch_tile<Tile<64, 64, 2, 12>>(params, stream);
   return launch_tile<Tile<64, 128, 2, 8>>(params, stream);
 }
 
