@@ -1,6 +1,6 @@
 #pragma once
-// A warp's matrix instruction, D[16 x 8] += A[16 x 16] B[16 x 8] of bf16, summed as core/tensor_core.h says: one
-// group of 16 columns. The order of columns inside a group is free, as long as A and B have the same one.
+// A warp's matrix instruction, D[16 x 8] += A[16 x 16] B[16 x 8] of bf16, summed as core/tensor_core.h says:
+// one group of 16 columns. The order of columns inside a group is free, as long as A and B have the same one.
 
 #include <cstdint>
 

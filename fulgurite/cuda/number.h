@@ -1,6 +1,6 @@
 #pragma once
-// The number formats of core/bf16.h and core/fp8.h on the device: the same bits for every fp32 value, NaN with its
-// sign included, unless a function says otherwise.
+// The number formats of core/bf16.h and core/fp8.h on the device: the same bits for every fp32 value, NaN
+// with its sign included, unless a function says otherwise.
 
 #include <cstdint>
 

@@ -1,223 +1,21 @@
-// Eight lanes share a vector, a warp has four. Lane j holds dimensions 32m + 4j + e in v[m][e] (m, e = 0..3): pairs of
-// both rotations and strides 1, 2, 32 and 64 of the Hadamard transform are within a lane, strides 4, 8 and 16 between
-// lanes that differ in a bit.
-
-#include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda.h"
+// One launch for queries and keys: a warp takes four vectors at a time.
 
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
 #include "fulgurite/cuda/dependent_launch.h"
-#include "fulgurite/cuda/number.h"
+#include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda_codes.h"
 
 namespace fulgurite::indexer_prepare::cuda {
 namespace {
 
-using namespace fulgurite::cuda;
-
 constexpr int kWarps = 4;    // of a block
 constexpr int kVectors = 4;  // of a warp, at a time
-constexpr unsigned kAll = ~0u;
 
 struct Roots {  // fp32(n^-1/2)
   float heads, dim;
 };
-
-using Vector = float[4][4];
-
-__device__ int lane_of_vector() { return static_cast<int>(threadIdx.x) % 8; }
-__device__ int vector_of_warp() { return static_cast<int>(threadIdx.x) % 32 / 8; }
-
-// --- memory ---
-
-struct Raw {  // a lane's bf16
-  uint2 part[4];
-};
-__device__ void read(Raw& raw, const uint16_t* vector) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-    raw.part[m] = __ldcg(reinterpret_cast<const uint2*>(vector + 32 * m + 4 * lane_of_vector()));
-}
-__device__ void widen(const Raw& raw, Vector& v) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    v[m][0] = low_bf16(raw.part[m].x);
-    v[m][1] = high_bf16(raw.part[m].x);
-    v[m][2] = low_bf16(raw.part[m].y);
-    v[m][3] = high_bf16(raw.part[m].y);
-  }
-}
-__device__ void read(Vector& v, const float* vector) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    const float4 part = __ldg(reinterpret_cast<const float4*>(vector + 32 * m + 4 * lane_of_vector()));
-    v[m][0] = part.x;
-    v[m][1] = part.y;
-    v[m][2] = part.z;
-    v[m][3] = part.w;
-  }
-}
-
-__device__ void round(float& a, float& b) {
-  const uint32_t pair = bf16_pair(a, b);
-  a = low_bf16(pair);
-  b = high_bf16(pair);
-}
-__device__ void round(Vector& v) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    round(v[m][0], v[m][1]);
-    round(v[m][2], v[m][3]);
-  }
-}
-
-// --- rotation ---
-
-// Of this lane's four pairs: half-split e with (m, e) and (m + 1, e); interleaved 2m' + i with (m', 2i), (m', 2i + 1).
-struct Turn {
-  float cosine[4], sine[4];
-};
-__device__ void read_row(float (&values)[4], const float* row, bool interleaved) {
-  const int j = lane_of_vector();
-  if (interleaved) {
-    const float2 low = __ldg(reinterpret_cast<const float2*>(row + 2 * j));
-    const float2 high = __ldg(reinterpret_cast<const float2*>(row + 16 + 2 * j));
-    values[0] = low.x, values[1] = low.y, values[2] = high.x, values[3] = high.y;
-  } else {
-    const float4 all = __ldg(reinterpret_cast<const float4*>(row + 4 * j));
-    values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
-  }
-}
-__device__ Turn turn_at(const Params& params, int position) {
-  Turn turn;
-  const int64_t row = static_cast<int64_t>(position) * (kRope / 2);
-  read_row(turn.cosine, params.cosine + row, params.interleaved);
-  read_row(turn.sine, params.sine + row, params.interleaved);
-  return turn;
-}
-
-__device__ void rotate_pair(float& a, float& b, float c, float s) {
-  const float turned = __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s));
-  b = __fadd_rn(__fmul_rn(a, s), __fmul_rn(b, c));
-  a = turned;
-}
-__device__ void rotate(float (&low)[4], float (&high)[4], const Turn& turn, bool interleaved) {
-  if (interleaved) {
-    rotate_pair(low[0], low[1], turn.cosine[0], turn.sine[0]);
-    rotate_pair(low[2], low[3], turn.cosine[1], turn.sine[1]);
-    rotate_pair(high[0], high[1], turn.cosine[2], turn.sine[2]);
-    rotate_pair(high[2], high[3], turn.cosine[3], turn.sine[3]);
-  } else {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) rotate_pair(low[e], high[e], turn.cosine[e], turn.sine[e]);
-  }
-#pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    round(low[e], low[e + 1]);
-    round(high[e], high[e + 1]);
-  }
-}
-__device__ void rotate(Vector& v, const Turn& turn, const Params& params) {
-  if (params.rotates_last) {
-    rotate(v[2], v[3], turn, params.interleaved);
-  } else {
-    rotate(v[0], v[1], turn, params.interleaved);
-  }
-}
-
-// --- Hadamard ---
-
-__device__ void butterfly(float& a, float& b) {
-  const float sum = __fadd_rn(a, b);
-  b = __fsub_rn(a, b);
-  a = sum;
-}
-__device__ void hadamard(Vector& v, float root) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    butterfly(v[m][0], v[m][1]);
-    butterfly(v[m][2], v[m][3]);
-    butterfly(v[m][0], v[m][2]);
-    butterfly(v[m][1], v[m][3]);
-  }
-#pragma unroll
-  for (int bit = 1; bit < 8; bit *= 2) {
-    const float sign = lane_of_vector() & bit ? -1.0f : 1.0f;  // the upper lane's own value is subtracted
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        v[m][e] =
-            __fmaf_rn(v[m][e], sign, __shfl_xor_sync(kAll, v[m][e], bit));  // +-v is exact: one rounding
-    }
-  }
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    butterfly(v[0][e], v[1][e]);
-    butterfly(v[2][e], v[3][e]);
-    butterfly(v[0][e], v[2][e]);
-    butterfly(v[1][e], v[3][e]);
-  }
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) v[m][e] = __fmul_rn(v[m][e], root);
-  }
-}
-
-// --- quantization ---
-
-struct Codes {
-  uint32_t part[4];
-  float scale;
-};
-
-// A lane's values, rounded to bf16.
-struct Rounded {
-  uint32_t pair[4][2];
-};
-__device__ Rounded rounded(const Vector& v) {
-  Rounded r;
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-    r.pair[m][0] = bf16_pair(v[m][0], v[m][1]);
-    r.pair[m][1] = bf16_pair(v[m][2], v[m][3]);
-  }
-  return r;
-}
-
-// The largest magnitude of a vector as bf16 bits, which order as magnitudes do; from 0x7F80 on it is not finite.
-__device__ uint32_t largest_magnitude(const Rounded& r) {
-  uint32_t largest = 0;  // of either half
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-    largest = __vmaxu2(__vmaxu2(largest, r.pair[m][0] & 0x7FFF7FFFu), r.pair[m][1] & 0x7FFF7FFFu);
-#pragma unroll
-  for (int bit = 1; bit < 8; bit *= 2) largest = __vmaxu2(largest, __shfl_xor_sync(kAll, largest, bit));
-  return max(largest & 0xFFFFu, largest >> 16);
-}
-
-// As core/quantize.h.
-__device__ Codes quantize(const Rounded& r, bool pow2) {
-  const uint32_t largest = largest_magnitude(r);
-  Codes codes{{0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu, 0x7F7F7F7Fu}, 1.0f};
-  if (largest >= 0x7F80u) return codes;
-  codes.scale = e4m3_scale_of(bf16_to_float(static_cast<uint16_t>(largest)), pow2);
-  const float inverse = __uint_as_float((254u << 23) - __float_as_uint(codes.scale));  // of a power of two
-  // Times 2^-n divides exactly, but for quotients whose code is 0.
-  const auto quotient = [&](float x) { return pow2 ? __fmul_rn(x, inverse) : __fdiv_rn(x, codes.scale); };
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-    codes.part[m] = e4m3_pair(quotient(low_bf16(r.pair[m][0])), quotient(high_bf16(r.pair[m][0]))) |
-                    e4m3_pair(quotient(low_bf16(r.pair[m][1])), quotient(high_bf16(r.pair[m][1]))) << 16;
-  return codes;
-}
-__device__ void write(const Codes& codes, uint8_t* vector) {
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-    *reinterpret_cast<uint32_t*>(vector + 32 * m + 4 * lane_of_vector()) = codes.part[m];
-}
 
 // --- queries ---
 
@@ -234,7 +32,8 @@ __device__ void prepare_queries(const Params& params, const Roots& roots, int to
     read(raw[i], params.q + token * params.q_token_stride + head * params.q_head_stride);
     gate[i] = __ldcg(params.gate + token * params.gate_stride + head);
   }
-  const Turn turn = turn_at(params, position);  // after the queries' loads, which need not wait for the position
+  const Turn turn =
+      turn_at(params, position);  // after the queries' loads, which need not wait for the position
 #pragma unroll
   for (int i = 0; i < Rounds; ++i) {
     const int head = first_head + kVectors * i + vector_of_warp();
@@ -315,8 +114,8 @@ __device__ float mean_of(const Vector& v) {
   return static_cast<float>(sum / kDim);
 }
 
-// 128 terms that are not negative: two orders of their sum differ by less than 2^-45 of it. Where that cannot move
-// the rounded mean, the order does not matter.
+// 128 terms that are not negative: two orders of their sum differ by less than 2^-45 of it. Where that cannot
+// move the rounded mean, the order does not matter.
 __device__ float mean_square_of(const Vector& v) {
   const auto square = [](float x) { return static_cast<double>(x) * x; };
   double sum = tree_sum(v, square);
@@ -342,8 +141,7 @@ __device__ void standardize(Vector& v, const Params& params) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) v[m][e] = __fsub_rn(v[m][e], mean);
   }
-  const float r =
-      reciprocal_sqrt(__fadd_rn(mean_square_of(v), params.epsilon), params.two_step_rsqrt);
+  const float r = reciprocal_sqrt(__fadd_rn(mean_square_of(v), params.epsilon), params.two_step_rsqrt);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
 #pragma unroll
@@ -397,8 +195,9 @@ __device__ void prepare_keys(const Params& params, const Roots& roots, int first
 
 // The first blocks take keys, whose way is longest; the others queries, `units` warps a token.
 template <int Rounds>
-__global__ __launch_bounds__(32 * kWarps, Rounds == 1 ? 1 : 8) void prepare(const __grid_constant__ Params params, Roots roots,
-                                                       int key_blocks, int units) {
+__global__ __launch_bounds__(32 * kWarps,
+                             Rounds == 1 ? 1 : 8) void prepare(const __grid_constant__ Params params,
+                                                               Roots roots, int key_blocks, int units) {
   release_successor();
   const int block = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x) / 32;
   if (block < key_blocks) {

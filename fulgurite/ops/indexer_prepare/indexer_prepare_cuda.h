@@ -1,5 +1,6 @@
 #pragma once
-// The indexer's operands on Hopper, e4m3: queries and keys in one launch, bit for bit as the reference makes them.
+// The indexer's operands on Hopper, e4m3: queries and keys in one launch, bit for bit as the reference makes
+// them.
 //
 // Sums         the contract's doubles over ascending index. A kernel adds them as a tree and proves that the
 //              rounding to fp32 cannot differ; where it might, it adds in the contract's order.
@@ -15,8 +16,8 @@ namespace fulgurite::indexer_prepare::cuda {
 inline constexpr int kDim = 128, kRope = 64;  // of a vector; rotated dimensions, the first or the last
 inline constexpr int kPageTokens = 64, kPageBytes = kPageTokens * (kDim + 4);
 
-// Vectors are contiguous; strides in elements (bytes of codes) and multiples of 4. Rows of cosine and sine: 32 values,
-// 16-byte aligned. Without keys k is null.
+// Vectors are contiguous; strides in elements (bytes of codes) and multiples of 4. Rows of cosine and sine:
+// 32 values, 16-byte aligned. Without keys k is null.
 struct Params {
   const uint16_t* q = nullptr;  // [tokens, heads, 128] bf16
   int64_t q_token_stride = 0, q_head_stride = 0;
@@ -49,7 +50,8 @@ struct Params {
   bool pow2 = true;             // index_scale = pow2, otherwise fp32
   bool round_norm = false;      // index_norm = bf16
   bool two_step_rsqrt = false;  // rsqrt = two_step, otherwise correct
-  // A dependent launch (cuda/dependent_launch.h): places, block_table, tables and parameters are read before the wait.
+  // A dependent launch (cuda/dependent_launch.h): places, block_table, tables and parameters are read before
+  // the wait.
   bool dependent = false;
 };
 

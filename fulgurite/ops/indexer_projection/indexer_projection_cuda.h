@@ -1,11 +1,11 @@
 #pragma once
 // The indexer's projections on Hopper: bf16 operands, one pass over x, sums on the tensor cores.
 //
-// Order of K   SumOrder{kParts, 0, kPairwise} of core/tensor_core.h, for any number of tokens and any shape of
-//              launch: the columns, in groups of 16, dealt to 16 parts one after the other; each part is one
-//              accumulator; the parts are added pairwise in fp32. A token's bits depend on nothing but its row and
-//              the weights.
-// Memory       no workspace; parts meet in the shared memory of a cluster of 8 blocks, in a fixed order.
+// Order of K   SumOrder{kParts, 0, kPairwise} of core/tensor_core.h, for any number of tokens and any shape
+//              of launch: the columns, in groups of 16, dealt to 16 parts one after the other; each part is one
+//              accumulator; the parts are added pairwise in fp32. A token's bits depend on nothing but its row
+//              and the weights.
+// Memory       no workspace; parts meet in the shared memory of a cluster of blocks, in a fixed order.
 
 #include <cuda_runtime_api.h>
 
@@ -16,8 +16,8 @@ namespace fulgurite::indexer_projection::cuda {
 inline constexpr int kParts = 16;
 inline constexpr int kKeyRows = 128, kMostHeads = 64;
 
-// Rows of x, wk and w: contiguous, 16-byte aligned, strides in elements and multiples of 8. hidden: a multiple of
-// 16. heads: 1 to 64. Without keys wk is null.
+// Rows of x, wk and w: contiguous, 16-byte aligned, strides in elements and multiples of 8. hidden: a
+// multiple of 16. heads: 1 to 64. Without keys wk is null.
 struct Params {
   const uint16_t* x = nullptr;  // [tokens, hidden] bf16
   int64_t x_stride = 0;

@@ -11,7 +11,8 @@ constexpr int kBlocks = 8;     // of a cluster; two parts of K each
 constexpr int kRows = 8;       // of the weight, the narrow side of an instruction
 constexpr int kInFlight = 28;  // groups whose loads are under way at once: all of a part at hidden = 7168
 
-// Columns 4t .. 4t + 3 of a group: two registers of an operand. The group's columns are permuted alike in both.
+// Columns 4t .. 4t + 3 of a group: two registers of an operand. The group's columns are permuted alike in
+// both.
 __device__ uint2 load_weight(const uint16_t* at) {
   uint2 value;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
@@ -42,8 +43,8 @@ __device__ void load_groups(uint2 (&values)[kInFlight], const uint16_t* row, int
   }
 }
 
-// Nothing is loaded later than here: a barrier of the warp alone, which the compiler moves no load across. Without it
-// it saves registers by loading x piecemeal.
+// Nothing is loaded later than here: a barrier of the warp alone, which the compiler moves no load across.
+// Without it it saves registers by loading x piecemeal.
 __device__ void issue_loads() { asm volatile("bar.sync %0, 32;" ::"r"(threadIdx.x / 32 + 1) : "memory"); }
 
 // Sums of part `part` of rows first_row .. of the weight with 16 tokens (8 where kEight).

@@ -1,5 +1,6 @@
 #pragma once
-// What the kernels of indexer_projection share: how K is dealt, barriers in shared memory, where a sum is written.
+// What the kernels of indexer_projection share: how K is dealt, barriers in shared memory, where a sum is
+// written.
 
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/dependent_launch.h"

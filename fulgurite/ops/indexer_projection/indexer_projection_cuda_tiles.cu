@@ -1,181 +1,17 @@
-// Tiles of tokens times rows of the weight. A block of a cluster meets its parts of K one after the other, from shared
-// memory that one warp keeps filled through the copy engine; then the cluster exchanges its sums so that each block
-// adds a share of the tile. Clusters take tiles in turn.
+// Tiles of tokens times rows of the weight. A block of a cluster meets its parts of K one after the other,
+// from shared memory that one thread keeps filled through the copy engine; then the cluster exchanges its
+// sums so that each block adds a share of the tile. Clusters take tiles in turn.
 
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 
-#include "fulgurite/ops/indexer_projection/indexer_projection_cuda_kernels.h"
+#include "fulgurite/ops/indexer_projection/indexer_projection_cuda_copy.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_cuda_wgmma.h"
 
 namespace fulgurite::indexer_projection::cuda {
 namespace {
-
-constexpr int kChunk = 64;  // columns of a copy: 128 bytes a row
-constexpr int kChunkGroups = kChunk / kGroup;
-constexpr int kRowsOfMultiply = 64;
-constexpr int kRowBytes = kChunk * 2;
-
-// A tile of Rows of the weight and Tokens; Blocks of a cluster share K; Stages chunks of both lie in shared memory.
-template <int Rows, int Tokens, int Blocks, int Stages>
-struct Tile {
-  static constexpr int kRows = Rows, kTokens = Tokens, kBlocks = Blocks, kStages = Stages;
-  static constexpr int kRowBlocks = kRows / kRowsOfMultiply;
-  static constexpr int kTokenBlocks = kRows == 64 && kTokens > 64 ? 2 : 1;
-  static constexpr int kMultiplyTokens = kTokens / kTokenBlocks;
-  static constexpr int kSums = kMultiplyTokens / 2;             // of a thread
-  static constexpr int kWarps = 4 * kRowBlocks * kTokenBlocks;  // that multiply; one more copies
-  static constexpr bool kTrades = kWarps == 12;                 // registers, which only whole warpgroups can
-  static constexpr int kThreads = kTrades ? 512 : 32 * (kWarps + 1);
-  static constexpr int kPartsOfBlock = kParts / kBlocks;
-  static constexpr int kFragmentsOfWarp = kMultiplyTokens / 8;  // of 16 rows and 8 tokens, 512 bytes
-  static constexpr int kOwned = kWarps * kFragmentsOfWarp / kBlocks;
-  static constexpr int kWeightBytes = kRows * kRowBytes, kXBytes = kTokens * kRowBytes;
-  static constexpr int kStageBytes = kWeightBytes + kXBytes;
-  static_assert(kPartsOfBlock * kBlocks == kParts && kOwned * kBlocks == kWarps * kFragmentsOfWarp);
-};
-
-template <class T>
-struct Shared {
-  uint8_t stages[T::kStages][T::kStageBytes];  // weight, then x
-  float4 parts[T::kBlocks][T::kOwned][32];
-  uint64_t full[T::kStages], empty[T::kStages];
-  uint64_t received;  // the parts of all blocks, of one tile
-  uint64_t may_send;  // all blocks have read those of the tile before
-};
-
-struct Maps {
-  CUtensorMap x, wk, w;
-};
-
-// A place in the ring of stages.
-template <class T>
-struct Place {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage < T::kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
-__device__ int chunks_of(int groups) { return (groups + kChunkGroups - 1) / kChunkGroups; }
-
-template <class T>
-__device__ int chunks_of_block(int hidden, int rank) {
-  int chunks = 0;
-  for (int i = 0; i < T::kPartsOfBlock; ++i) chunks += chunks_of(part_of(hidden, rank * T::kPartsOfBlock + i).groups);
-  return chunks;
-}
-
-// --- the warp that copies ---
-
-__device__ bool elect() {
-  uint32_t elected;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
-  return elected != 0;
-}
-
-__device__ void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
-          to),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row)
-      : "memory");
-}
-
-// What one block copies: `rows` boxes of the weight from row `row` of a matrix on, and x.
-struct Source {
-  const CUtensorMap* weight;
-  const CUtensorMap* x;
-  int row;
-};
-// Of row block i of the block's.
-template <class T>
-__device__ Source source_of(const Maps& maps, bool keys, int i) {
-  const int block = static_cast<int>(blockIdx.y) * T::kRowBlocks + i;
-  const bool key = keys && block < kKeyRows / kRowsOfMultiply;
-  return {key ? &maps.wk : &maps.w, &maps.x, key ? block * kRowsOfMultiply : 0};
-}
-
-// A value that is kept: of an address in shared memory the compiler would rather ask the processor again each time.
-__device__ uint32_t kept(uint32_t value) {
-  asm volatile("mov.u32 %0, %0;" : "+r"(value));
-  return value;
-}
-
-template <class T>
-struct Copier {
-  uint32_t stages, full, empty;  // addresses
-  Source sources[T::kRowBlocks];
-  int hidden, first_part;
-
-  // The weight's chunk of a stage, and what its barrier is to wait for in all.
-  __device__ void copy_weight(int column, int stage) const {
-    const uint32_t barrier = full + stage * 8, to = stages + stage * T::kStageBytes;
-    barrier_expect(barrier, T::kStageBytes);
-#pragma unroll
-    for (int i = 0; i < T::kRowBlocks; ++i)
-      copy_box(to + i * (kRowsOfMultiply * kRowBytes), *sources[i].weight, column, sources[i].row, barrier);
-  }
-  __device__ void copy_x(int column, int tile, int stage) const {
-    copy_box(stages + stage * T::kStageBytes + T::kWeightBytes, *sources[0].x, column, tile * T::kTokens,
-             full + stage * 8);
-  }
-  // Of the first stages, before the predecessor is waited for; how many.
-  __device__ int copy_weights_ahead() const {
-    int stage = 0;
-#pragma unroll 1
-    for (int i = 0; i < T::kPartsOfBlock; ++i) {
-      const Part part = part_of(hidden, first_part + i);
-#pragma unroll 1
-      for (int group = 0; group < part.groups && stage < T::kStages; group += kChunkGroups, ++stage)
-        copy_weight(part.column + group * kGroup, stage);
-    }
-    return stage;
-  }
-  __device__ void copy_tiles(int tiles, int ahead) const {
-    Place<T> place;
-    int use = 0;
-#pragma unroll 1
-    for (int tile = static_cast<int>(blockIdx.x) / T::kBlocks; tile < tiles;
-         tile += static_cast<int>(gridDim.x) / T::kBlocks) {
-#pragma unroll 1
-      for (int i = 0; i < T::kPartsOfBlock; ++i) {
-        const Part part = part_of(hidden, first_part + i);
-        int column = part.column;
-#pragma unroll 1
-        for (int left = part.groups; left > 0; left -= kChunkGroups, column += kChunk, ++use) {
-          if (use >= T::kStages) barrier_wait(empty + place.stage * 8, place.parity ^ 1);
-          if (use >= ahead) copy_weight(column, place.stage);
-          copy_x(column, tile, place.stage);
-          place.advance();
-        }
-      }
-    }
-  }
-};
-
-// By one thread.
-template <class T>
-__device__ void copy_all(Shared<T>& shared, const Maps& maps, const Params& params, int rank, int tiles) {
-  Copier<T> copier{kept(shared_address(shared.stages)),
-                   kept(shared_address(shared.full)),
-                   kept(shared_address(shared.empty)),
-                   {},
-                   params.hidden,
-                   rank * T::kPartsOfBlock};
-#pragma unroll
-  for (int i = 0; i < T::kRowBlocks; ++i) copier.sources[i] = source_of<T>(maps, params.wk != nullptr, i);
-  const int ahead = params.dependent ? copier.copy_weights_ahead() : 0;
-  wait_for_predecessor();
-  copier.copy_tiles(tiles, ahead);
-}
-
-// --- the warps that multiply ---
 
 // What a warpgroup reads of stage 0, as descriptors.
 struct Operands {
@@ -232,8 +68,8 @@ __device__ void add_to(float (&sum)[Count], const float (&left)[Count]) {
 
 // Count parts from `part` on, added pairwise.
 template <int Count, class T>
-__device__ void sum_parts(Shared<T>& shared, const Operands& first, int hidden, int part, bool reuse, Place<T>& place,
-                          float (&sum)[T::kSums]) {
+__device__ void sum_parts(Shared<T>& shared, const Operands& first, int hidden, int part, bool reuse,
+                          Place<T>& place, float (&sum)[T::kSums]) {
   if constexpr (Count == 1) {
     sum_part(shared, first, part_of(hidden, part).groups, reuse, place, sum);
   } else {
@@ -300,8 +136,9 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
   const int clusters = static_cast<int>(gridDim.x) / T::kBlocks, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   const uint32_t stage = shared_address(shared.stages[0]), received = shared_address(&shared.received);
-  const Operands first{operand(stage + group % T::kRowBlocks * (kRowsOfMultiply * kRowBytes)),
-                       operand(stage + T::kWeightBytes + group / T::kRowBlocks * (T::kMultiplyTokens * kRowBytes))};
+  const Operands first{
+      operand(stage + group % T::kRowBlocks * (kRowsOfMultiply * kRowBytes)),
+      operand(stage + T::kWeightBytes + group / T::kRowBlocks * (T::kMultiplyTokens * kRowBytes))};
   const int own = static_cast<int>(blockIdx.x) / T::kBlocks;
   const bool reuse = own + clusters < tiles || chunks_of_block<T>(params.hidden, rank) > T::kStages;
   Place<T> place;
@@ -317,7 +154,8 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
     send_fragments(shared, rank, sum);
     barrier_wait_cluster(received, turn & 1);
     const bool last = tile + clusters >= tiles;
-    if (!last && threadIdx.x == 0) barrier_expect(received, sizeof shared.parts);  // before any block sends again
+    if (!last && threadIdx.x == 0)
+      barrier_expect(received, sizeof shared.parts);  // before any block sends again
     write_fragments(shared, params, rank, tile);
     __syncwarp();
     if (!last && lane < T::kBlocks) arrive_at(address_in(shared_address(&shared.may_send), lane));
@@ -343,7 +181,8 @@ __global__ __launch_bounds__(T::kThreads, 1) void tiles_of(const __grid_constant
                                                            const __grid_constant__ Params params, int tiles) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared<T>& shared = *reinterpret_cast<Shared<T>*>(memory);
-  const int rank = static_cast<int>(cluster_rank()), warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int rank = static_cast<int>(cluster_rank()),
+            warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp == 0) {
     if (elect()) make_barriers(shared);
   } else if (warp == T::kWarps && elect()) {
@@ -374,20 +213,22 @@ Encode encoder() {
     cudaDriverEntryPointQueryResult result{};
     const cudaError_t error =
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(entry) : nullptr;
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(entry)
+                                                                         : nullptr;
   }();
   return found;
 }
 
 // Boxes of `box` rows and kChunk columns of a bf16 matrix; what lies outside reads as zero.
-bool make_map(CUtensorMap& map, const uint16_t* data, int64_t stride, int64_t rows, int hidden, unsigned box) {
+bool make_map(CUtensorMap& map, const uint16_t* data, int64_t stride, int64_t rows, int hidden,
+              unsigned box) {
   const cuuint64_t extent[] = {static_cast<cuuint64_t>(hidden), static_cast<cuuint64_t>(rows)};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * 2};
   const cuuint32_t boxes[] = {kChunk, box}, steps[] = {1, 1};
   return encoder() != nullptr &&
-         encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<uint16_t*>(data), extent, strides, boxes,
-                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+         encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<uint16_t*>(data), extent, strides,
+                   boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 template <class T>
@@ -441,9 +282,9 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
 
 }  // namespace
 
-// Tiles so small that all processors have one; of an H100's, 12 clusters of eight blocks surely run at once (of 15), 26
-// of four (30), 66 of two. With keys and few tokens the rows of the weight are split between clusters too: x is read
-// three times, from L2.
+// Tiles so small that all processors have one; of an H100's, 12 clusters of eight blocks surely run at once
+// (of 15), 26 of four (30), 66 of two. With keys and few tokens the rows of the weight are split between
+// clusters too: x is read three times, from L2.
 cudaError_t launch_tiles(const Params& params, cudaStream_t stream) {
   const int tokens = params.tokens;
   if (params.wk != nullptr) {
