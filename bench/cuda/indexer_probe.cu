@@ -1,7 +1,10 @@
 // Holds the indexer's kernels against the library's references, bit for bit, and times them.
 //   probe check [fast] | probe time [processors] | probe small (for memory checkers)
-// Times are of CUDA graphs of many calls whose operands are others each time (more than 200 MB of them), so weights
-// come from memory; a time includes one edge between kernels.
+// Times are of CUDA graphs of many calls whose operands are others each time (more than 200 MB of them), so
+// weights come from memory; a time includes one edge between kernels.
+//
+// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. of these files and of the operations'
+// kernels, with the library, fmt and pthread.
 
 #include "bench/cuda/indexer_probe.h"
 
