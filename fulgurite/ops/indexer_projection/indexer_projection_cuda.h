@@ -1,8 +1,8 @@
 #pragma once
 // The indexer's projections on Hopper: bf16 operands, one pass over x, sums on the tensor cores.
 //
-// Order of K   SumOrder{kParts, 0, kPairwise} of core/tensor_core.h, for any number of tokens and any shape of
-//              launch: the columns, in groups of 16, dealt to 16 parts one after the other; each part is one
+// Order of K   SumOrder{kParts, 0, kPairwise} of core/tensor_core.h, for any number of tokens and any shape
+//              of launch: the columns, in groups of 16, dealt to 16 parts one after another; each part is one
 //              accumulator; the parts are added pairwise in fp32. A token's bits depend on nothing but its
 //              row and the weights.
 // Memory       no workspace; parts meet in the shared memory of a cluster of blocks, in a fixed order.
