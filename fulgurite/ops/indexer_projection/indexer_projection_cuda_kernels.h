@@ -1,0 +1,91 @@
+#pragma once
+// What the kernels of indexer_projection share: how K is dealt, barriers in shared memory, where a sum is
+// written.
+
+#include "fulgurite/cuda/cluster.h"
+#include "fulgurite/cuda/dependent_launch.h"
+#include "fulgurite/cuda/number.h"
+#include "fulgurite/ops/indexer_projection/indexer_projection_cuda.h"
+
+namespace fulgurite::indexer_projection::cuda {
+
+using namespace fulgurite::cuda;
+
+inline constexpr int kGroup = 16;  // columns of an instruction
+
+// Up to kFewTokens (few), any number (tiles). Both say what went wrong.
+inline constexpr int kFewTokens = 16;
+cudaError_t launch_few(const Params& params, cudaStream_t stream);
+cudaError_t launch_tiles(const Params& params, cudaStream_t stream);
+
+// The groups of a part of K: SumOrder::part_of with step 0.
+struct Part {
+  int column, groups;
+};
+__device__ inline Part part_of(int hidden, int part) {
+  const int all = hidden / kGroup, each = max((all + kParts - 1) / kParts, 1);
+  return {part * each * kGroup, min(max(all - part * each, 0), each)};
+}
+
+// ((p0 + p1) + (p2 + p3)) + ..., of values that are N apart.
+template <int N>
+__device__ inline float4 pairwise_sum(float4 (&p)[N]) {
+#pragma unroll
+  for (int apart = 1; apart < N; apart *= 2) {
+#pragma unroll
+    for (int i = 0; i + apart < N; i += 2 * apart) {
+      p[i].x = __fadd_rn(p[i].x, p[i + apart].x);
+      p[i].y = __fadd_rn(p[i].y, p[i + apart].y);
+      p[i].z = __fadd_rn(p[i].z, p[i + apart].z);
+      p[i].w = __fadd_rn(p[i].w, p[i + apart].w);
+    }
+  }
+  return p[0];
+}
+
+// Row `row` of the weight, wk before w, of token t.
+__device__ inline void store(const Params& params, int token, int row, float sum) {
+  if (token >= params.tokens) return;
+  const int keys = params.wk != nullptr ? kKeyRows : 0, head = row - keys;
+  if (head < 0) {
+    params.k[token * params.k_stride + row] = bf16_bits(sum);
+  } else if (head < params.heads) {
+    params.gate[token * params.gate_stride + head] = params.round_gate ? bf16_rounded(sum) : sum;
+  }
+}
+
+// --- barriers in shared memory; addresses as shared_address() gives them ---
+
+__device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// Barriers just made are seen by the cluster and by the copy engine.
+__device__ inline void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// One arrival, and the phase ends no earlier than these bytes have come.
+__device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+// The end of the phase of this parity: local arrivals and copies, or those of the whole cluster.
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+__device__ inline void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@!done bra "
+      "again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+}  // namespace fulgurite::indexer_projection::cuda
