@@ -46,6 +46,10 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
+}
+
 // A tensor of bytes [z][y][x], x contiguous, copied in boxes of [1][box_y][128] into rows of 128 bytes whose
 // 16-byte pieces lie at piece ^ (row % 8): what wgmma reads as its 128-byte swizzle. Strides are multiples of 16.
 struct ByteTensor {

@@ -29,7 +29,8 @@ namespace fulgurite::index_select {
 constexpr int kCudaPageTokens = 64;
 constexpr int64_t kCudaPageBytes = kCudaPageTokens * (128 + 4);
 
-enum class Launch { kPlain, kProgrammatic };  // kProgrammatic: may start while its predecessor ends
+// kProgrammatic: may start while its predecessor in the stream ends; then that one must not write places, page_table.
+enum class Launch { kPlain, kProgrammatic };
 
 struct LogitsParams {
   const uint8_t* q = nullptr;

@@ -2,10 +2,13 @@
 //
 // A CTA: two consumer warpgroups and a producer, one warp of a third. The producer brings pages (a tensor copy of the codes, a bulk
 // copy of the scales) into a ring; every CTA takes an equal, contiguous share of all (group of query rows, page) pairs.
-//   Quad   (decode)   both warpgroups hold the same R query rows, N = R * heads, and take pages in turn. The four
-//                     lanes of a quad hold a quarter of the heads each: exactly the four parts of the head sum.
-//   Lane   (prefill)  both take every page for N = 256 columns of their own. Columns are permuted so that one lane
-//                     holds all heads of a (row, key) and makes the four parts itself: no exchange.
+//   Split  kPages (decode): both warpgroups hold the same R query rows and take pages in turn. kRows (prefill): both
+//          take every page, each for R rows of its own.
+//   Form   kQuad: the four lanes of a quad hold a quarter of a row's heads each, exactly the four parts of the head
+//          sum. kLane: columns are permuted so that one lane holds all heads of a (row, key) and makes the four
+//          parts itself, without an exchange; it needs 4 rows or more.
+// Wide products (N >= 128) are taken in turns, so that one warpgroup multiplies while the other sums heads; left alone
+// they fall into step and the tensor cores idle half the time.
 // Rows of a group may belong to different sequences: then the group's pages are visited once for each run of
 // equal sequences, and rows outside the run store nothing.
 // Limits: decode by HBM (8448 B a page), prefill by the tensor cores (512 clocks a page and 256 columns; the
@@ -26,17 +29,20 @@ using namespace fulgurite::cuda;
 constexpr int kDim = 128, kPage = kCudaPageTokens, kCodeBytes = kPage * kDim;
 constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads, kThreads = 3 * kGroupThreads;
 constexpr int kMaxGroups = 2048;  // of a launch
+constexpr int kQueriesName = 1, kTurnName = 3;  // named barriers, one for each consumer warpgroup
 
 enum class Form { kQuad, kLane };
+enum class Split { kPages, kRows };
 
-template <int kHeads_, int kRows_, Form kForm_>
+template <int kHeads_, int kRows_, Form kForm, Split kSplit>
 struct Config {
   static constexpr int kHeads = kHeads_;
   static constexpr int kRows = kRows_;  // query rows of a warpgroup
-  static constexpr Form kForm = kForm_;
   static constexpr bool kLaneForm = kForm == Form::kLane;
+  static constexpr bool kSplitRows = kSplit == Split::kRows;
   static constexpr int kColumns = kHeads * kRows;
-  static constexpr int kGroupRows = kLaneForm ? 2 * kRows : kRows;  // of a CTA
+  static constexpr bool kTurns = kColumns >= 128;
+  static constexpr int kGroupRows = kSplitRows ? 2 * kRows : kRows;  // of a CTA
   static constexpr int kOwned = kColumns / 4;                       // columns of a lane
   static constexpr int kStages = kColumns == 256 ? 12 : 16;
 };
@@ -170,7 +176,7 @@ __device__ Cursor cursor_at(const Work& w, const Shared& s, int at) {
 template <class C>
 __device__ void produce(const Work& w, const CUtensorMap* map, SharedMemory<C>& s, Cursor cursor, int count) {
   const int lane = threadIdx.x % 32;
-  const uint64_t policy = l2_policy(C::kLaneForm ? L2Policy::kNormal : L2Policy::kEvictFirst);
+  const uint64_t policy = l2_policy(C::kSplitRows ? L2Policy::kNormal : L2Policy::kEvictFirst);
   const auto entry_at = [&](int page) {
     return page < cursor.run.pages ? w.p.page_table[cursor.run.sequence * w.p.table_stride + page] : 0;
   };
@@ -234,7 +240,6 @@ struct Consumer {
   const Work& w;
   SharedMemory<C>& s;
   const int warpgroup, thread, lane, quad_lane;
-  const int name;  // of the warpgroup's barrier
   float weights[C::kOwned];
   int seen[kStoredRows<C>];  // what the stored rows see; 0: not in this run
 
@@ -244,19 +249,18 @@ struct Consumer {
         warpgroup(threadIdx.x / kGroupThreads),
         thread(threadIdx.x % kGroupThreads),
         lane(threadIdx.x % 32),
-        quad_lane(threadIdx.x % 4),
-        name(1 + warpgroup) {}
+        quad_lane(threadIdx.x % 4) {}
 
   // First row of the warpgroup in a group.
   __device__ __forceinline__ int first_row(int group) const {
-    return group * w.group_rows + (C::kLaneForm ? warpgroup * C::kRows : 0);
+    return group * w.group_rows + (C::kSplitRows ? warpgroup * C::kRows : 0);
   }
   __device__ __forceinline__ int stored_row(int i) const { return C::kLaneForm ? 4 * i + quad_lane : i; }
 
   __device__ __forceinline__ void load_queries(int group) {
     const int first = first_row(group), last = group_last(w, group);
     constexpr int kPieces = kDim / 16;
-    named_barrier_sync(name, kGroupThreads);  // all have multiplied with the old ones
+    named_barrier_sync(kQueriesName + warpgroup, kGroupThreads);  // all have multiplied with the old ones
 #pragma unroll 8
     for (int i = thread; i < C::kColumns * kPieces; i += kGroupThreads) {
       const int column = i / kPieces, piece = i % kPieces;
@@ -275,7 +279,7 @@ struct Consumer {
           first + at.x < last ? w.p.weights[static_cast<int64_t>(first + at.x) * C::kHeads + at.y] : 0.0f;
     }
     shared_writes_fence();
-    named_barrier_sync(name, kGroupThreads);
+    named_barrier_sync(kQueriesName + warpgroup, kGroupThreads);
   }
 
   __device__ __forceinline__ void find_seen(const Cursor& cursor) {
@@ -286,13 +290,21 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void multiply(int stage, float (&d)[C::kColumns / 2]) {
-    const uint64_t keys = wgmma_operand(s.codes[stage]), queries = wgmma_operand(s.queries[warpgroup]);
+  // The product of page i of `count`. The other warpgroup's turn comes as the last of the four steps runs.
+  __device__ __forceinline__ void multiply(int i, int count, float (&d)[C::kColumns / 2]) {
+    const uint64_t keys = wgmma_operand(s.codes[i % C::kStages]), queries = wgmma_operand(s.queries[warpgroup]);
+    const int turn = C::kSplitRows ? 2 * i + warpgroup : i, turns = C::kSplitRows ? 2 * count : count;
+    if (C::kTurns && turn > 0) named_barrier_sync(kTurnName + warpgroup, kConsumers);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kDim / 32; ++k)
+    for (int k = 0; k < kDim / 32; ++k) {
       WgmmaE4m3<C::kColumns>::multiply(d, keys + 2 * k, queries + 2 * k, k > 0);
-    wgmma_commit();
+      if (k >= kDim / 32 - 2) wgmma_commit();
+    }
+    if constexpr (C::kTurns) {
+      wgmma_wait<1>();
+      if (turn + 1 < turns) named_barrier_arrive(kTurnName + 1 - warpgroup, kConsumers);
+    }
     wgmma_wait<0>();
     wgmma_result(d);
   }
@@ -348,7 +360,7 @@ struct Consumer {
   __device__ __forceinline__ void consume(Cursor cursor, int count) {
     int group = -1, run_first = -1;
     float d[C::kColumns / 2];
-    const int first = C::kLaneForm ? 0 : warpgroup, step = C::kLaneForm ? 1 : 2;
+    const int first = C::kSplitRows ? 0 : warpgroup, step = C::kSplitRows ? 1 : 2;
     if (first >= count) return;
     if (first > 0) cursor.advance(w, first);
     for (int i = first;;) {
@@ -367,7 +379,7 @@ struct Consumer {
       } else {
         scale[0] = s.scales[stage][key + 8 * (lane & 1)];
       }
-      multiply(stage, d);
+      multiply(i, count, d);
       __syncwarp();
       if (lane == 0) barrier_arrive(&s.empty[stage]);
       if constexpr (C::kLaneForm)
@@ -389,18 +401,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&s.full[i], 1);
-      barrier_init(&s.empty[i], C::kLaneForm ? 8 : 4);  // warps
+      barrier_init(&s.empty[i], C::kSplitRows ? 8 : 4);  // warps
     }
     barrier_init_fence();
     prefetch_map(&map);
   }
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   const int64_t pages = count_pages(w, s);  // with a __syncthreads
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   const int begin = static_cast<int>(pages * blockIdx.x / gridDim.x);
   const int count = static_cast<int>(pages * (blockIdx.x + 1) / gridDim.x) - begin;
+  Cursor cursor;
+  if (count > 0) cursor = cursor_at(w, s, begin);
+  if (count > 0 && threadIdx.x / 32 == kConsumers / 32 && cursor.page + threadIdx.x % 32 < cursor.run.pages)
+    prefetch_l2(w.p.page_table + cursor.run.sequence * w.p.table_stride + cursor.page + threadIdx.x % 32);
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   if (count == 0) return;
-  const Cursor cursor = cursor_at(w, s, begin);
   if (threadIdx.x >= kConsumers) {
     if constexpr (C::kColumns == 256) give_registers<32>();
     if (threadIdx.x < kConsumers + 32) produce<C>(w, &map, s, cursor, count);
@@ -427,7 +442,7 @@ cudaError_t page_map(const LogitsParams& p, CUtensorMap* map) {
 
 template <class C>
 cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
-  Work work{p, C::kLaneForm ? C::kGroupRows : std::clamp(p.rows_together, 1, C::kGroupRows), 0};
+  Work work{p, C::kSplitRows ? C::kGroupRows : std::clamp(p.rows_together, 1, C::kGroupRows), 0};
   work.groups = (p.rows + work.group_rows - 1) / work.group_rows;
   if (work.groups > kMaxGroups) return cudaErrorInvalidValue;
   CUtensorMap map;
@@ -452,10 +467,10 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
 
 template <int kHeads>
 cudaError_t launch_heads(const LogitsParams& p, cudaStream_t stream) {
-  if (p.rows_together == 1) return launch<Config<kHeads, 1, Form::kQuad>>(p, stream);
-  if (p.rows_together == 2) return launch<Config<kHeads, 2, Form::kQuad>>(p, stream);
-  if (p.rows_together <= 4) return launch<Config<kHeads, 4, Form::kQuad>>(p, stream);
-  return launch<Config<kHeads, 256 / kHeads, Form::kLane>>(p, stream);
+  if (p.rows_together == 1) return launch<Config<kHeads, 1, Form::kQuad, Split::kPages>>(p, stream);
+  if (p.rows_together == 2) return launch<Config<kHeads, 2, Form::kQuad, Split::kPages>>(p, stream);
+  if (p.rows_together <= 4) return launch<Config<kHeads, 4, Form::kLane, Split::kPages>>(p, stream);
+  return launch<Config<kHeads, 256 / kHeads, Form::kLane, Split::kRows>>(p, stream);
 }
 
 }  // namespace

@@ -3,12 +3,13 @@
 // A cluster of C CTAs shares a row: CTA c takes the c-th part of what the row sees, and each of its warps a contiguous
 // part of that. Logits become 32-bit keys that order as the contract says, and stay in registers (a CTA of
 // 512 threads holds 16384; a longer part is read again for each pass).
-//   1. Radix select from the top: 11, 11, 10 bits. Each CTA counts its keys' digits in shared memory; CTA r adds the
-//      r-th part of the bins over the cluster and gives it to all; every CTA finds the digit of the k-th largest key.
-//      The search ends as soon as a digit's keys are all wanted: two passes for most data.
+//   1. Radix select from the top: 11, 11, 10 bits. Each CTA counts its keys' digits in shared memory, finely and in
+//      32 coarse sums. After one cluster barrier, one warp of each CTA reads the coarse sums of all CTAs, then the
+//      64 bins that matter, and finds the digit of the k-th largest key. The search ends as soon as all keys of that
+//      digit are wanted: two or three passes for most data.
 //   2. Every warp counts what it will select; counts before it (in its CTA, in CTAs before it) give it its place.
 //   3. Warps write their positions in order. Of keys equal to the last one, the first by position are taken.
-// Limits: a row is read once (HBM or L2); few rows: about 2.5 cluster barriers a pass.
+// Limits: a row is read once (HBM or L2); many rows: about 30 instructions a key; few rows: the passes' barriers.
 
 #include <algorithm>
 
@@ -22,7 +23,8 @@ constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kVectors = 8;                             // float4 of a thread that stay in registers
 constexpr int kResident = kThreads * kVectors * 4;      // keys of a CTA
 constexpr int kWarpStep = 32 * 4;                       // positions of one load of a warp
-constexpr int kBins = 2048;
+constexpr int kBins = 2048, kCoarse = 32, kFine = kBins / kCoarse, kPasses = 3;
+static_assert(kBins == 4 * kThreads && kFine == 2 * 32);
 // Digits of 11, 11 and 10 bits: where the pass's begins.
 template <int kPass>
 constexpr int kDigitShift = kPass < 0 ? 32 : kPass == 0 ? 21 : kPass == 1 ? 10 : 0;
@@ -35,12 +37,16 @@ struct Digit {
   uint32_t count;  // keys of this one
 };
 
+// A pass's own, so that a CTA may go on while others still read.
+struct Histogram {
+  alignas(16) uint32_t bins[kBins];
+  uint32_t coarse[kCoarse];  // of kFine bins each
+};
+
 struct SharedMemory {
-  alignas(16) uint32_t histogram[kBins];
-  alignas(16) uint32_t merged[kBins];  // of the cluster
-  uint32_t warp_sums[kWarps];
+  Histogram histogram[kPasses];
   uint2 warp_counts[kWarps];
-  uint2 cta_counts[16];
+  uint2 cta_counts;
   Digit digit;
 };
 
@@ -52,9 +58,18 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 
-// All threads of the cluster; what they wrote to shared memory anywhere in it is then seen.
+// All threads of the cluster: what each wrote to its own CTA's shared memory is then seen by all. (Plain release
+// would wait for global memory, too.)
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile(
+      "fence.release.sync_restrict::shared::cta.cluster;\n"
+      "barrier.cluster.arrive.relaxed.aligned;" ::
+          : "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  cluster_arrive();
+  cluster_wait();
 }
 
 // The same address in another CTA of the cluster.
@@ -70,21 +85,20 @@ __device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
   return v;
 }
 
-__device__ __forceinline__ void store_cluster(uint32_t address, uint32_t v) {
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
-}
-
-__device__ __forceinline__ void store_cluster(uint32_t address, uint2 v) {
-  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(v.x), "r"(v.y) : "memory");
+__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+  return v;
 }
 
 // --- keys ---
 
-// Orders as the contract says; NaN is 1, below -infinity, and 0 is no key at all.
+// Orders as the contract says. The addition makes -0 +0 and every NaN the same one, 0x7FFFFFFF; the last one lifts all
+// numbers by as many as there are positive NaNs, so that this wraps to 0x7FFFFE, below -infinity's 0xFFFFFE.
+// 0 is no key at all.
 __device__ __forceinline__ uint32_t key_of(float score) {
-  const uint32_t bits = __float_as_uint(__fadd_rn(score, 0.0f));  // -0 is +0
-  const uint32_t key = bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
-  return score != score ? 1u : key;
+  const uint32_t bits = __float_as_uint(__fadd_rn(score, 0.0f));
+  return (bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u)) + 0x007FFFFFu;
 }
 
 struct Keys {
@@ -114,11 +128,18 @@ __device__ __forceinline__ void load_keys(const Part& part, int batch, Keys& key
   }
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const int vector = batch * kVectors + v, left = vector < part.vectors ? part.end - part.position(vector) : 0;
-    keys.at[v][0] = left > 0 ? key_of(values[v].x) : 0;
-    keys.at[v][1] = left > 1 ? key_of(values[v].y) : 0;
-    keys.at[v][2] = left > 2 ? key_of(values[v].z) : 0;
-    keys.at[v][3] = left > 3 ? key_of(values[v].w) : 0;
+    const int vector = batch * kVectors + v;
+    uint32_t(&key)[4] = keys.at[v];
+    key[0] = key_of(values[v].x);
+    key[1] = key_of(values[v].y);
+    key[2] = key_of(values[v].z);
+    key[3] = key_of(values[v].w);
+    if (vector >= part.vectors || part.begin + (vector + 1) * kWarpStep > part.end) {  // of the whole warp
+      const int left = vector < part.vectors ? part.end - part.position(vector) : 0;
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (e >= left) key[e] = 0;
+    }
   }
 }
 
@@ -134,52 +155,34 @@ __device__ __forceinline__ void for_batches(const Part& part, Keys& keys, const 
 
 // --- the search for the k-th largest ---
 
-__device__ __forceinline__ void clear_histogram(SharedMemory& s) {
+__device__ __forceinline__ void clear_histograms(SharedMemory& s) {
 #pragma unroll
-  for (int i = threadIdx.x; i < kBins / 4; i += kThreads) reinterpret_cast<uint4*>(s.histogram)[i] = uint4{};
+  for (int pass = 0; pass < kPasses; ++pass)
+    reinterpret_cast<uint4*>(s.histogram[pass].bins)[threadIdx.x] = uint4{};
 }
 
+// Keys whose upper bits exceed those of `least` are selected, and of those equal the first `wanted`.
+struct Threshold {
+  uint32_t least = 0;  // smallest key with these upper bits
+  int shift = 32;      // how many lower bits there are
+  uint32_t wanted;
+  bool all_equal = false;  // every equal one is wanted
+};
+
 template <int kPass>
-__device__ __forceinline__ void count_digits(const Part& part, Keys& keys, uint32_t prefix, SharedMemory& s) {
+__device__ __forceinline__ void count_digits(const Part& part, Keys& keys, uint32_t least, Histogram& h) {
   for_batches(part, keys, [&](int batch) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       if (batch * kVectors + v >= part.vectors) break;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const uint32_t key = keys.at[v][e];
-        if constexpr (kPass > 0)
-          if (key >> kDigitShift<kPass - 1> != prefix) continue;
-        atomicAdd(&s.histogram[key >> kDigitShift<kPass> & (kBins - 1)], 1u);
+        const uint32_t above = keys.at[v][e] - least;
+        if (kPass == 0 || above < 1u << kDigitShift<kPass - 1> % 32)
+          atomicAdd(&h.bins[above >> kDigitShift<kPass>], 1u);
       }
     }
   });
-}
-
-// The cluster's histogram, in every CTA.
-template <int kCluster>
-__device__ __forceinline__ const uint32_t* merge(SharedMemory& s, uint32_t rank) {
-  if constexpr (kCluster == 1) {
-    __syncthreads();
-    return s.histogram;
-  }
-  cluster_sync();
-  constexpr int kOwn = kBins / kCluster;
-#pragma unroll
-  for (int i = threadIdx.x; i < kOwn; i += kThreads) {
-    const int bin = static_cast<int>(rank) * kOwn + i;
-    uint32_t from[kCluster], sum = 0;
-#pragma unroll
-    for (int c = 0; c < kCluster; ++c)
-      from[c] = load_cluster(cluster_address(&s.histogram[bin], (rank + c) % kCluster));
-#pragma unroll
-    for (int c = 0; c < kCluster; ++c) sum += from[c];
-#pragma unroll
-    for (int c = 0; c < kCluster; ++c)
-      store_cluster(cluster_address(&s.merged[bin], (rank + c) % kCluster), sum);
-  }
-  cluster_sync();
-  return s.merged;
 }
 
 __device__ __forceinline__ uint32_t inclusive_sum(uint32_t value) {
@@ -192,90 +195,115 @@ __device__ __forceinline__ uint32_t inclusive_sum(uint32_t value) {
   return value;
 }
 
-// The bin that holds the `wanted`-th largest; clears the histogram for the next pass.
-__device__ __forceinline__ Digit find_digit(const uint32_t* bins, uint32_t wanted, SharedMemory& s) {
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int first = kBins - 4 * (thread + 1);  // threads descend
-  static_assert(kBins == 4 * kThreads);
-  const uint4 counts = *reinterpret_cast<const uint4*>(bins + first);
-  const uint32_t sum = counts.x + counts.y + counts.z + counts.w;
-  uint32_t upto = inclusive_sum(sum);
-  if (lane == 31) s.warp_sums[warp] = upto;
-  __syncthreads();
-  clear_histogram(s);
-  const uint32_t before = lane < warp ? s.warp_sums[lane] : 0;  // lanes below 16
-  upto += __reduce_add_sync(kAll, before);
-  if (upto >= wanted && upto - sum < wanted) {
-    const uint32_t descending[4] = {counts.w, counts.z, counts.y, counts.x};
-    uint32_t above = upto - sum;
-    int i = 0;
-    while (above + descending[i] < wanted) above += descending[i++];
-    s.digit = {static_cast<uint32_t>(first + 3 - i), above, descending[i]};
-  }
-  __syncthreads();
-  return s.digit;
+// Lanes hold counts in descending order of bins: the first lane with which `wanted` are reached, and what lies before.
+struct Crossing {
+  int lane;
+  uint32_t before;
+};
+__device__ __forceinline__ Crossing crossing(uint32_t count, uint32_t wanted) {
+  const uint32_t upto = inclusive_sum(count);
+  const int lane = __ffs(static_cast<int>(__ballot_sync(kAll, upto >= wanted))) - 1;
+  return {lane, __shfl_sync(kAll, upto - count, lane)};
 }
 
-// Keys whose upper bits exceed `prefix` are selected, and of those equal the first `wanted`.
-struct Threshold {
-  uint32_t prefix = 0;
-  int shift = 32;
-  uint32_t wanted;
-  bool all_equal = false;  // every equal one is wanted
-};
+// One warp: the bin of the `wanted`-th largest in the cluster's sum of histograms.
+template <int kCluster>
+__device__ __forceinline__ Digit find_digit(const Histogram& h, uint32_t wanted, uint32_t rank) {
+  const int lane = threadIdx.x % 32;
+  uint32_t coarse = 0;
+  uint2 fine = {};
+  const auto other = [&](int c) { return (rank + c) % kCluster; };
+#pragma unroll
+  for (int c = 0; c < kCluster; ++c)
+    coarse += load_cluster(cluster_address(&h.coarse[kCoarse - 1 - lane], other(c)));
+  const Crossing outer = crossing(coarse, wanted);
+  const int last = (kCoarse - outer.lane) * kFine - 2 * lane - 2;  // of the lane's pair, the smaller
+#pragma unroll
+  for (int c = 0; c < kCluster; ++c) {
+    const uint2 pair = load_cluster_pair(cluster_address(&h.bins[last], other(c)));
+    fine.x += pair.x;
+    fine.y += pair.y;
+  }
+  const Crossing inner = crossing(fine.x + fine.y, wanted - outer.before);
+  Digit digit;
+  digit.bin = (kCoarse - outer.lane) * kFine - 2 * inner.lane - 1;
+  digit.above = outer.before + inner.before;
+  digit.count = __shfl_sync(kAll, fine.y, inner.lane);
+  if (digit.above + digit.count < wanted) {
+    --digit.bin;
+    digit.above += digit.count;
+    digit.count = __shfl_sync(kAll, fine.x, inner.lane);
+  }
+  return digit;
+}
 
 template <int kPass, int kCluster>
-__device__ __forceinline__ void narrow(const Part& part, Keys& keys, SharedMemory& s, uint32_t rank,
-                                       Threshold& t) {
+__device__ __forceinline__ void narrow(const Part& part, Keys& keys, SharedMemory& s, uint32_t rank, Threshold& t) {
   if (t.all_equal) return;
-  count_digits<kPass>(part, keys, t.prefix, s);
-  const Digit digit = find_digit(merge<kCluster>(s, rank), t.wanted, s);
+  Histogram& h = s.histogram[kPass];
+  count_digits<kPass>(part, keys, t.least, h);
+  __syncthreads();
+  const uint4 counts = reinterpret_cast<const uint4*>(h.bins)[threadIdx.x];
+  uint32_t sum = counts.x + counts.y + counts.z + counts.w;
+#pragma unroll
+  for (int apart = 1; apart < kFine / 4; apart *= 2) sum += __shfl_xor_sync(kAll, sum, apart);
+  if (threadIdx.x % (kFine / 4) == 0) h.coarse[threadIdx.x / (kFine / 4)] = sum;
+  if constexpr (kCluster == 1)
+    __syncthreads();
+  else
+    cluster_sync();
+  if (threadIdx.x < 32) {
+    const Digit digit = find_digit<kCluster>(h, t.wanted, rank);
+    if (threadIdx.x == 0) s.digit = digit;
+  }
+  __syncthreads();
+  const Digit digit = s.digit;
   t.shift = kDigitShift<kPass>;
-  t.prefix = t.prefix << (kDigitShift<kPass - 1> - t.shift) | digit.bin;  // from 0
+  t.least += digit.bin << t.shift;
   t.wanted -= digit.above;
   t.all_equal = digit.count == t.wanted;
 }
 
 // --- the choice ---
 
-// x: keys that are selected in any case; y: those of which `wanted` are.
-struct Bounds {
-  uint32_t surely, perhaps;  // key >= surely; perhaps <= key < surely
-  __device__ __forceinline__ explicit Bounds(const Threshold& t)
-      : surely((t.prefix + (t.all_equal ? 0u : 1u)) << t.shift), perhaps(t.prefix << t.shift) {}
-  __device__ __forceinline__ bool sure(uint32_t key) const { return key >= surely; }
-  __device__ __forceinline__ bool maybe(uint32_t key) const { return key >= perhaps && key < surely; }
+// Bit 4 v + e of a mask stands for key [v][e]. Where not all equal keys are wanted, the search has used all bits.
+struct Masks {
+  uint32_t sure, equal;
+  __device__ __forceinline__ Masks(const Keys& keys, const Threshold& t) : sure(0), equal(0) {
+    const uint32_t limit = t.all_equal ? t.least - 1 : t.least;  // a key is at least 1
+#pragma unroll
+    for (int i = 0; i < 4 * kVectors; ++i)
+      if (keys.at[i / 4][i % 4] > limit) sure |= 1u << i;
+    if (t.all_equal) return;
+#pragma unroll
+    for (int i = 0; i < 4 * kVectors; ++i)
+      if (keys.at[i / 4][i % 4] == t.least) equal |= 1u << i;
+  }
 };
 
 __device__ __forceinline__ uint2 operator+(uint2 a, uint2 b) { return {a.x + b.x, a.y + b.y}; }
+__device__ __forceinline__ uint2 warp_sum(uint2 a) { return {__reduce_add_sync(kAll, a.x), __reduce_add_sync(kAll, a.y)}; }
 
-// What is selected before this warp in the row.
+// What is selected before this warp in the row (x), and of equal keys there are (y), given the warp's own. A
+// cluster_wait must follow before the CTA ends or clears shared memory.
 template <int kCluster>
-__device__ __forceinline__ uint2 count_before(const Part& part, Keys& keys, const Bounds& bounds,
-                                              SharedMemory& s, uint32_t rank) {
+__device__ __forceinline__ uint2 count_before(uint2 own, SharedMemory& s, uint32_t rank) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  uint2 own = {};
-  for_batches(part, keys, [&](int) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        own.x += bounds.sure(keys.at[v][e]);
-        own.y += bounds.maybe(keys.at[v][e]);
-      }
-  });
-  own = {__reduce_add_sync(kAll, own.x), __reduce_add_sync(kAll, own.y)};
+  own = warp_sum(own);
   if (lane == 0) s.warp_counts[warp] = own;
   __syncthreads();
   const uint2 of_lane = lane < kWarps ? s.warp_counts[lane] : uint2{};
-  uint2 before = {__reduce_add_sync(kAll, lane < warp ? of_lane.x : 0),
-                  __reduce_add_sync(kAll, lane < warp ? of_lane.y : 0)};
+  uint2 before = warp_sum(lane < warp ? of_lane : uint2{});
   if constexpr (kCluster > 1) {
-    const uint2 of_cta = {__reduce_add_sync(kAll, of_lane.x), __reduce_add_sync(kAll, of_lane.y)};
-    if (threadIdx.x < kCluster) store_cluster(cluster_address(&s.cta_counts[rank], threadIdx.x), of_cta);
+    if (warp == 0) {
+      const uint2 of_cta = warp_sum(of_lane);
+      if (lane == 0) s.cta_counts = of_cta;
+    }
     cluster_sync();
-    const uint2 cta = lane < static_cast<int>(rank) ? s.cta_counts[lane] : uint2{};
-    before = before + uint2{__reduce_add_sync(kAll, cta.x), __reduce_add_sync(kAll, cta.y)};
+    uint2 cta = {};
+    if (lane < static_cast<int>(rank)) cta = load_cluster_pair(cluster_address(&s.cta_counts, lane));
+    before = before + warp_sum(cta);
+    cluster_arrive();
   }
   return before;
 }
@@ -290,46 +318,67 @@ struct Row {
   }
 };
 
-// Over the lanes below, of counts 0 .. 4; adds all lanes' to `total`.
-__device__ __forceinline__ uint32_t before_in_warp(uint32_t count, uint32_t& total) {
-  const uint32_t below = (1u << threadIdx.x % 32) - 1;
-  uint32_t before = 0;
+// For each vector, how many bits of a mask are set in it before this lane's: in the warp's earlier vectors and in the
+// vector's earlier lanes.
+struct BitsBefore {
+  uint32_t at[kVectors];
+  uint32_t all;
+  __device__ __forceinline__ explicit BitsBefore(uint32_t mask) {
+    const uint32_t pairs = mask - (mask >> 1 & 0x55555555u);
+    const uint32_t fours = (pairs & 0x33333333u) + (pairs >> 2 & 0x33333333u);
+    const uint32_t own[2] = {fours & 0x0F0F0F0Fu, fours >> 4 & 0x0F0F0F0Fu};  // bytes: even, odd vectors; at most 4
+    uint32_t lanes[2], total[2];                                              // at most 128
 #pragma unroll
-  for (int bit = 0; bit < 3; ++bit) {
-    const uint32_t lanes = __ballot_sync(kAll, count >> bit & 1);
-    before += __popc(lanes & below) << bit;
-    total += __popc(lanes) << bit;
-  }
-  return before;
-}
-
-__device__ __forceinline__ void write_selected(const Part& part, Keys& keys, const Threshold& t,
-                                               const Bounds& bounds, uint2 before, const Row& row) {
-  for_batches(part, keys, [&](int batch) {
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t upto = inclusive_sum(own[i]);
+      lanes[i] = upto - own[i];
+      total[i] = __shfl_sync(kAll, upto, 31);
+    }
+    all = 0;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      const uint32_t largest = max(max(keys.at[v][0], keys.at[v][1]), max(keys.at[v][2], keys.at[v][3]));
-      if (!__any_sync(kAll, largest >= bounds.perhaps)) continue;
-      uint32_t sure = 0, maybe = 0;
+      at[v] = all + (lanes[v % 2] >> v / 2 * 8 & 0xFF);
+      all += total[v % 2] >> v / 2 * 8 & 0xFF;
+    }
+  }
+};
+
+// Writes a batch's positions; `before` moves on.
+__device__ __forceinline__ void write_selected(const Part& part, int batch, const Masks& masks, const Threshold& t,
+                                               uint2& before, const Row& row) {
+  if (!__any_sync(kAll, (masks.sure | masks.equal) != 0)) return;
+  const BitsBefore sure(masks.sure);
+  if (t.all_equal) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sure += bounds.sure(keys.at[v][e]);
-        maybe += bounds.maybe(keys.at[v][e]);
-      }
+    for (int v = 0; v < kVectors; ++v) {
+      const uint32_t bits = masks.sure >> 4 * v & 15;
+      if (bits == 0) continue;
+      const int32_t first = row.slot(part.position(batch * kVectors + v));
+      int32_t* out = row.out + before.x + sure.at[v];
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (bits >> e & 1) *out++ = first + e;
+    }
+  } else {
+    const BitsBefore equal(masks.equal);
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
       uint2 at = before;
-      at.x += before_in_warp(sure, before.x);
-      if (!t.all_equal) at.y += before_in_warp(maybe, before.y);
 #pragma unroll
+      for (int i = 0; i < kVectors; ++i)
+        if (i == v) at = at + uint2{sure.at[i], equal.at[i]};
+      const uint32_t bits = (masks.sure | masks.equal) >> 4 * v & 15;
+      if (bits == 0) continue;
+      const int32_t first = row.slot(part.position(batch * kVectors + v));
       for (int e = 0; e < 4; ++e) {
-        const bool is_sure = bounds.sure(keys.at[v][e]), is_maybe = bounds.maybe(keys.at[v][e]);
-        if (is_sure || (is_maybe && at.y < t.wanted))
-          row.out[at.x + min(at.y, t.all_equal ? 0 : t.wanted)] =
-              row.slot(part.position(batch * kVectors + v) + e);
-        at.x += is_sure;
-        at.y += is_maybe;
+        const bool is_sure = masks.sure >> (4 * v + e) & 1, is_equal = masks.equal >> (4 * v + e) & 1;
+        if (is_sure || (is_equal && at.y < t.wanted)) row.out[at.x + min(at.y, t.wanted)] = first + e;
+        at = at + uint2{is_sure, is_equal};
       }
     }
-  });
+    before.y += equal.all;
+  }
+  before.x += sure.all;
 }
 
 // A row that sees no more than k: all of it.
@@ -339,17 +388,48 @@ __device__ void write_all(const Row& row, int seen, uint32_t thread, uint32_t th
 }
 
 template <int kCluster>
+__device__ __forceinline__ void choose(const Part& part, const Row& row, SharedMemory& s, uint32_t rank) {
+  Keys keys;
+  const bool resident = part.batches() == 1;
+  if (resident) load_keys(part, 0, keys);
+  Threshold t;
+  t.wanted = static_cast<uint32_t>(row.p.topk);
+  narrow<0, kCluster>(part, keys, s, rank, t);
+  narrow<1, kCluster>(part, keys, s, rank, t);
+  narrow<2, kCluster>(part, keys, s, rank, t);
+  if (resident) {
+    const Masks masks(keys, t);
+    uint2 before = {static_cast<uint32_t>(__popc(masks.sure)), static_cast<uint32_t>(__popc(masks.equal))};
+    before = count_before<kCluster>(before, s, rank);
+    write_selected(part, 0, masks, t, before, row);
+  } else {
+    uint2 before = {};
+    for_batches(part, keys, [&](int) {
+      const Masks masks(keys, t);
+      before = before + uint2{static_cast<uint32_t>(__popc(masks.sure)), static_cast<uint32_t>(__popc(masks.equal))};
+    });
+    before = count_before<kCluster>(before, s, rank);
+    for_batches(part, keys, [&](int batch) { write_selected(part, batch, Masks(keys, t), t, before, row); });
+  }
+  if constexpr (kCluster > 1) cluster_wait();
+}
+
+template <int kCluster>
 __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constant__ TopKParams p) {
   __shared__ SharedMemory s;
   const uint32_t rank = kCluster == 1 ? 0 : cluster_rank();
-  clear_histogram(s);
+  clear_histograms(s);
   __syncthreads();
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  bool waited = false;
   for (int r = static_cast<int>(blockIdx.x) / kCluster; r < p.rows; r += static_cast<int>(gridDim.x) / kCluster) {
     const TokenPlace place = p.places[r];
     const int seen = static_cast<int>(static_cast<uint32_t>(place.position + 1) / static_cast<uint32_t>(p.ratio));
     const Row row{p, p.selected + r * p.selected_stride, p.page_table + place.sequence * p.table_stride};
+    if (!waited) {  // after what no predecessor writes
+      asm volatile("griddepcontrol.wait;" ::: "memory");
+      asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+      waited = true;
+    }
     if (seen <= p.topk) {
       write_all(row, seen, rank * kThreads + threadIdx.x, kCluster * kThreads);
       continue;
@@ -357,18 +437,15 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
     constexpr int kStep = kCluster * kWarps * kWarpStep;
     const int vectors = (seen + kStep - 1) / kStep;  // of a warp
     const int cta_begin = static_cast<int>(rank) * vectors * kWarps * kWarpStep;
-    const Part part{p.logits + r * p.logits_stride, cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
+    const Part part{p.logits + r * p.logits_stride,
+                    cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
                     min(seen, cta_begin + vectors * kWarps * kWarpStep), vectors};
-    Keys keys;
-    if (part.batches() == 1) load_keys(part, 0, keys);
-    Threshold threshold;
-    threshold.wanted = static_cast<uint32_t>(p.topk);
-    narrow<0, kCluster>(part, keys, s, rank, threshold);
-    narrow<1, kCluster>(part, keys, s, rank, threshold);
-    narrow<2, kCluster>(part, keys, s, rank, threshold);
-    const Bounds bounds(threshold);
-    const uint2 before = count_before<kCluster>(part, keys, bounds, s, rank);
-    write_selected(part, keys, threshold, bounds, before, row);
+    choose<kCluster>(part, row, s, rank);
+    if (gridDim.x / kCluster < static_cast<unsigned>(p.rows)) {  // rows to come; the cluster has read the histograms
+      __syncthreads();
+      clear_histograms(s);
+      __syncthreads();
+    }
   }
 }
 
