@@ -51,16 +51,17 @@ __device__ __forceinline__ void barrier_wait(Barrier* barrier, uint32_t parity) 
   }
 }
 
+// For a wait that may be long and is nobody's critical path: leaves issue slots to other warps.
+__device__ __forceinline__ void barrier_wait_idle(Barrier* barrier, uint32_t parity) {
+  while (!barrier_try_wait(barrier, parity)) __nanosleep(32);
+}
+
 // Ordinary writes to shared memory, before the copy engine or the tensor cores touch it.
 __device__ __forceinline__ void shared_writes_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // A barrier of some of a block's warps: `threads` of them, under a name of 1 .. 15.
 __device__ __forceinline__ void named_barrier_sync(uint32_t name, uint32_t threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
-}
-
-__device__ __forceinline__ void named_barrier_arrive(uint32_t name, uint32_t threads) {
-  asm volatile("barrier.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
 }  // namespace fulgurite::cuda

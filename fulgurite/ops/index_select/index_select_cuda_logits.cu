@@ -1,18 +1,16 @@
 // Index logits on Hopper. A page of 64 keys is the 64 rows of a wgmma, (query row, head) pairs are its columns.
 //
-// A CTA: two consumer warpgroups and a producer, one warp of a third. The producer brings pages (a tensor copy of the codes, a bulk
-// copy of the scales) into a ring; every CTA takes an equal, contiguous share of all (group of query rows, page) pairs.
-//   Split  kPages (decode): both warpgroups hold the same R query rows and take pages in turn. kRows (prefill): both
-//          take every page, each for R rows of its own.
-//   Form   kQuad: the four lanes of a quad hold a quarter of a row's heads each, exactly the four parts of the head
-//          sum. kLane: columns are permuted so that one lane holds all heads of a (row, key) and makes the four
-//          parts itself, without an exchange; it needs 4 rows or more.
-// Wide products (N >= 128) are taken in turns, so that one warpgroup multiplies while the other sums heads; left alone
-// they fall into step and the tensor cores idle half the time.
+// A CTA: consumer warpgroups and a producer, one warp of a last warpgroup. The producer brings pages (a tensor copy of
+// the codes, a bulk copy of the scales) into a ring; every CTA takes an equal, contiguous share of all (group of query
+// rows, page) pairs. Warpgroups hold one of `slices` of a group's rows each, and those of a slice take pages in turn.
+// The head sum's four parts are made by the lanes of a quad, which hold a (row, key) together: 4 of them with a part
+// each (one row), 2 with two parts, or 1 with all; columns of B are permuted accordingly, and one or two exchanges
+// bring the parts together. Prefill uses four warpgroups of N = 128: with two of N = 256, a warpgroup's own chain of
+// product, sums and stores takes twice the tensor cores' time.
 // Rows of a group may belong to different sequences: then the group's pages are visited once for each run of
 // equal sequences, and rows outside the run store nothing.
-// Limits: decode by HBM (8448 B a page), prefill by the tensor cores (512 clocks a page and 256 columns; the
-// epilogue is 2 instructions a (key, head): 256 issue slots of them).
+// Limits: decode by HBM (8448 B a page), prefill by the tensor cores (256 clocks for a page and 128 columns; the sums
+// are 2 instructions a (key, head): 128 of each scheduler's slots, and about 60 others).
 
 #include <algorithm>
 
@@ -27,34 +25,38 @@ namespace {
 using namespace fulgurite::cuda;
 
 constexpr int kDim = 128, kPage = kCudaPageTokens, kCodeBytes = kPage * kDim;
-constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads, kThreads = 3 * kGroupThreads;
-constexpr int kMaxGroups = 2048;  // of a launch
-constexpr int kQueriesName = 1, kTurnName = 3;  // named barriers, one for each consumer warpgroup
+constexpr int kGroupThreads = 128;
+constexpr int kMaxGroups = 2048;   // of a launch
+constexpr int kQueriesName = 1;    // named barriers, one for each consumer warpgroup
 
-enum class Form { kQuad, kLane };
-enum class Split { kPages, kRows };
-
-template <int kHeads_, int kRows_, Form kForm, Split kSplit>
+template <int kHeads_, int kRows_, int kShare_, int kSlices_, int kWarpgroups_>
 struct Config {
   static constexpr int kHeads = kHeads_;
-  static constexpr int kRows = kRows_;  // query rows of a warpgroup
-  static constexpr bool kLaneForm = kForm == Form::kLane;
-  static constexpr bool kSplitRows = kSplit == Split::kRows;
+  static constexpr int kRows = kRows_;    // query rows of a warpgroup
+  static constexpr int kShare = kShare_;  // lanes of a quad that hold a (row, key) together
+  static constexpr int kSlices = kSlices_;
+  static constexpr int kWarpgroups = kWarpgroups_;
+  static constexpr int kStep = kWarpgroups / kSlices;  // pages from one of a warpgroup to its next
+  static constexpr int kGroupRows = kRows * kSlices;
   static constexpr int kColumns = kHeads * kRows;
-  static constexpr bool kTurns = kColumns >= 128;
-  static constexpr int kGroupRows = kSplitRows ? 2 * kRows : kRows;  // of a CTA
-  static constexpr int kOwned = kColumns / 4;                       // columns of a lane
-  static constexpr int kStages = kColumns == 256 ? 12 : 16;
+  static constexpr int kOwned = kColumns / 4;             // columns of a lane,
+  static constexpr int kLaneHeads = kHeads / kShare;      // which are some heads
+  static constexpr int kLaneRows = kOwned / kLaneHeads;   // of these many rows
+  static constexpr int kParts = 4 / kShare;               // of the head sum, in a lane
+  static constexpr int kConsumers = kWarpgroups * kGroupThreads;
+  static constexpr int kThreads = kConsumers + kGroupThreads;
+  static constexpr int kStages = kColumns * kWarpgroups > 256 ? 12 : 16;
+  static_assert(kRows * kShare % 4 == 0 && kLaneRows * kLaneHeads == kOwned);
 };
 
 template <class C>
 struct alignas(1024) SharedMemory {
-  uint8_t queries[2][C::kColumns * kDim];
+  uint8_t queries[C::kWarpgroups][C::kColumns * kDim];
   uint8_t codes[C::kStages][kCodeBytes];
   float scales[C::kStages][kPage];
   Barrier full[C::kStages], empty[C::kStages];
   int32_t group_end[kMaxGroups];  // pages of the groups up to and with this one
-  int32_t warp_sums[kThreads / 32];
+  int32_t warp_sums[C::kThreads / 32];
 };
 
 // --- which pages ---
@@ -129,11 +131,11 @@ struct Cursor {
 };
 
 // Fills group_end; every thread takes part. Returns the pages of all groups.
-template <class Shared>
-__device__ int count_pages(const Work& w, Shared& s) {
+template <class C>
+__device__ int count_pages(const Work& w, SharedMemory<C>& s) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int before = 0;
-  for (int base = 0; base < w.groups; base += kThreads) {
+  for (int base = 0; base < w.groups; base += C::kThreads) {
     const int group = base + static_cast<int>(threadIdx.x);
     int sum = group < w.groups ? group_pages(w, group) : 0;
 #pragma unroll
@@ -144,7 +146,7 @@ __device__ int count_pages(const Work& w, Shared& s) {
     if (lane == 31) s.warp_sums[warp] = sum;
     __syncthreads();
     int all = 0;
-    for (int i = 0; i < kThreads / 32; ++i) {
+    for (int i = 0; i < C::kThreads / 32; ++i) {
       if (i < warp) sum += s.warp_sums[i];
       all += s.warp_sums[i];
     }
@@ -176,7 +178,7 @@ __device__ Cursor cursor_at(const Work& w, const Shared& s, int at) {
 template <class C>
 __device__ void produce(const Work& w, const CUtensorMap* map, SharedMemory<C>& s, Cursor cursor, int count) {
   const int lane = threadIdx.x % 32;
-  const uint64_t policy = l2_policy(C::kSplitRows ? L2Policy::kNormal : L2Policy::kEvictFirst);
+  const uint64_t policy = l2_policy(C::kSlices == 4 ? L2Policy::kNormal : L2Policy::kEvictFirst);
   const auto entry_at = [&](int page) {
     return page < cursor.run.pages ? w.p.page_table[cursor.run.sequence * w.p.table_stride + page] : 0;
   };
@@ -189,7 +191,7 @@ __device__ void produce(const Work& w, const CUtensorMap* map, SharedMemory<C>& 
       const int page = __shfl_sync(~0u, entry, i);
       const int stage = (done + i) % C::kStages, round = (done + i) / C::kStages;
       if (lane == 0) {
-        barrier_wait(&s.empty[stage], (round & 1) ^ 1);
+        barrier_wait_idle(&s.empty[stage], (round & 1) ^ 1);
         barrier_expect(&s.full[stage], kCodeBytes + kPage * 4);
         tensor_load(s.codes[stage], map, 0, 0, page, &s.full[stage], policy);
         bulk_load(s.scales[stage], w.p.pages + page * kCudaPageBytes + kCodeBytes, kPage * 4, &s.full[stage],
@@ -213,27 +215,16 @@ __device__ __forceinline__ float relu(float x) {
   return y;
 }
 
-// Column c of a warpgroup's B: its query row and head. Quad: row by row. Lane: lane q of a quad holds columns
-// 8 j + 2 q + b; they are the heads of its rows 4 i + q, ascending in (j, b).
+// Column c of a warpgroup's B: its query row and head. Lane q of a quad owns columns 8 j + 2 q + b, ascending in
+// (j, b): a part of the heads of each of its rows.
 template <class C>
 __device__ __forceinline__ int2 row_and_head(int column) {
-  if constexpr (!C::kLaneForm) {
-    return {column / C::kHeads, column % C::kHeads};
-  } else {
-    const int owned = column / 8 * 2 + column % 2;
-    return {owned / C::kHeads * 4 + column % 8 / 2, owned % C::kHeads};
-  }
+  constexpr int kTogether = 8 / C::kShare;  // consecutive heads of a lane: kParts parts of two
+  const int owned = column / 8 * 2 + column % 2, lane = column % 8 / 2;
+  const int i = owned % C::kLaneHeads;
+  return {owned / C::kLaneHeads * C::kParts + lane / C::kShare,
+          i / kTogether * 8 + lane % C::kShare * kTogether + i % kTogether};
 }
-
-// The query row and head of a lane's owned column.
-template <class C>
-__device__ __forceinline__ int2 owned_row_and_head(int owned, int quad_lane) {
-  return row_and_head<C>(owned / 2 * 8 + 2 * quad_lane + owned % 2);
-}
-
-// Rows that a lane stores: Lane: its own; Quad: all.
-template <class C>
-constexpr int kStoredRows = C::kLaneForm ? C::kRows / 4 : C::kRows;
 
 template <class C>
 struct Consumer {
@@ -241,7 +232,8 @@ struct Consumer {
   SharedMemory<C>& s;
   const int warpgroup, thread, lane, quad_lane;
   float weights[C::kOwned];
-  int seen[kStoredRows<C>];  // what the stored rows see; 0: not in this run
+  int seen[C::kLaneRows];    // what the lane's rows see; 0: not in this run
+  float* out[C::kLaneRows];  // their logits, of the lane's key in page 0
 
   __device__ __forceinline__ Consumer(const Work& work, SharedMemory<C>& shared)
       : w(work),
@@ -253,9 +245,12 @@ struct Consumer {
 
   // First row of the warpgroup in a group.
   __device__ __forceinline__ int first_row(int group) const {
-    return group * w.group_rows + (C::kSplitRows ? warpgroup * C::kRows : 0);
+    return group * w.group_rows + warpgroup % C::kSlices * C::kRows;
   }
-  __device__ __forceinline__ int stored_row(int i) const { return C::kLaneForm ? 4 * i + quad_lane : i; }
+  // The lane's key in a page (and 8 further, where it holds all of a row).
+  __device__ __forceinline__ int lane_key() const {
+    return thread / 32 * 16 + lane / 4 + (C::kShare > 1 ? lane % 2 * 8 : 0);
+  }
 
   __device__ __forceinline__ void load_queries(int group) {
     const int first = first_row(group), last = group_last(w, group);
@@ -274,7 +269,7 @@ struct Consumer {
     }
 #pragma unroll
     for (int i = 0; i < C::kOwned; ++i) {
-      const int2 at = owned_row_and_head<C>(i, quad_lane);
+      const int2 at = row_and_head<C>(i / 2 * 8 + 2 * quad_lane + i % 2);
       weights[i] =
           first + at.x < last ? w.p.weights[static_cast<int64_t>(first + at.x) * C::kHeads + at.y] : 0.0f;
     }
@@ -282,126 +277,108 @@ struct Consumer {
     named_barrier_sync(kQueriesName + warpgroup, kGroupThreads);
   }
 
-  __device__ __forceinline__ void find_seen(const Cursor& cursor) {
+  __device__ __forceinline__ void find_rows(const Cursor& cursor) {
 #pragma unroll
-    for (int i = 0; i < kStoredRows<C>; ++i) {
-      const int row = first_row(cursor.group) + stored_row(i);
-      seen[i] = row >= cursor.run.first && row < cursor.run.last ? visible_of(w.p, row) : 0;
+    for (int r = 0; r < C::kLaneRows; ++r) {
+      const int row = first_row(cursor.group) + r * C::kParts + quad_lane / C::kShare;
+      seen[r] = row >= cursor.run.first && row < cursor.run.last ? visible_of(w.p, row) : 0;
+      out[r] = w.p.logits + row * w.p.logits_stride + lane_key();
     }
   }
 
-  // The product of page i of `count`. The other warpgroup's turn comes as the last of the four steps runs.
-  __device__ __forceinline__ void multiply(int i, int count, float (&d)[C::kColumns / 2]) {
-    const uint64_t keys = wgmma_operand(s.codes[i % C::kStages]), queries = wgmma_operand(s.queries[warpgroup]);
-    const int turn = C::kSplitRows ? 2 * i + warpgroup : i, turns = C::kSplitRows ? 2 * count : count;
-    if (C::kTurns && turn > 0) named_barrier_sync(kTurnName + warpgroup, kConsumers);
+  __device__ __forceinline__ void multiply(int stage, float (&d)[C::kColumns / 2]) {
+    const uint64_t keys = wgmma_operand(s.codes[stage]), queries = wgmma_operand(s.queries[warpgroup]);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kDim / 32; ++k) {
+    for (int k = 0; k < kDim / 32; ++k)
       WgmmaE4m3<C::kColumns>::multiply(d, keys + 2 * k, queries + 2 * k, k > 0);
-      if (k >= kDim / 32 - 2) wgmma_commit();
-    }
-    if constexpr (C::kTurns) {
-      wgmma_wait<1>();
-      if (turn + 1 < turns) named_barrier_arrive(kTurnName + 1 - warpgroup, kConsumers);
-    }
+    wgmma_commit();
     wgmma_wait<0>();
     wgmma_result(d);
   }
 
-  // Quad: lanes 0 and 1 of a quad bring the sums of its first and second key together, for even rows; 2 and 3
-  // for odd rows.
-  __device__ __forceinline__ void store_quad(const float (&d)[C::kColumns / 2], const Cursor& cursor, float scale) {
-    constexpr int kEach = C::kHeads / 4;
-    const int second = lane & 1;
-    const int key = cursor.page * kPage + thread / 32 * 16 + lane / 4 + 8 * second;
+  // A lane's part of the head sum of its r-th row, for the first and the second key.
+  __device__ __forceinline__ float2 lane_sums(const float (&d)[C::kColumns / 2], int r) const {
+    float parts[C::kParts][2] = {};
 #pragma unroll
-    for (int t = 0; t < C::kRows; ++t) {
-      float parts[2] = {0.0f, 0.0f};
-#pragma unroll
-      for (int i = t * kEach; i < (t + 1) * kEach; ++i) {
-        parts[0] = __fmaf_rn(weights[i], relu(d[i / 2 * 4 + i % 2]), parts[0]);
-        parts[1] = __fmaf_rn(weights[i], relu(d[i / 2 * 4 + 2 + i % 2]), parts[1]);
-      }
-      float sum = second ? parts[1] : parts[0];
-      const float other = second ? parts[0] : parts[1];
-      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, other, 1));
-      sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
-      if (quad_lane / 2 == t % 2 && key < seen[t])
-        w.p.logits[(first_row(cursor.group) + t) * w.p.logits_stride + key] = __fmul_rn(scale, sum);
-    }
-  }
-
-  __device__ __forceinline__ void store_lane(const float (&d)[C::kColumns / 2], const Cursor& cursor,
-                                             const float (&scale)[2]) {
-    const int key = cursor.page * kPage + thread / 32 * 16 + lane / 4;
-#pragma unroll
-    for (int r = 0; r < kStoredRows<C>; ++r) {
-      float parts[4][2] = {};
-#pragma unroll
-      for (int h = 0; h < C::kHeads; ++h) {
-        const int i = r * C::kHeads + h;
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& part = parts[h / 2 % 4][e];
-          part = __fmaf_rn(weights[i], relu(d[i / 2 * 4 + 2 * e + i % 2]), part);
-        }
-      }
-      float* out = w.p.logits + (first_row(cursor.group) + stored_row(r)) * w.p.logits_stride + key;
+    for (int j = 0; j < C::kLaneHeads; ++j) {
+      const int i = r * C::kLaneHeads + j;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const float sum =
-            __fadd_rn(__fadd_rn(parts[0][e], parts[1][e]), __fadd_rn(parts[2][e], parts[3][e]));
-        if (key + 8 * e < seen[r]) out[8 * e] = __fmul_rn(scale[e], sum);
+        float& part = parts[j / 2 % C::kParts][e];
+        part = __fmaf_rn(weights[i], relu(d[i / 2 * 4 + 2 * e + i % 2]), part);
+      }
+    }
+    float2 sums;
+    if constexpr (C::kParts == 1) sums = {parts[0][0], parts[0][1]};
+    if constexpr (C::kParts == 2)
+      sums = {__fadd_rn(parts[0][0], parts[1][0]), __fadd_rn(parts[0][1], parts[1][1])};
+    if constexpr (C::kParts == 4)
+      sums = {__fadd_rn(__fadd_rn(parts[0][0], parts[1][0]), __fadd_rn(parts[2][0], parts[3][0])),
+              __fadd_rn(__fadd_rn(parts[0][1], parts[1][1]), __fadd_rn(parts[2][1], parts[3][1]))};
+    return sums;
+  }
+
+  __device__ __forceinline__ void store(const float (&d)[C::kColumns / 2], int page, const float (&scale)[2]) {
+    const int base = page * kPage, key = base + lane_key();
+#pragma unroll
+    for (int r = 0; r < C::kLaneRows; ++r) {
+      const float2 sums = lane_sums(d, r);
+      if constexpr (C::kShare == 1) {
+        if (key < seen[r]) out[r][base] = __fmul_rn(scale[0], sums.x);
+        if (key + 8 < seen[r]) out[r][base + 8] = __fmul_rn(scale[1], sums.y);
+      } else {  // even lanes take the first key, odd ones the second
+        const bool odd = lane % 2 != 0;
+        float sum = odd ? sums.y : sums.x;
+        sum = __fadd_rn(sum, __shfl_xor_sync(~0u, odd ? sums.x : sums.y, 1));
+        if constexpr (C::kShare == 4) sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
+        const bool stores = C::kShare == 2 || quad_lane / 2 == r % 2;
+        if (stores && key < seen[r]) out[r][base] = __fmul_rn(scale[0], sum);
       }
     }
   }
 
+  // Pages first, first + kStep, ... of the CTA's `count`.
   __device__ __forceinline__ void consume(Cursor cursor, int count) {
-    int group = -1, run_first = -1;
-    float d[C::kColumns / 2];
-    const int first = C::kSplitRows ? 0 : warpgroup, step = C::kSplitRows ? 1 : 2;
+    const int first = warpgroup / C::kSlices;
     if (first >= count) return;
     if (first > 0) cursor.advance(w, first);
-    for (int i = first;;) {
-      const int stage = i % C::kStages, round = i / C::kStages;
+    int group = -1, stage = first;
+    uint32_t parity = 0;
+    float d[C::kColumns / 2];
+    for (int i = first; i < count;) {
       if (cursor.group != group) load_queries(group = cursor.group);
-      if (cursor.run.first != run_first) {
-        run_first = cursor.run.first;
-        find_seen(cursor);
+      find_rows(cursor);
+      const int pages = (min(cursor.run.pages - cursor.page, count - i) + C::kStep - 1) / C::kStep;  // of this run
+      int page = cursor.page;
+      for (int n = 0; n < pages; ++n, page += C::kStep) {
+        barrier_wait(&s.full[stage], parity);
+        const float scale[2] = {s.scales[stage][lane_key()], C::kShare == 1 ? s.scales[stage][lane_key() + 8] : 0.0f};
+        multiply(stage, d);
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&s.empty[stage]);
+        store(d, page, scale);
+        stage += C::kStep;
+        if (stage >= C::kStages) {
+          stage -= C::kStages;
+          parity ^= 1;
+        }
       }
-      barrier_wait(&s.full[stage], round & 1);
-      const int key = thread / 32 * 16 + lane / 4;
-      float scale[2];
-      if constexpr (C::kLaneForm) {
-        scale[0] = s.scales[stage][key];
-        scale[1] = s.scales[stage][key + 8];
-      } else {
-        scale[0] = s.scales[stage][key + 8 * (lane & 1)];
-      }
-      multiply(i, count, d);
-      __syncwarp();
-      if (lane == 0) barrier_arrive(&s.empty[stage]);
-      if constexpr (C::kLaneForm)
-        store_lane(d, cursor, scale);
-      else
-        store_quad(d, cursor, scale[0]);
-      i += step;
-      if (i >= count) break;
-      cursor.advance(w, step);
+      i += pages * C::kStep;
+      if (i < count) cursor.advance(w, pages * C::kStep);
     }
   }
 };
 
 template <class C>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(C::kThreads, 1)
     logits_kernel(const __grid_constant__ Work w, const __grid_constant__ CUtensorMap map) {
   extern __shared__ uint8_t raw[];
-  auto& s = *reinterpret_cast<SharedMemory<C>*>((reinterpret_cast<uintptr_t>(raw) + 1023) / 1024 * 1024);
+  auto& s = *reinterpret_cast<SharedMemory<C>*>(raw + (0u - shared_address(raw)) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&s.full[i], 1);
-      barrier_init(&s.empty[i], C::kSplitRows ? 8 : 4);  // warps
+      barrier_init(&s.empty[i], 4 * C::kSlices);  // warps
     }
     barrier_init_fence();
     prefetch_map(&map);
@@ -411,16 +388,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int count = static_cast<int>(pages * (blockIdx.x + 1) / gridDim.x) - begin;
   Cursor cursor;
   if (count > 0) cursor = cursor_at(w, s, begin);
-  if (count > 0 && threadIdx.x / 32 == kConsumers / 32 && cursor.page + threadIdx.x % 32 < cursor.run.pages)
+  if (count > 0 && threadIdx.x / 32 == C::kConsumers / 32 && cursor.page + threadIdx.x % 32 < cursor.run.pages)
     prefetch_l2(w.p.page_table + cursor.run.sequence * w.p.table_stride + cursor.page + threadIdx.x % 32);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   if (count == 0) return;
-  if (threadIdx.x >= kConsumers) {
-    if constexpr (C::kColumns == 256) give_registers<32>();
-    if (threadIdx.x < kConsumers + 32) produce<C>(w, &map, s, cursor, count);
+  if (threadIdx.x >= C::kConsumers) {
+    if constexpr (C::kWarpgroups == 4) give_registers<32>();
+    if (threadIdx.x < C::kConsumers + 32) produce<C>(w, &map, s, cursor, count);
   } else {
-    if constexpr (C::kColumns == 256) take_registers<232>();
+    if constexpr (C::kWarpgroups == 4) take_registers<112>();
     Consumer<C> consumer(w, s);
     consumer.consume(cursor, count);
   }
@@ -442,7 +419,7 @@ cudaError_t page_map(const LogitsParams& p, CUtensorMap* map) {
 
 template <class C>
 cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
-  Work work{p, C::kSplitRows ? C::kGroupRows : std::clamp(p.rows_together, 1, C::kGroupRows), 0};
+  Work work{p, std::min(std::max(p.rows_together, 1), C::kGroupRows), 0};
   work.groups = (p.rows + work.group_rows - 1) / work.group_rows;
   if (work.groups > kMaxGroups) return cudaErrorInvalidValue;
   CUtensorMap map;
@@ -454,7 +431,7 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   if (sized != cudaSuccess) return sized;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(p.ctas));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
   cudaLaunchAttribute attribute = {};
@@ -467,10 +444,11 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
 
 template <int kHeads>
 cudaError_t launch_heads(const LogitsParams& p, cudaStream_t stream) {
-  if (p.rows_together == 1) return launch<Config<kHeads, 1, Form::kQuad, Split::kPages>>(p, stream);
-  if (p.rows_together == 2) return launch<Config<kHeads, 2, Form::kQuad, Split::kPages>>(p, stream);
-  if (p.rows_together <= 4) return launch<Config<kHeads, 4, Form::kLane, Split::kPages>>(p, stream);
-  return launch<Config<kHeads, 256 / kHeads, Form::kLane, Split::kRows>>(p, stream);
+  constexpr int kRows = 128 / kHeads;
+  if (p.rows_together == 1) return launch<Config<kHeads, 1, 4, 1, 2>>(p, stream);
+  if (p.rows_together == 2) return launch<Config<kHeads, 2, 2, 1, 4>>(p, stream);
+  if (p.rows_together <= 4) return launch<Config<kHeads, 2, 2, 2, 4>>(p, stream);
+  return launch<Config<kHeads, kRows, kRows == 2 ? 2 : 1, 4, 4>>(p, stream);
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ struct Digit {
 
 // A pass's own, so that a CTA may go on while others still read.
 struct Histogram {
-  alignas(16) uint32_t bins[kBins];
+  alignas(16) uint32_t bins[kBins + 4];  // the last for keys of other upper digits
   uint32_t coarse[kCoarse];  // of kFine bins each
 };
 
@@ -177,9 +177,9 @@ __device__ __forceinline__ void count_digits(const Part& part, Keys& keys, uint3
       if (batch * kVectors + v >= part.vectors) break;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const uint32_t above = keys.at[v][e] - least;
-        if (kPass == 0 || above < 1u << kDigitShift<kPass - 1> % 32)
-          atomicAdd(&h.bins[above >> kDigitShift<kPass>], 1u);
+        const uint32_t digit = (keys.at[v][e] - least) >> kDigitShift<kPass>;
+        constexpr uint32_t kDigits = 1u << (kDigitShift<kPass - 1> - kDigitShift<kPass>);
+        atomicAdd(&h.bins[digit < kDigits ? digit : kBins], 1u);
       }
     }
   });
@@ -318,67 +318,47 @@ struct Row {
   }
 };
 
-// For each vector, how many bits of a mask are set in it before this lane's: in the warp's earlier vectors and in the
-// vector's earlier lanes.
-struct BitsBefore {
-  uint32_t at[kVectors];
-  uint32_t all;
-  __device__ __forceinline__ explicit BitsBefore(uint32_t mask) {
-    const uint32_t pairs = mask - (mask >> 1 & 0x55555555u);
-    const uint32_t fours = (pairs & 0x33333333u) + (pairs >> 2 & 0x33333333u);
-    const uint32_t own[2] = {fours & 0x0F0F0F0Fu, fours >> 4 & 0x0F0F0F0Fu};  // bytes: even, odd vectors; at most 4
-    uint32_t lanes[2], total[2];                                              // at most 128
+// Bit 4 v + e of lane l stands for position 128 v + 4 l + e. Returns word l of the warp's bits in the order of positions:
+// within each eight lanes nibbles are transposed, then words go where they belong.
+__device__ __forceinline__ uint32_t in_order(uint32_t mask) {
+  const int lane = threadIdx.x % 32;
+  constexpr uint32_t kLower[3] = {0x0F0F0F0Fu, 0x00FF00FFu, 0x0000FFFFu};
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t upto = inclusive_sum(own[i]);
-      lanes[i] = upto - own[i];
-      total[i] = __shfl_sync(kAll, upto, 31);
-    }
-    all = 0;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      at[v] = all + (lanes[v % 2] >> v / 2 * 8 & 0xFF);
-      all += total[v % 2] >> v / 2 * 8 & 0xFF;
-    }
+  for (int i = 2; i >= 0; --i) {
+    const int apart = 1 << i, bits = 4 << i;
+    const bool upper = (lane & apart) != 0;
+    const uint32_t kept = upper ? mask & ~kLower[i] : mask & kLower[i];
+    const uint32_t given = upper ? mask << bits & ~kLower[i] : mask >> bits & kLower[i];
+    mask = kept | __shfl_xor_sync(kAll, given, apart);
   }
-};
+  return __shfl_sync(kAll, mask, lane / 4 + lane % 4 * 8);
+}
 
-// Writes a batch's positions; `before` moves on.
+// The first `count` set bits.
+__device__ __forceinline__ uint32_t lowest_bits(uint32_t bits, uint32_t count) {
+  uint32_t rest = bits;
+  for (uint32_t i = 0; i < count && rest != 0; ++i) rest &= rest - 1;
+  return bits & ~rest;
+}
+
+// Writes a batch's positions, lane l those of its 32 positions; `before` moves on.
 __device__ __forceinline__ void write_selected(const Part& part, int batch, const Masks& masks, const Threshold& t,
                                                uint2& before, const Row& row) {
   if (!__any_sync(kAll, (masks.sure | masks.equal) != 0)) return;
-  const BitsBefore sure(masks.sure);
-  if (t.all_equal) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const uint32_t bits = masks.sure >> 4 * v & 15;
-      if (bits == 0) continue;
-      const int32_t first = row.slot(part.position(batch * kVectors + v));
-      int32_t* out = row.out + before.x + sure.at[v];
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (bits >> e & 1) *out++ = first + e;
-    }
-  } else {
-    const BitsBefore equal(masks.equal);
-#pragma unroll 1
-    for (int v = 0; v < kVectors; ++v) {
-      uint2 at = before;
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i)
-        if (i == v) at = at + uint2{sure.at[i], equal.at[i]};
-      const uint32_t bits = (masks.sure | masks.equal) >> 4 * v & 15;
-      if (bits == 0) continue;
-      const int32_t first = row.slot(part.position(batch * kVectors + v));
-      for (int e = 0; e < 4; ++e) {
-        const bool is_sure = masks.sure >> (4 * v + e) & 1, is_equal = masks.equal >> (4 * v + e) & 1;
-        if (is_sure || (is_equal && at.y < t.wanted)) row.out[at.x + min(at.y, t.wanted)] = first + e;
-        at = at + uint2{is_sure, is_equal};
-      }
-    }
-    before.y += equal.all;
+  uint32_t bits = in_order(masks.sure), first = before.x;
+  before.x += __reduce_add_sync(kAll, __popc(bits));
+  if (!t.all_equal) {
+    const uint32_t equal = in_order(masks.equal), upto = before.y + inclusive_sum(__popc(equal));
+    const uint32_t earlier = upto - __popc(equal);
+    bits |= lowest_bits(equal, t.wanted - min(earlier, t.wanted));
+    first += min(before.y, t.wanted);
+    before.y = __shfl_sync(kAll, upto, 31);
   }
-  before.x += sure.all;
+  const uint32_t count = __popc(bits);
+  int32_t* out = row.out + first + inclusive_sum(count) - count;
+  if (bits == 0) return;
+  const int32_t slot = row.slot(part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32);
+  for (; bits != 0; bits &= bits - 1) *out++ = slot + __ffs(static_cast<int>(bits)) - 1;
 }
 
 // A row that sees no more than k: all of it.
@@ -423,7 +403,8 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
   bool waited = false;
   for (int r = static_cast<int>(blockIdx.x) / kCluster; r < p.rows; r += static_cast<int>(gridDim.x) / kCluster) {
     const TokenPlace place = p.places[r];
-    const int seen = static_cast<int>(static_cast<uint32_t>(place.position + 1) / static_cast<uint32_t>(p.ratio));
+    const uint32_t tokens = static_cast<uint32_t>(place.position + 1);
+    const int seen = static_cast<int>(p.ratio == 1 ? tokens : tokens / static_cast<uint32_t>(p.ratio));
     const Row row{p, p.selected + r * p.selected_stride, p.page_table + place.sequence * p.table_stride};
     if (!waited) {  // after what no predecessor writes
       asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -478,11 +459,10 @@ cudaError_t launch(const TopKParams& p, cudaStream_t stream) {
 // As few CTAs a row as hold its keys; more where rows would leave processors idle.
 int cluster_of(const TopKParams& p) {
   if (p.cluster != 0) return p.cluster;
-  constexpr int kProcessors = 132, kLargest = 16;
+  constexpr int kProcessors = 132, kLargest = 16, kGood = 8;  // above 8, barriers cost more than they save
   int cluster = 1;
   while (cluster < kLargest && p.context > int64_t{cluster} * kResident) cluster *= 2;
-  while (cluster < kLargest && int64_t{2} * cluster * p.rows <= kProcessors &&
-         p.context > int64_t{cluster} * kThreads * 4)
+  while (cluster < kGood && int64_t{2} * cluster * p.rows <= kProcessors && p.context > int64_t{cluster} * kThreads * 4)
     cluster *= 2;
   while (p.ctas > 0 && cluster > p.ctas) cluster /= 2;
   return cluster;
