@@ -616,11 +616,13 @@ void time_logits(const Pool& pool) {
     const Workload w(s.b, s.l, s.each, s.heads);
     const int rows = s.b * s.each;
     Device<float> logits(static_cast<size_t>(rows) * s.l);
-    const auto run = [&](int i, cudaStream_t stream, Launch launch) {
+    const auto run = [&](int i, cudaStream_t stream, Launch launch, int in_flight = 0, bool turns = true) {
       LogitsParams p = w.params(pool, i);
       p.logits = logits.data;
       p.logits_stride = s.l;
       p.launch = launch;
+      p.pages_in_flight = in_flight;
+      p.turns = turns;
       CUDA(launch_logits(p, stream));
     };
     run(0, nullptr, Launch::kPlain);
@@ -633,6 +635,17 @@ void time_logits(const Pool& pool) {
       print(launch == Launch::kPlain ? "logits" : "logits, programmatic", shape, t, w.bytes(), w.flops(),
             std::to_string(wrong) + " of 200 wrong");
       if (s.guess > 100) break;
+    }
+    for (const int in_flight : {4, 6, 8, 10, 12, 14}) {
+      if (s.guess < 16 || (s.each > 1 && in_flight != 8)) continue;
+      const Timing t = time_graph(calls_for(s.guess),
+                                  [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, in_flight); });
+      print(("  " + std::to_string(in_flight) + " pages").c_str(), shape, t, w.bytes(), w.flops(), "");
+    }
+    if (s.each > 1) {
+      const Timing t = time_graph(calls_for(s.guess),
+                                  [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, 0, false); });
+      print("  no turns", shape, t, w.bytes(), w.flops(), "");
     }
   }
 }
@@ -655,8 +668,12 @@ void time_top_k() {
     Device<TokenPlace> places(std::vector<TokenPlace>(s.rows, {0, s.l - 1}));
     Device<int32_t> selected(static_cast<size_t>(s.rows) * 2048);
     for (const int cluster : s.clusters)
-      for (const Launch launch : {Launch::kPlain, Launch::kProgrammatic}) {
+      for (const auto& way : {std::pair{Launch::kPlain, Rounds::kStream}, std::pair{Launch::kPlain, Rounds::kEach},
+                                           std::pair{Launch::kProgrammatic, Rounds::kStream}}) {
+        const Launch launch = way.first;
+        const Rounds rounds = way.second;
         if (launch == Launch::kProgrammatic && cluster != 0) continue;
+        if (rounds == Rounds::kEach && s.rows < 32) continue;
         const auto run = [&](int i, cudaStream_t stream) {
           TopKParams p;
           p.logits = logits.data + i % sets * elements;
@@ -669,6 +686,7 @@ void time_top_k() {
           p.context = s.l;
           p.cluster = cluster;
           p.launch = launch;
+          p.rounds = rounds;
           CUDA(launch_top_k(p, stream));
         };
         run(1, nullptr);
@@ -685,7 +703,7 @@ void time_top_k() {
         for (const int b : bad) wrong += b;
         expect(wrong == 0, "timed top-k differs");
         const Timing t = time_graph(calls_for(s.guess), run);
-        print(launch == Launch::kPlain ? "top-k 2048" : "top-k, programmatic",
+        print(rounds == Rounds::kEach ? "  a cluster a row" : launch == Launch::kPlain ? "top-k 2048" : "top-k, programmatic",
               std::to_string(s.rows) + " x " + std::to_string(s.l) + " c" + std::to_string(cluster), t,
               4.0 * elements + 8192.0 * s.rows, 0, std::to_string(wrong) + " wrong");
       }

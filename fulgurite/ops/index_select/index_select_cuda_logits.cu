@@ -27,7 +27,7 @@ using namespace fulgurite::cuda;
 constexpr int kDim = 128, kPage = kCudaPageTokens, kCodeBytes = kPage * kDim;
 constexpr int kGroupThreads = 128;
 constexpr int kMaxGroups = 2048;   // of a launch
-constexpr int kQueriesName = 1;    // named barriers, one for each consumer warpgroup
+constexpr int kQueriesName = 1, kTurnName = 5;  // named barriers, one for each consumer warpgroup
 
 template <int kHeads_, int kRows_, int kShare_, int kSlices_, int kWarpgroups_>
 struct Config {
@@ -65,6 +65,7 @@ struct Work {
   LogitsParams p;
   int group_rows;
   int groups;
+  int stages;  // of the ring
 };
 
 __device__ __forceinline__ int visible_of(const LogitsParams& p, int row) {
@@ -183,21 +184,26 @@ __device__ void produce(const Work& w, const CUtensorMap* map, SharedMemory<C>& 
     return page < cursor.run.pages ? w.p.page_table[cursor.run.sequence * w.p.table_stride + page] : 0;
   };
   int entry = 0, entry_run = -1;  // entry: of page cursor.page + lane
+  int stage = 0;
+  uint32_t parity = 1;  // of a ring not yet used
   for (int done = 0; done < count;) {
     const int pages = min(min(32, count - done), cursor.run.pages - cursor.page);
     if (entry_run != cursor.run.first) entry = entry_at(cursor.page + lane);
     const int next = entry_at(cursor.page + pages + lane);
     for (int i = 0; i < pages; ++i) {
       const int page = __shfl_sync(~0u, entry, i);
-      const int stage = (done + i) % C::kStages, round = (done + i) / C::kStages;
       if (lane == 0) {
-        barrier_wait_idle(&s.empty[stage], (round & 1) ^ 1);
+        barrier_wait_idle(&s.empty[stage], parity);
         barrier_expect(&s.full[stage], kCodeBytes + kPage * 4);
         tensor_load(s.codes[stage], map, 0, 0, page, &s.full[stage], policy);
         bulk_load(s.scales[stage], w.p.pages + page * kCudaPageBytes + kCodeBytes, kPage * 4, &s.full[stage],
                   policy);
       }
       __syncwarp();
+      if (++stage == w.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
     }
     entry = next;
     entry_run = cursor.run.first;
@@ -286,13 +292,21 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void multiply(int stage, float (&d)[C::kColumns / 2]) {
+  // Turns: one warpgroup starts when the one before it is half done, so that products follow one another without a
+  // gap while the other warpgroups sum. Otherwise all multiply at once, then all sum.
+  __device__ __forceinline__ void multiply(int stage, bool first_turn, bool last_turn, float (&d)[C::kColumns / 2]) {
     const uint64_t keys = wgmma_operand(s.codes[stage]), queries = wgmma_operand(s.queries[warpgroup]);
+    if (!first_turn) named_barrier_sync(kTurnName + warpgroup, 2 * kGroupThreads);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kDim / 32; ++k)
+    for (int k = 0; k < kDim / 32; ++k) {
       WgmmaE4m3<C::kColumns>::multiply(d, keys + 2 * k, queries + 2 * k, k > 0);
-    wgmma_commit();
+      if (k % 2 != 0) wgmma_commit();
+    }
+    if (!last_turn) {
+      wgmma_wait<1>();
+      named_barrier_arrive(kTurnName + (warpgroup + 1) % C::kWarpgroups, 2 * kGroupThreads);
+    }
     wgmma_wait<0>();
     wgmma_result(d);
   }
@@ -344,6 +358,7 @@ struct Consumer {
     if (first >= count) return;
     if (first > 0) cursor.advance(w, first);
     int group = -1, stage = first;
+    const bool turns = C::kWarpgroups > 2 && w.p.turns;
     uint32_t parity = 0;
     float d[C::kColumns / 2];
     for (int i = first; i < count;) {
@@ -354,13 +369,14 @@ struct Consumer {
       for (int n = 0; n < pages; ++n, page += C::kStep) {
         barrier_wait(&s.full[stage], parity);
         const float scale[2] = {s.scales[stage][lane_key()], C::kShare == 1 ? s.scales[stage][lane_key() + 8] : 0.0f};
-        multiply(stage, d);
+        const int turn = (i + n * C::kStep) * C::kSlices + warpgroup % C::kSlices;
+        multiply(stage, !turns || turn == 0, !turns || turn == count * C::kSlices - 1, d);
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.empty[stage]);
         store(d, page, scale);
         stage += C::kStep;
-        if (stage >= C::kStages) {
-          stage -= C::kStages;
+        if (stage >= w.stages) {
+          stage -= w.stages;
           parity ^= 1;
         }
       }
@@ -419,9 +435,10 @@ cudaError_t page_map(const LogitsParams& p, CUtensorMap* map) {
 
 template <class C>
 cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
-  Work work{p, std::min(std::max(p.rows_together, 1), C::kGroupRows), 0};
+  Work work{p, std::min(std::max(p.rows_together, 1), C::kGroupRows), 0, 0};
   work.groups = (p.rows + work.group_rows - 1) / work.group_rows;
   if (work.groups > kMaxGroups) return cudaErrorInvalidValue;
+  work.stages = p.pages_in_flight > 0 ? std::clamp(p.pages_in_flight, C::kStep, C::kStages) : C::kStages;
   CUtensorMap map;
   if (const cudaError_t error = page_map(p, &map); error != cudaSuccess) return error;
 
