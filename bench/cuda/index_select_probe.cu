@@ -241,6 +241,7 @@ void check_case(const Case& c, uint32_t seed) {
     p.logits = logits.data;
     p.logits_stride = stride;
     p.ctas = ctas;
+    p.pages_in_flight = ctas == 66 ? 5 : 0;
     logits.fill(0xCD);
     CUDA(launch_logits(p, nullptr));
     CUDA(cudaDeviceSynchronize());
@@ -254,6 +255,18 @@ void check_case(const Case& c, uint32_t seed) {
       got[at] = std::bit_cast<float>(std::bit_cast<uint32_t>(got[at]) ^ 1u);
       expect(wrong_logits(c, expected, got, stride) == 1, c.name + ": a wrong bit passed");
     }
+  }
+  {
+    LogitsParams p = d.params(c, h);
+    p.logits = logits.data;
+    p.logits_stride = stride;
+    CUDA(launch_hide(p, c.context, nullptr));
+    const std::vector<float> got = logits.get();
+    int64_t wrong = 0;
+    for (size_t t = 0; t < c.places.size(); ++t)
+      for (int64_t s = 0; s < c.context; ++s)
+        wrong += !same_bits(got[t * stride + s], s < seen_by(c, t) ? expected[t][s] : -INFINITY);
+    expect(wrong == 0, c.name + ": scores differ");
   }
   std::vector<std::vector<int32_t>> chosen(c.places.size());
   parallel(static_cast<int64_t>(c.places.size()),
@@ -611,18 +624,17 @@ void time_logits(const Pool& pool) {
                           {8, 32768, 1, 64, 17},    {8, 131072, 1, 64, 55},    {32, 32768, 1, 64, 55},  {32, 131072, 1, 64, 200},
                           {128, 4096, 1, 64, 30},   {128, 32768, 1, 64, 200},  {32, 32768, 2, 64, 60},  {8, 32768, 4, 64, 30},
                           {32, 32768, 1, 32, 50},   {2048 / 2048, 32768, 2048, 64, 1000}, {1, 8192, 2048, 64, 230},
-                          {1, 131072, 512, 64, 1100}, {1, 32768, 2048, 32, 500}};
+                          {1, 131072, 512, 64, 1100}, {1, 32768, 2048, 32, 500}, {1, 1048576, 1, 64, 60}};
   for (const Shape& s : shapes) {
     const Workload w(s.b, s.l, s.each, s.heads);
     const int rows = s.b * s.each;
     Device<float> logits(static_cast<size_t>(rows) * s.l);
-    const auto run = [&](int i, cudaStream_t stream, Launch launch, int in_flight = 0, bool turns = true) {
+    const auto run = [&](int i, cudaStream_t stream, Launch launch, int in_flight = 0) {
       LogitsParams p = w.params(pool, i);
       p.logits = logits.data;
       p.logits_stride = s.l;
       p.launch = launch;
       p.pages_in_flight = in_flight;
-      p.turns = turns;
       CUDA(launch_logits(p, stream));
     };
     run(0, nullptr, Launch::kPlain);
@@ -636,16 +648,11 @@ void time_logits(const Pool& pool) {
             std::to_string(wrong) + " of 200 wrong");
       if (s.guess > 100) break;
     }
-    for (const int in_flight : {4, 6, 8, 10, 12, 14}) {
+    for (const int in_flight : {6, 8, 10, 12}) {
       if (s.guess < 16 || (s.each > 1 && in_flight != 8)) continue;
       const Timing t = time_graph(calls_for(s.guess),
                                   [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, in_flight); });
       print(("  " + std::to_string(in_flight) + " pages").c_str(), shape, t, w.bytes(), w.flops(), "");
-    }
-    if (s.each > 1) {
-      const Timing t = time_graph(calls_for(s.guess),
-                                  [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, 0, false); });
-      print("  no turns", shape, t, w.bytes(), w.flops(), "");
     }
   }
 }
@@ -668,12 +675,8 @@ void time_top_k() {
     Device<TokenPlace> places(std::vector<TokenPlace>(s.rows, {0, s.l - 1}));
     Device<int32_t> selected(static_cast<size_t>(s.rows) * 2048);
     for (const int cluster : s.clusters)
-      for (const auto& way : {std::pair{Launch::kPlain, Rounds::kStream}, std::pair{Launch::kPlain, Rounds::kEach},
-                                           std::pair{Launch::kProgrammatic, Rounds::kStream}}) {
-        const Launch launch = way.first;
-        const Rounds rounds = way.second;
+      for (const Launch launch : {Launch::kPlain, Launch::kProgrammatic}) {
         if (launch == Launch::kProgrammatic && cluster != 0) continue;
-        if (rounds == Rounds::kEach && s.rows < 32) continue;
         const auto run = [&](int i, cudaStream_t stream) {
           TopKParams p;
           p.logits = logits.data + i % sets * elements;
@@ -686,7 +689,6 @@ void time_top_k() {
           p.context = s.l;
           p.cluster = cluster;
           p.launch = launch;
-          p.rounds = rounds;
           CUDA(launch_top_k(p, stream));
         };
         run(1, nullptr);
@@ -703,7 +705,7 @@ void time_top_k() {
         for (const int b : bad) wrong += b;
         expect(wrong == 0, "timed top-k differs");
         const Timing t = time_graph(calls_for(s.guess), run);
-        print(rounds == Rounds::kEach ? "  a cluster a row" : launch == Launch::kPlain ? "top-k 2048" : "top-k, programmatic",
+        print(launch == Launch::kPlain ? "top-k 2048" : "top-k, programmatic",
               std::to_string(s.rows) + " x " + std::to_string(s.l) + " c" + std::to_string(cluster), t,
               4.0 * elements + 8192.0 * s.rows, 0, std::to_string(wrong) + " wrong");
       }
@@ -721,7 +723,7 @@ void time_select(const Pool& pool) {
                           {32, 131072, 1, 220, 256 * kMb}, {1, 131072, 1, 18, 256 * kMb},  {8, 131072, 1, 65, 256 * kMb},
                           {128, 32768, 1, 220, 256 * kMb}, {1, 32768, 2048, 1300, 32 * kMb}, {1, 32768, 2048, 1300, 64 * kMb},
                           {1, 32768, 2048, 1300, 128 * kMb}, {1, 32768, 2048, 1300, 256 * kMb}, {1, 8192, 2048, 300, 256 * kMb},
-                          {1, 131072, 1024, 2500, 256 * kMb}};
+                          {1, 131072, 1024, 2500, 256 * kMb}, {1, 1048576, 1, 100, 256 * kMb}};
   for (const Shape& s : shapes) {
     const Workload w(s.b, s.l, s.each, 64);
     const int rows = s.b * s.each;

@@ -18,7 +18,20 @@ int64_t chunk_rows(int64_t rows, int64_t context, int64_t bytes) {
   return chunk;
 }
 
+__global__ void hide_kernel(const __grid_constant__ LogitsParams p, int64_t context) {
+  const auto tokens = static_cast<uint32_t>(p.places[blockIdx.x].position + 1);
+  float* row = p.logits + blockIdx.x * p.logits_stride;
+  for (int64_t s = tokens / static_cast<uint32_t>(p.ratio) + threadIdx.x; s < context; s += blockDim.x)
+    row[s] = __int_as_float(static_cast<int>(0xFF800000u));
+}
+
 }  // namespace
+
+cudaError_t launch_hide(const LogitsParams& p, int64_t context, cudaStream_t stream) {
+  if (p.rows == 0) return cudaSuccess;
+  hide_kernel<<<static_cast<unsigned>(p.rows), 256, 0, stream>>>(p, context);
+  return cudaGetLastError();
+}
 
 int64_t select_workspace_bytes(int64_t rows, int64_t context, int64_t budget) {
   return rows == 0 ? 0 : chunk_rows(rows, context, budget) * row_bytes(context);

@@ -50,14 +50,13 @@ struct LogitsParams {
   // Consecutive rows of one sequence, as far as the caller knows; speed alone depends on it.
   int32_t rows_together = 1;
   int32_t ctas = 132;
-  int32_t pages_in_flight = 0;  // of a CTA, at most 16 (12 where rows_together > 1); 0: a good number. Speed alone
-  bool turns = true;            // prefill's warpgroups multiply in turns. Speed alone
+  int32_t pages_in_flight = 0;  // of a CTA, 4 .. 12; 0: a good number. Speed alone depends on it
   Launch launch = Launch::kPlain;
 };
 cudaError_t launch_logits(const LogitsParams& params, cudaStream_t stream);
 
-// Many rows: clusters that go from row to row and fetch the next one's logits meanwhile, or a cluster for each row.
-enum class Rounds { kStream, kEach };
+// The contract's `scores`: -infinity where a row (of logits, skip_visible = 0) does not see, up to `context`.
+cudaError_t launch_hide(const LogitsParams& params, int64_t context, cudaStream_t stream);
 
 struct TopKParams {
   const float* logits = nullptr;
@@ -74,7 +73,6 @@ struct TopKParams {
   int64_t context = 0;  // the most that a row may see
   int32_t ctas = 0;     // 0: as many as there are rows for
   int32_t cluster = 0;  // CTAs that share a row: 1, 2, 4, 8, 16; 0: chosen from rows and context
-  Rounds rounds = Rounds::kStream;
   Launch launch = Launch::kPlain;
 };
 cudaError_t launch_top_k(const TopKParams& params, cudaStream_t stream);

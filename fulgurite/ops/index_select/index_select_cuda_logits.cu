@@ -27,7 +27,7 @@ using namespace fulgurite::cuda;
 constexpr int kDim = 128, kPage = kCudaPageTokens, kCodeBytes = kPage * kDim;
 constexpr int kGroupThreads = 128;
 constexpr int kMaxGroups = 2048;   // of a launch
-constexpr int kQueriesName = 1, kTurnName = 5;  // named barriers, one for each consumer warpgroup
+constexpr int kQueriesName = 1;   // named barriers, one for each consumer warpgroup
 
 template <int kHeads_, int kRows_, int kShare_, int kSlices_, int kWarpgroups_>
 struct Config {
@@ -45,7 +45,8 @@ struct Config {
   static constexpr int kParts = 4 / kShare;               // of the head sum, in a lane
   static constexpr int kConsumers = kWarpgroups * kGroupThreads;
   static constexpr int kThreads = kConsumers + kGroupThreads;
-  static constexpr int kStages = kColumns * kWarpgroups > 256 ? 12 : 16;
+  static constexpr int kStages = 12;  // of the ring, at most
+  static constexpr int kGoodStages = kWarpgroups == 2 ? 8 : 12;  // more in flight cost decode up to 7 % (measured)
   static_assert(kRows * kShare % 4 == 0 && kLaneRows * kLaneHeads == kOwned);
 };
 
@@ -292,21 +293,13 @@ struct Consumer {
     }
   }
 
-  // Turns: one warpgroup starts when the one before it is half done, so that products follow one another without a
-  // gap while the other warpgroups sum. Otherwise all multiply at once, then all sum.
-  __device__ __forceinline__ void multiply(int stage, bool first_turn, bool last_turn, float (&d)[C::kColumns / 2]) {
+  __device__ __forceinline__ void multiply(int stage, float (&d)[C::kColumns / 2]) {
     const uint64_t keys = wgmma_operand(s.codes[stage]), queries = wgmma_operand(s.queries[warpgroup]);
-    if (!first_turn) named_barrier_sync(kTurnName + warpgroup, 2 * kGroupThreads);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kDim / 32; ++k) {
+    for (int k = 0; k < kDim / 32; ++k)
       WgmmaE4m3<C::kColumns>::multiply(d, keys + 2 * k, queries + 2 * k, k > 0);
-      if (k % 2 != 0) wgmma_commit();
-    }
-    if (!last_turn) {
-      wgmma_wait<1>();
-      named_barrier_arrive(kTurnName + (warpgroup + 1) % C::kWarpgroups, 2 * kGroupThreads);
-    }
+    wgmma_commit();
     wgmma_wait<0>();
     wgmma_result(d);
   }
@@ -358,7 +351,6 @@ struct Consumer {
     if (first >= count) return;
     if (first > 0) cursor.advance(w, first);
     int group = -1, stage = first;
-    const bool turns = C::kWarpgroups > 2 && w.p.turns;
     uint32_t parity = 0;
     float d[C::kColumns / 2];
     for (int i = first; i < count;) {
@@ -369,8 +361,7 @@ struct Consumer {
       for (int n = 0; n < pages; ++n, page += C::kStep) {
         barrier_wait(&s.full[stage], parity);
         const float scale[2] = {s.scales[stage][lane_key()], C::kShare == 1 ? s.scales[stage][lane_key() + 8] : 0.0f};
-        const int turn = (i + n * C::kStep) * C::kSlices + warpgroup % C::kSlices;
-        multiply(stage, !turns || turn == 0, !turns || turn == count * C::kSlices - 1, d);
+        multiply(stage, d);
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.empty[stage]);
         store(d, page, scale);
@@ -438,7 +429,7 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   Work work{p, std::min(std::max(p.rows_together, 1), C::kGroupRows), 0, 0};
   work.groups = (p.rows + work.group_rows - 1) / work.group_rows;
   if (work.groups > kMaxGroups) return cudaErrorInvalidValue;
-  work.stages = p.pages_in_flight > 0 ? std::clamp(p.pages_in_flight, C::kStep, C::kStages) : C::kStages;
+  work.stages = p.pages_in_flight > 0 ? std::clamp(p.pages_in_flight, 4, C::kStages) : C::kGoodStages;
   CUtensorMap map;
   if (const cudaError_t error = page_map(p, &map); error != cudaSuccess) return error;
 

@@ -14,7 +14,6 @@
 #include <algorithm>
 
 #include "fulgurite/cuda/barrier.h"
-#include "fulgurite/cuda/tma.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
 
 namespace fulgurite::index_select {
@@ -29,7 +28,6 @@ static_assert(kBins == 4 * kThreads && kFine == 2 * 32);
 // Digits of 11, 11 and 10 bits: where the pass's begins.
 template <int kPass>
 constexpr int kDigitShift = kPass < 0 ? 32 : kPass == 0 ? 21 : kPass == 1 ? 10 : 0;
-constexpr int64_t kAtOnce = 264;  // CTAs: two on each of an H100's processors
 constexpr unsigned kAll = ~0u;
 
 // What a pass finds: the digit of the k-th largest key.
@@ -110,7 +108,6 @@ struct Keys {
 // What a warp of a CTA looks at: positions begin + 128 v + 4 lane + 0 .. 3 of its vectors v.
 struct Part {
   const float* logits;
-  int cta_begin;
   int begin;    // of the warp
   int end;      // of the CTA
   int vectors;  // of the warp
@@ -120,9 +117,15 @@ struct Part {
   }
 };
 
-using Values = float4[kVectors];
-
-__device__ __forceinline__ void make_keys(const Part& part, int batch, const Values& values, Keys& keys) {
+__device__ __forceinline__ void load_keys(const Part& part, int batch, Keys& keys) {
+  float4 values[kVectors];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    const int vector = batch * kVectors + v, position = part.position(vector);
+    values[v] = vector < part.vectors && position < part.end
+                    ? __ldcg(reinterpret_cast<const float4*>(part.logits + position))
+                    : float4{};
+  }
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     const int vector = batch * kVectors + v;
@@ -138,30 +141,6 @@ __device__ __forceinline__ void make_keys(const Part& part, int batch, const Val
         if (e >= left) key[e] = 0;
     }
   }
-}
-
-__device__ __forceinline__ void load_keys(const Part& part, int batch, Keys& keys) {
-  Values values;
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int vector = batch * kVectors + v, position = part.position(vector);
-    values[v] = vector < part.vectors && position < part.end
-                    ? __ldcg(reinterpret_cast<const float4*>(part.logits + position))
-                    : float4{};
-  }
-  make_keys(part, batch, values, keys);
-}
-
-// The same of the CTA's part in shared memory, a resident one.
-__device__ __forceinline__ void take_keys(const Part& part, const float* staged, Keys& keys) {
-  Values values;
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v)
-    if (v < part.vectors)
-      values[v] = *reinterpret_cast<const float4*>(staged + part.position(v) - part.cta_begin);
-    else
-      values[v] = float4{};
-  make_keys(part, 0, values, keys);
 }
 
 // Calls visit(batch) with the batch's keys loaded; keys of a single batch are loaded once (batch 0, before).
@@ -423,76 +402,34 @@ __device__ __forceinline__ Part part_of(const TopKParams& p, int row, int seen, 
   constexpr int kStep = kCluster * kWarps * kWarpStep;
   const int vectors = (seen + kStep - 1) / kStep;  // of a warp
   const int cta_begin = static_cast<int>(rank) * vectors * kWarps * kWarpStep;
-  return {p.logits + row * p.logits_stride, cta_begin,
-          cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
+  return {p.logits + row * p.logits_stride, cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
           min(seen, cta_begin + vectors * kWarps * kWarpStep), vectors};
 }
 
-// A row of the CTA's part on its way to shared memory, where it fits: nothing for a part that is empty.
-struct Staging {
-  float* staged;
-  cuda::Barrier* full;
-  uint32_t parity = 0;
-  bool under_way = false;
-
-  template <int kCluster>
-  __device__ __forceinline__ void start(const TopKParams& p, int row, int seen, uint32_t rank) {
-    const Part part = part_of<kCluster>(p, row, seen, rank);
-    under_way = seen > p.topk && part.batches() == 1 && part.end > part.cta_begin;
-    if (!under_way || threadIdx.x != 0) return;
-    const uint32_t bytes = static_cast<uint32_t>(part.end - part.cta_begin + 3) / 4 * 16;
-    cuda::barrier_expect(full, bytes);
-    cuda::bulk_load(staged, part.logits + part.cta_begin, bytes, full, cuda::l2_policy(cuda::L2Policy::kNormal));
-  }
-  __device__ __forceinline__ void take(const Part& part, Keys& keys) {
-    if (under_way) {
-      cuda::barrier_wait(full, parity);
-      parity ^= 1;
-    }
-    take_keys(part, staged, keys);  // of an empty part: no keys
-    __syncthreads();
-  }
-};
-
-// kStream: clusters go from row to row, and the next row's logits come while one is chosen from.
-template <int kCluster, bool kStream>
+template <int kCluster>
 __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constant__ TopKParams p) {
   __shared__ SharedMemory s;
-  __shared__ cuda::Barrier full;
-  extern __shared__ __align__(128) float staged[];  // kStream: kResident
   const uint32_t rank = kCluster == 1 ? 0 : cluster_rank();
   const int first = static_cast<int>(blockIdx.x) / kCluster, step = static_cast<int>(gridDim.x) / kCluster;
   clear_histograms(s);
-  if (kStream && threadIdx.x == 0) {
-    cuda::barrier_init(&full, 1);
-    cuda::barrier_init_fence();
-  }
   __syncthreads();
-  Staging staging{staged, &full};
   TokenPlace place = p.places[first];  // no predecessor writes places
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-  if (kStream) staging.template start<kCluster>(p, first, visible_of(p, place), rank);
   for (int r = first; r < p.rows; r += step) {
     const int seen = visible_of(p, place);
     const Row row{p, p.selected + r * p.selected_stride, p.page_table + place.sequence * p.table_stride};
-    if (r + step < p.rows) place = p.places[r + step];
-    const bool all = seen <= p.topk;
-    const Part part = part_of<kCluster>(p, r, seen, rank);
-    Keys keys;
-    if (!all && part.batches() == 1) {
-      if (kStream)
-        staging.take(part, keys);
-      else
-        load_keys(part, 0, keys);
-    }
-    if (kStream && r + step < p.rows) staging.template start<kCluster>(p, r + step, visible_of(p, place), rank);
-    if (all) {
+    const bool last = r + step >= p.rows;
+    if (!last) place = p.places[r + step];
+    if (seen <= p.topk) {
       write_all(row, seen, rank * kThreads + threadIdx.x, kCluster * kThreads);
       continue;
     }
+    const Part part = part_of<kCluster>(p, r, seen, rank);
+    Keys keys;
+    if (part.batches() == 1) load_keys(part, 0, keys);
     choose<kCluster>(part, keys, row, s, rank);
-    if (r + step < p.rows) {  // the cluster has read the histograms
+    if (!last) {  // the cluster has read the histograms
       __syncthreads();
       clear_histograms(s);
       __syncthreads();
@@ -502,18 +439,17 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
 
 // --- launches ---
 
-template <int kCluster, bool kStream>
-cudaError_t launch(const TopKParams& p, int clusters, cudaStream_t stream) {
-  const auto kernel = top_k_kernel<kCluster, kStream>;
-  const int bytes = kStream ? kResident * static_cast<int>(sizeof(float)) : 0;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error == cudaSuccess && kCluster > 8)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  if (error != cudaSuccess) return error;
+template <int kCluster>
+cudaError_t launch(const TopKParams& p, cudaStream_t stream) {
+  if (kCluster > 8) {
+    const cudaError_t allowed =
+        cudaFuncSetAttribute(top_k_kernel<kCluster>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (allowed != cudaSuccess) return allowed;
+  }
+  const int clusters = p.ctas > 0 ? std::clamp(p.ctas / kCluster, 1, p.rows) : p.rows;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -524,23 +460,7 @@ cudaError_t launch(const TopKParams& p, int clusters, cudaStream_t stream) {
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
   config.numAttrs = p.launch == Launch::kProgrammatic ? 2 : 1;
-  if (kStream && p.ctas == 0) {  // as many as run at once, and no more
-    config.numAttrs = 1;
-    error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-    if (error != cudaSuccess) return error;
-    if (clusters < 1) return cudaErrorInvalidConfiguration;
-    config.gridDim = dim3(static_cast<unsigned>(std::min(clusters, p.rows) * kCluster));
-    config.numAttrs = p.launch == Launch::kProgrammatic ? 2 : 1;
-  }
-  return cudaLaunchKernelEx(&config, kernel, p);
-}
-
-template <int kCluster>
-cudaError_t launch(const TopKParams& p, cudaStream_t stream) {
-  const int clusters = p.ctas > 0 ? std::clamp(p.ctas / kCluster, 1, p.rows) : p.rows;
-  const bool rounds = p.ctas > 0 ? clusters < p.rows : int64_t{p.rows} * kCluster > kAtOnce;
-  const bool stream_rows = rounds && p.context <= int64_t{kCluster} * kResident && p.rounds == Rounds::kStream;
-  return stream_rows ? launch<kCluster, true>(p, clusters, stream) : launch<kCluster, false>(p, clusters, stream);
+  return cudaLaunchKernelEx(&config, top_k_kernel<kCluster>, p);
 }
 
 // As few CTAs a row as hold its keys; more where rows would leave processors idle.
