@@ -28,20 +28,22 @@ using namespace fulgurite::index_select;
 
 namespace {
 
-#define CUDA(call)                                                                                \
-  do {                                                                                            \
-    const cudaError_t error_ = (call);                                                            \
-    if (error_ != cudaSuccess) {                                                                  \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));       \
-      std::exit(1);                                                                               \
-    }                                                                                             \
+#define CUDA(call)                                                                          \
+  do {                                                                                      \
+    const cudaError_t error_ = (call);                                                      \
+    if (error_ != cudaSuccess) {                                                            \
+      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_)); \
+      std::exit(1);                                                                         \
+    }                                                                                       \
   } while (0)
 
 template <class T>
 struct Device {
   T* data = nullptr;
   size_t size = 0;
-  explicit Device(size_t count) : size(count) { CUDA(cudaMalloc(&data, std::max<size_t>(count, 4) * sizeof(T))); }
+  explicit Device(size_t count) : size(count) {
+    CUDA(cudaMalloc(&data, std::max<size_t>(count, 4) * sizeof(T)));
+  }
   explicit Device(const std::vector<T>& host) : Device(host.size()) { set(host); }
   Device(const Device&) = delete;
   ~Device() { cudaFree(data); }
@@ -144,10 +146,12 @@ HostCase make_data(const Case& c, uint32_t seed) {
     for (int s = 0; s < 64; ++s) {
       const bool tied = c.data == Case::Data::kTied && s % 4 != 0;
       for (int d = 0; d < 128; ++d) page[s * 128 + d] = tied ? page[(s - s % 4) * 128 + d] : code(40.0f);
-      float scale = tied ? reinterpret_cast<float*>(page + 8192)[s - s % 4] : std::exp(normal(random)) * 0.01f;
+      float scale =
+          tied ? reinterpret_cast<float*>(page + 8192)[s - s % 4] : std::exp(normal(random)) * 0.01f;
       if (c.data == Case::Data::kWide)
         scale = std::ldexp(normal(random), static_cast<int>(random() % 300) - 170);
-      if (c.data == Case::Data::kNan && random() % 7 == 0) page[s * 128 + random() % 128] = 0x7f | (random() & 0x80);
+      if (c.data == Case::Data::kNan && random() % 7 == 0)
+        page[s * 128 + random() % 128] = 0x7f | (random() & 0x80);
       if (c.data == Case::Data::kNan && random() % 11 == 0) {
         const float odd[4] = {INFINITY, -INFINITY, NAN, 0.0f};
         scale = odd[random() % 4];
@@ -186,7 +190,7 @@ std::vector<std::vector<float>> cpu_logits(const Case& c, const HostCase& h) {
       float scale;
       std::memcpy(&scale, h.pages.data() + page * kCudaPageBytes + 8192 + s % 64 * 4, 4);
       logits[t][s] = expected_logit(q[t].data(), h.weights.data() + t * c.heads, c.heads,
-                               keys[page].data() + s % 64 * 128, scale);
+                                    keys[page].data() + s % 64 * 128, scale);
     }
   });
   return logits;
@@ -217,13 +221,14 @@ struct DeviceCase {
 };
 
 // Elements that differ from the CPU's; outside what a row sees, from the poison.
-int64_t wrong_logits(const Case& c, const std::vector<std::vector<float>>& expected, const std::vector<float>& got,
-                     int64_t stride) {
+int64_t wrong_logits(const Case& c, const std::vector<std::vector<float>>& expected,
+                     const std::vector<float>& got, int64_t stride) {
   int64_t wrong = 0;
   for (size_t t = 0; t < c.places.size(); ++t)
     for (int64_t s = 0; s < stride; ++s) {
       const float x = got[t * stride + s];
-      if (s < seen_by(c, t) ? !same_bits(x, expected[t][s]) : std::bit_cast<uint32_t>(x) != 0xCDCDCDCDu) ++wrong;
+      if (s < seen_by(c, t) ? !same_bits(x, expected[t][s]) : std::bit_cast<uint32_t>(x) != 0xCDCDCDCDu)
+        ++wrong;
     }
   return wrong;
 }
@@ -247,7 +252,8 @@ void check_case(const Case& c, uint32_t seed) {
     CUDA(cudaDeviceSynchronize());
     std::vector<float> got = logits.get();
     const int64_t wrong = wrong_logits(c, expected, got, stride);
-    expect(wrong == 0, c.name + ": " + std::to_string(wrong) + " logits differ, ctas " + std::to_string(ctas));
+    expect(wrong == 0,
+           c.name + ": " + std::to_string(wrong) + " logits differ, ctas " + std::to_string(ctas));
     if (ctas == 7 && wrong == 0) {  // the comparison must see one wrong bit
       for (const auto& row : expected) g_logits_checked += static_cast<int64_t>(row.size());
       size_t at = 0;
@@ -318,7 +324,8 @@ void check_logits() {
         c.context = 1400;
         c.ratio = kind == 0 ? 1 : 4;
         c.topk = kind == 0 ? 64 : 512;
-        const auto datas = {Case::Data::kGauss, Case::Data::kNan, Case::Data::kZero, Case::Data::kWide, Case::Data::kTied};
+        const auto datas = {Case::Data::kGauss, Case::Data::kNan, Case::Data::kZero, Case::Data::kWide,
+                            Case::Data::kTied};
         c.data = *(datas.begin() + seed % 5);
         // kind 0: the rows of a sequence stand together; kind 1: anyhow.
         const int rows = together == 8 ? 70 : 11;
@@ -327,7 +334,8 @@ void check_logits() {
           if (kind == 1 ? random() % 3 == 0 : t % std::max(together, 2) == 0 && together != 8)
             sequence = static_cast<int>(random() % c.sequences);
           const int seen = lengths[random() % 12];
-          const int position = std::max(0, seen * c.ratio - 1 + static_cast<int>(random() % c.ratio) - (random() % 9 == 0 ? c.ratio : 0));
+          const int position = std::max(0, seen * c.ratio - 1 + static_cast<int>(random() % c.ratio) -
+                                               (random() % 9 == 0 ? c.ratio : 0));
           c.places.push_back({sequence, position});
         }
         c.name = "heads " + std::to_string(heads) + " together " + std::to_string(together) + " kind " +
@@ -346,8 +354,8 @@ void check_logits() {
     c.name = "causal, heads " + std::to_string(heads);
     check_case(c, seed++);
   }
-  std::printf("logits checked bit for bit: %lld, rows selected: %lld\n", static_cast<long long>(g_logits_checked),
-              static_cast<long long>(g_rows_checked));
+  std::printf("logits checked bit for bit: %lld, rows selected: %lld\n",
+              static_cast<long long>(g_logits_checked), static_cast<long long>(g_rows_checked));
 }
 
 // A few small cases, for compute-sanitizer.
@@ -373,20 +381,49 @@ std::vector<float> distribution(int kind, int64_t n, std::mt19937& random) {
   std::vector<float> x(n);
   const float special[8] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1.0f, -1.0f, 1e-42f};
   for (int64_t i = 0; i < n; ++i) switch (kind) {
-      case 0: x[i] = normal(random); break;
-      case 1: x[i] = 3.0f; break;
-      case 2: x[i] = random() % 2 ? 0.0f : -0.0f; break;
-      case 3: x[i] = std::bit_cast<float>(static_cast<uint32_t>(random() % 5000) | (random() % 2 ? 0x80000000u : 0)); break;
-      case 4: x[i] = special[random() % 8]; break;
-      case 5: x[i] = NAN; break;
-      case 6: x[i] = std::bit_cast<float>(static_cast<uint32_t>(random())); break;
-      case 7: x[i] = std::bit_cast<float>(0x3F800000u + static_cast<uint32_t>(random() % 3000)); break;
-      case 8: x[i] = static_cast<float>(i); break;
-      case 9: x[i] = static_cast<float>(-i); break;
-      case 10: x[i] = random() % 50 == 0 ? normal(random) : (random() % 40 == 0 ? NAN : -INFINITY); break;
-      case 11: x[i] = std::max(0.0f, normal(random) - 2.5f); break;
-      case 12: x[i] = -static_cast<float>(random() % 3); break;
-      default: x[i] = random() % 1000 == 0 ? 1.0f : NAN; break;
+      case 0:
+        x[i] = normal(random);
+        break;
+      case 1:
+        x[i] = 3.0f;
+        break;
+      case 2:
+        x[i] = random() % 2 ? 0.0f : -0.0f;
+        break;
+      case 3:
+        x[i] =
+            std::bit_cast<float>(static_cast<uint32_t>(random() % 5000) | (random() % 2 ? 0x80000000u : 0));
+        break;
+      case 4:
+        x[i] = special[random() % 8];
+        break;
+      case 5:
+        x[i] = NAN;
+        break;
+      case 6:
+        x[i] = std::bit_cast<float>(static_cast<uint32_t>(random()));
+        break;
+      case 7:
+        x[i] = std::bit_cast<float>(0x3F800000u + static_cast<uint32_t>(random() % 3000));
+        break;
+      case 8:
+        x[i] = static_cast<float>(i);
+        break;
+      case 9:
+        x[i] = static_cast<float>(-i);
+        break;
+      case 10:
+        x[i] = random() % 50 == 0 ? normal(random) : (random() % 40 == 0 ? NAN : -INFINITY);
+        break;
+      case 11:
+        x[i] = std::max(0.0f, normal(random) - 2.5f);
+        break;
+      case 12:
+        x[i] = -static_cast<float>(random() % 3);
+        break;
+      default:
+        x[i] = random() % 1000 == 0 ? 1.0f : NAN;
+        break;
     }
   return x;
 }
@@ -450,13 +487,15 @@ void check_top_k(bool small) {
               int wrong = 0;
               for (int j = 0; j < topk; ++j) {
                 int32_t want = chosen[t][j];
-                if (p.slots && want >= 0) want = table[places[t].sequence * p.table_stride + want / 64] * 64 + want % 64;
+                if (p.slots && want >= 0)
+                  want = table[places[t].sequence * p.table_stride + want / 64] * 64 + want % 64;
                 wrong += got[t * topk + j] != want;
               }
               ++checked;
-              expect(wrong == 0, "top_k context " + std::to_string(context) + " row " + std::to_string(t) + " turn " +
-                                     std::to_string(turn) + " k " + std::to_string(topk) + " cluster " +
-                                     std::to_string(cluster) + ": " + std::to_string(wrong) + " differ");
+              expect(wrong == 0, "top_k context " + std::to_string(context) + " row " + std::to_string(t) +
+                                     " turn " + std::to_string(turn) + " k " + std::to_string(topk) +
+                                     " cluster " + std::to_string(cluster) + ": " + std::to_string(wrong) +
+                                     " differ");
             }
           }
       }
@@ -488,7 +527,8 @@ __global__ void fill_floats(float* x, int64_t n, uint64_t seed) {
 }
 __global__ void fill_scales(uint8_t* pages, int64_t n) {
   for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < n * 64; i += gridDim.x * 256ll)
-    reinterpret_cast<float*>(pages + i / 64 * kCudaPageBytes + 8192)[i % 64] = 0.01f + 0.0005f * fabsf(gauss(i));
+    reinterpret_cast<float*>(pages + i / 64 * kCudaPageBytes + 8192)[i % 64] =
+        0.01f + 0.0005f * fabsf(gauss(i));
 }
 
 struct Timing {
@@ -578,7 +618,9 @@ struct Workload {
     p.rows_together = rows_each;
     return p;
   }
-  double bytes() const { return 1.0 * table_stride * sequences * kCudaPageBytes + 4.0 * sequences * rows_each * length; }
+  double bytes() const {
+    return 1.0 * table_stride * sequences * kCudaPageBytes + 4.0 * sequences * rows_each * length;
+  }
   double flops() const {
     double pairs = 0;
     for (int r = 0; r < rows_each; ++r) pairs += 1.0 * sequences * (length - rows_each + r + 1);
@@ -602,16 +644,17 @@ int sample_wrong(const Pool& pool, const Workload& w, const Device<float>& logit
     float k_scale;
     std::memcpy(&k_scale, scale.data(), 4);
     const float want = expected_logit(factors(q.data(), q.size()).data(), weights.data(), w.heads,
-                                 factors(key.data(), 128).data(), k_scale);
+                                      factors(key.data(), 128).data(), k_scale);
     wrong += !same_bits(want, logits.get(row * stride + s, 1)[0]);
   }
   return wrong;
 }
 
-void print(const char* name, const std::string& shape, const Timing& t, double bytes, double flops, const std::string& note) {
+void print(const char* name, const std::string& shape, const Timing& t, double bytes, double flops,
+           const std::string& note) {
   const double floor_us = std::max(bytes / 3.112e6, flops / 1434e6);
-  std::printf("%-22s %-26s %9.2f %9.2f %9.2f  floor %8.2f  share %.2f  %s\n", name, shape.c_str(), t.median, t.p10,
-              t.p90, floor_us, floor_us / t.median, note.c_str());
+  std::printf("%-22s %-26s %9.2f %9.2f %9.2f  floor %8.2f  share %.2f  %s\n", name, shape.c_str(), t.median,
+              t.p10, t.p90, floor_us, floor_us / t.median, note.c_str());
   std::fflush(stdout);
 }
 
@@ -620,11 +663,15 @@ void time_logits(const Pool& pool) {
     int b, l, each, heads;
     double guess;
   };
-  const Shape shapes[] = {{1, 4096, 1, 64, 4},      {1, 32768, 1, 64, 5},      {1, 131072, 1, 64, 10},  {8, 4096, 1, 64, 5},
-                          {8, 32768, 1, 64, 17},    {8, 131072, 1, 64, 55},    {32, 32768, 1, 64, 55},  {32, 131072, 1, 64, 200},
-                          {128, 4096, 1, 64, 30},   {128, 32768, 1, 64, 200},  {32, 32768, 2, 64, 60},  {8, 32768, 4, 64, 30},
-                          {32, 32768, 1, 32, 50},   {2048 / 2048, 32768, 2048, 64, 1000}, {1, 8192, 2048, 64, 230},
-                          {1, 131072, 512, 64, 1100}, {1, 32768, 2048, 32, 500}, {1, 1048576, 1, 64, 60}};
+  const Shape shapes[] = {{1, 4096, 1, 64, 4},       {1, 32768, 1, 64, 5},
+                          {1, 131072, 1, 64, 10},    {8, 4096, 1, 64, 5},
+                          {8, 32768, 1, 64, 17},     {8, 131072, 1, 64, 55},
+                          {32, 32768, 1, 64, 55},    {32, 131072, 1, 64, 200},
+                          {128, 4096, 1, 64, 30},    {128, 32768, 1, 64, 200},
+                          {32, 32768, 2, 64, 60},    {8, 32768, 4, 64, 30},
+                          {32, 32768, 1, 32, 50},    {2048 / 2048, 32768, 2048, 64, 1000},
+                          {1, 8192, 2048, 64, 230},  {1, 131072, 512, 64, 1100},
+                          {1, 32768, 2048, 32, 500}, {1, 1048576, 1, 64, 60}};
   for (const Shape& s : shapes) {
     const Workload w(s.b, s.l, s.each, s.heads);
     const int rows = s.b * s.each;
@@ -641,17 +688,19 @@ void time_logits(const Pool& pool) {
     CUDA(cudaDeviceSynchronize());
     const int wrong = sample_wrong(pool, w, logits, s.l);
     expect(wrong == 0, "timed logits differ");
-    const std::string shape = std::to_string(s.b) + " x " + std::to_string(s.each) + " x " + std::to_string(s.l) + " h" + std::to_string(s.heads);
+    const std::string shape = std::to_string(s.b) + " x " + std::to_string(s.each) + " x " +
+                              std::to_string(s.l) + " h" + std::to_string(s.heads);
     for (const Launch launch : {Launch::kPlain, Launch::kProgrammatic}) {
-      const Timing t = time_graph(calls_for(s.guess), [&](int i, cudaStream_t stream) { run(i, stream, launch); });
+      const Timing t =
+          time_graph(calls_for(s.guess), [&](int i, cudaStream_t stream) { run(i, stream, launch); });
       print(launch == Launch::kPlain ? "logits" : "logits, programmatic", shape, t, w.bytes(), w.flops(),
             std::to_string(wrong) + " of 200 wrong");
       if (s.guess > 100) break;
     }
     for (const int in_flight : {6, 8, 10, 12}) {
       if (s.guess < 16 || (s.each > 1 && in_flight != 8)) continue;
-      const Timing t = time_graph(calls_for(s.guess),
-                                  [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, in_flight); });
+      const Timing t = time_graph(
+          calls_for(s.guess), [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, in_flight); });
       print(("  " + std::to_string(in_flight) + " pages").c_str(), shape, t, w.bytes(), w.flops(), "");
     }
   }
@@ -663,10 +712,11 @@ void time_top_k() {
     double guess;
     std::vector<int> clusters;
   };
-  const Shape shapes[] = {{1, 32768, 8, {0, 4}},      {1, 131072, 9, {0, 16}}, {8, 32768, 8, {0, 4}},
-                          {8, 131072, 10, {0, 16}},       {32, 32768, 10, {0, 2}}, {32, 131072, 18, {0, 4}},
-                          {64, 131072, 25, {0, 4, 16}},   {1024, 32768, 100, {0, 1, 4}}, {1024, 131072, 300, {0, 4}},
-                          {1, 1048576, 30, {0}}};
+  const Shape shapes[] = {{1, 32768, 8, {0, 4}},        {1, 131072, 9, {0, 16}},
+                          {8, 32768, 8, {0, 4}},        {8, 131072, 10, {0, 16}},
+                          {32, 32768, 10, {0, 2}},      {32, 131072, 18, {0, 4}},
+                          {64, 131072, 25, {0, 4, 16}}, {1024, 32768, 100, {0, 1, 4}},
+                          {1024, 131072, 300, {0, 4}},  {1, 1048576, 30, {0}}};
   for (const Shape& s : shapes) {
     const int64_t elements = static_cast<int64_t>(s.rows) * s.l;
     const int sets = static_cast<int>(std::clamp<int64_t>(220000000 / (elements * 4) + 1, 2, 32));
@@ -719,11 +769,12 @@ void time_select(const Pool& pool) {
     int64_t budget;
   };
   constexpr int64_t kMb = 1 << 20;
-  const Shape shapes[] = {{1, 32768, 1, 12, 256 * kMb},   {8, 32768, 1, 25, 256 * kMb},    {32, 32768, 1, 65, 256 * kMb},
-                          {32, 131072, 1, 220, 256 * kMb}, {1, 131072, 1, 18, 256 * kMb},  {8, 131072, 1, 65, 256 * kMb},
-                          {128, 32768, 1, 220, 256 * kMb}, {1, 32768, 2048, 1300, 32 * kMb}, {1, 32768, 2048, 1300, 64 * kMb},
-                          {1, 32768, 2048, 1300, 128 * kMb}, {1, 32768, 2048, 1300, 256 * kMb}, {1, 8192, 2048, 300, 256 * kMb},
-                          {1, 131072, 1024, 2500, 256 * kMb}, {1, 1048576, 1, 100, 256 * kMb}};
+  const Shape shapes[] = {
+      {1, 32768, 1, 12, 256 * kMb},       {8, 32768, 1, 25, 256 * kMb},      {32, 32768, 1, 65, 256 * kMb},
+      {32, 131072, 1, 220, 256 * kMb},    {1, 131072, 1, 18, 256 * kMb},     {8, 131072, 1, 65, 256 * kMb},
+      {128, 32768, 1, 220, 256 * kMb},    {1, 32768, 2048, 1300, 32 * kMb},  {1, 32768, 2048, 1300, 64 * kMb},
+      {1, 32768, 2048, 1300, 128 * kMb},  {1, 32768, 2048, 1300, 256 * kMb}, {1, 8192, 2048, 300, 256 * kMb},
+      {1, 131072, 1024, 2500, 256 * kMb}, {1, 1048576, 1, 100, 256 * kMb}};
   for (const Shape& s : shapes) {
     const Workload w(s.b, s.l, s.each, 64);
     const int rows = s.b * s.each;
@@ -748,7 +799,8 @@ void time_select(const Pool& pool) {
       const Timing t = time_graph(calls_for(s.guess), run);
       print(launch == Launch::kPlain ? "logits + selection" : "same, programmatic",
             std::to_string(s.b) + " x " + std::to_string(s.each) + " x " + std::to_string(s.l), t,
-            w.bytes() - 4.0 * rows * s.l + 8192.0 * rows, w.flops(), "workspace MB " + std::to_string(bytes / kMb));
+            w.bytes() - 4.0 * rows * s.l + 8192.0 * rows, w.flops(),
+            "workspace MB " + std::to_string(bytes / kMb));
     }
   }
 }
@@ -790,12 +842,14 @@ void check_same(const Pool& pool) {
         selected.fill(0xCD);
         CUDA(launch_select(p, nullptr));
         CUDA(cudaDeviceSynchronize());
-        const uint64_t now = hash(selected.get()), now_logits = turn % 8 == 0 ? hash(workspace.get()) : first_logits;
+        const uint64_t now = hash(selected.get()),
+                       now_logits = turn % 8 == 0 ? hash(workspace.get()) : first_logits;
         if (launches == 0) first = now, first_logits = now_logits;
         differ += now != first || now_logits != first_logits;
       }
     expect(differ == 0, "launches differ");
-    std::printf("determinism: %d launches on grids of 132, 66, 7 (%d rows a sequence), %d differ\n", launches, each, differ);
+    std::printf("determinism: %d launches on grids of 132, 66, 7 (%d rows a sequence), %d differ\n", launches,
+                each, differ);
   }
 }
 

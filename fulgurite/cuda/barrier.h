@@ -13,7 +13,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 using Barrier = uint64_t;
 
 __device__ __forceinline__ void barrier_init(Barrier* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
 }
 
 // Makes initialised barriers visible to the copy engine and to the cluster; a __syncthreads must follow.
@@ -22,14 +23,16 @@ __device__ __forceinline__ void barrier_init_fence() {
 }
 
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
-  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 
 // One arrival, and bytes that copies will bring.
 __device__ __forceinline__ void barrier_expect(Barrier* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 __device__ __forceinline__ bool barrier_try_wait(Barrier* barrier, uint32_t parity) {
@@ -57,7 +60,9 @@ __device__ __forceinline__ void barrier_wait_idle(Barrier* barrier, uint32_t par
 }
 
 // Ordinary writes to shared memory, before the copy engine or the tensor cores touch it.
-__device__ __forceinline__ void shared_writes_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void shared_writes_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // A barrier of some of a block's warps: `threads` of them, under a name of 1 .. 15.
 __device__ __forceinline__ void named_barrier_sync(uint32_t name, uint32_t threads) {

@@ -26,15 +26,15 @@ __device__ __forceinline__ uint64_t l2_policy(L2Policy policy) {
 __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint32_t bytes, Barrier* barrier,
                                           uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          shared_address(shared)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], %4;" ::"r"(shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
 
 // A box of a tensor of three dimensions, at coordinates x (fastest), y, z.
-__device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map, int32_t x, int32_t y, int32_t z,
-                                            Barrier* barrier, uint64_t policy) {
+__device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map, int32_t x, int32_t y,
+                                            int32_t z, Barrier* barrier, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(shared)),

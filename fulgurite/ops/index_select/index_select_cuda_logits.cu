@@ -26,7 +26,7 @@ using namespace fulgurite::cuda;
 
 constexpr int kDim = 128, kPage = kCudaPageTokens, kCodeBytes = kPage * kDim;
 constexpr int kGroupThreads = 128;
-constexpr int kMaxGroups = 2048;   // of a launch
+constexpr int kMaxGroups = 2048;  // of a launch
 constexpr int kQueriesName = 1;   // named barriers, one for each consumer warpgroup
 
 template <int kHeads_, int kRows_, int kShare_, int kSlices_, int kWarpgroups_>
@@ -39,14 +39,15 @@ struct Config {
   static constexpr int kStep = kWarpgroups / kSlices;  // pages from one of a warpgroup to its next
   static constexpr int kGroupRows = kRows * kSlices;
   static constexpr int kColumns = kHeads * kRows;
-  static constexpr int kOwned = kColumns / 4;             // columns of a lane,
-  static constexpr int kLaneHeads = kHeads / kShare;      // which are some heads
-  static constexpr int kLaneRows = kOwned / kLaneHeads;   // of these many rows
-  static constexpr int kParts = 4 / kShare;               // of the head sum, in a lane
+  static constexpr int kOwned = kColumns / 4;            // columns of a lane,
+  static constexpr int kLaneHeads = kHeads / kShare;     // which are some heads
+  static constexpr int kLaneRows = kOwned / kLaneHeads;  // of these many rows
+  static constexpr int kParts = 4 / kShare;              // of the head sum, in a lane
   static constexpr int kConsumers = kWarpgroups * kGroupThreads;
   static constexpr int kThreads = kConsumers + kGroupThreads;
   static constexpr int kStages = 12;  // of the ring, at most
-  static constexpr int kGoodStages = kWarpgroups == 2 ? 8 : 12;  // more in flight cost decode up to 7 % (measured)
+  static constexpr int kGoodStages =
+      kWarpgroups == 2 ? 8 : 12;  // more in flight cost decode up to 7 % (measured)
   static_assert(kRows * kShare % 4 == 0 && kLaneRows * kLaneHeads == kOwned);
 };
 
@@ -233,32 +234,36 @@ __device__ __forceinline__ int2 row_and_head(int column) {
           i / kTogether * 8 + lane % C::kShare * kTogether + i % kTogether};
 }
 
+// A value that costs more to make again than a register.
+template <class Int>
+__device__ __forceinline__ Int kept(Int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <class C>
 struct Consumer {
   const Work& w;
   SharedMemory<C>& s;
   const int warpgroup, thread, lane, quad_lane;
   float weights[C::kOwned];
-  int seen[C::kLaneRows];    // what the lane's rows see; 0: not in this run
-  float* out[C::kLaneRows];  // their logits, of the lane's key in page 0
+  int key;                 // the lane's in a page (and 8 further, where it holds all of a row)
+  int left[C::kLaneRows];  // of the lane's rows: they see the key of a page if this exceeds the page's first
+  uint32_t out[C::kLaneRows];  // and where the logit of that key in page 0 lies
 
   __device__ __forceinline__ Consumer(const Work& work, SharedMemory<C>& shared)
       : w(work),
         s(shared),
-        warpgroup(threadIdx.x / kGroupThreads),
+        warpgroup(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)),  // uniform, as all see
         thread(threadIdx.x % kGroupThreads),
         lane(threadIdx.x % 32),
-        quad_lane(threadIdx.x % 4) {}
+        quad_lane(threadIdx.x % 4),
+        key(kept(thread / 32 * 16 + lane / 4 + (C::kShare > 1 ? lane % 2 * 8 : 0))) {}
 
   // First row of the warpgroup in a group.
   __device__ __forceinline__ int first_row(int group) const {
     return group * w.group_rows + warpgroup % C::kSlices * C::kRows;
   }
-  // The lane's key in a page (and 8 further, where it holds all of a row).
-  __device__ __forceinline__ int lane_key() const {
-    return thread / 32 * 16 + lane / 4 + (C::kShare > 1 ? lane % 2 * 8 : 0);
-  }
-
   __device__ __forceinline__ void load_queries(int group) {
     const int first = first_row(group), last = group_last(w, group);
     constexpr int kPieces = kDim / 16;
@@ -288,11 +293,14 @@ struct Consumer {
 #pragma unroll
     for (int r = 0; r < C::kLaneRows; ++r) {
       const int row = first_row(cursor.group) + r * C::kParts + quad_lane / C::kShare;
-      seen[r] = row >= cursor.run.first && row < cursor.run.last ? visible_of(w.p, row) : 0;
-      out[r] = w.p.logits + row * w.p.logits_stride + lane_key();
+      const int seen = row >= cursor.run.first && row < cursor.run.last ? visible_of(w.p, row) : 0;
+      left[r] = kept(seen - key);
+      out[r] = kept(static_cast<uint32_t>(row) * static_cast<uint32_t>(w.p.logits_stride) +
+                    static_cast<uint32_t>(key));
     }
   }
 
+  // Every key against every column; the page's scales have been read, and it goes back to the producer.
   __device__ __forceinline__ void multiply(int stage, float (&d)[C::kColumns / 2]) {
     const uint64_t keys = wgmma_operand(s.codes[stage]), queries = wgmma_operand(s.queries[warpgroup]);
     wgmma_fence();
@@ -301,6 +309,8 @@ struct Consumer {
       WgmmaE4m3<C::kColumns>::multiply(d, keys + 2 * k, queries + 2 * k, k > 0);
     wgmma_commit();
     wgmma_wait<0>();
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&s.empty[stage]);
     wgmma_result(d);
   }
 
@@ -326,21 +336,23 @@ struct Consumer {
     return sums;
   }
 
-  __device__ __forceinline__ void store(const float (&d)[C::kColumns / 2], int page, const float (&scale)[2]) {
-    const int base = page * kPage, key = base + lane_key();
+  __device__ __forceinline__ void store(const float (&d)[C::kColumns / 2], int page,
+                                        const float (&scale)[2]) {
+    const int base = page * kPage;
 #pragma unroll
     for (int r = 0; r < C::kLaneRows; ++r) {
       const float2 sums = lane_sums(d, r);
+      float* at = w.p.logits + (out[r] + static_cast<uint32_t>(base));
       if constexpr (C::kShare == 1) {
-        if (key < seen[r]) out[r][base] = __fmul_rn(scale[0], sums.x);
-        if (key + 8 < seen[r]) out[r][base + 8] = __fmul_rn(scale[1], sums.y);
+        if (base < left[r]) at[0] = __fmul_rn(scale[0], sums.x);
+        if (base + 8 < left[r]) at[8] = __fmul_rn(scale[1], sums.y);
       } else {  // even lanes take the first key, odd ones the second
         const bool odd = lane % 2 != 0;
         float sum = odd ? sums.y : sums.x;
         sum = __fadd_rn(sum, __shfl_xor_sync(~0u, odd ? sums.x : sums.y, 1));
         if constexpr (C::kShare == 4) sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
         const bool stores = C::kShare == 2 || quad_lane / 2 == r % 2;
-        if (stores && key < seen[r]) out[r][base] = __fmul_rn(scale[0], sum);
+        if (stores && base < left[r]) at[0] = __fmul_rn(scale[0], sum);
       }
     }
   }
@@ -356,14 +368,13 @@ struct Consumer {
     for (int i = first; i < count;) {
       if (cursor.group != group) load_queries(group = cursor.group);
       find_rows(cursor);
-      const int pages = (min(cursor.run.pages - cursor.page, count - i) + C::kStep - 1) / C::kStep;  // of this run
+      const int pages =
+          (min(cursor.run.pages - cursor.page, count - i) + C::kStep - 1) / C::kStep;  // of this run
       int page = cursor.page;
       for (int n = 0; n < pages; ++n, page += C::kStep) {
         barrier_wait(&s.full[stage], parity);
-        const float scale[2] = {s.scales[stage][lane_key()], C::kShare == 1 ? s.scales[stage][lane_key() + 8] : 0.0f};
+        const float scale[2] = {s.scales[stage][key], C::kShare == 1 ? s.scales[stage][key + 8] : 0.0f};
         multiply(stage, d);
-        __syncwarp();
-        if (lane == 0) barrier_arrive(&s.empty[stage]);
         store(d, page, scale);
         stage += C::kStep;
         if (stage >= w.stages) {
@@ -380,8 +391,9 @@ struct Consumer {
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     logits_kernel(const __grid_constant__ Work w, const __grid_constant__ CUtensorMap map) {
-  extern __shared__ uint8_t raw[];
-  auto& s = *reinterpret_cast<SharedMemory<C>*>(raw + (0u - shared_address(raw)) % 1024);
+  extern __shared__ __align__(1024) uint8_t raw[];
+  auto& s = *reinterpret_cast<SharedMemory<C>*>(raw);
+  if (shared_address(raw) % 1024 != 0) __trap();  // the tensor cores would read other rows
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&s.full[i], 1);
@@ -395,7 +407,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int count = static_cast<int>(pages * (blockIdx.x + 1) / gridDim.x) - begin;
   Cursor cursor;
   if (count > 0) cursor = cursor_at(w, s, begin);
-  if (count > 0 && threadIdx.x / 32 == C::kConsumers / 32 && cursor.page + threadIdx.x % 32 < cursor.run.pages)
+  if (count > 0 && threadIdx.x / 32 == C::kConsumers / 32 &&
+      cursor.page + threadIdx.x % 32 < cursor.run.pages)
     prefetch_l2(w.p.page_table + cursor.run.sequence * w.p.table_stride + cursor.page + threadIdx.x % 32);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -427,13 +440,14 @@ cudaError_t page_map(const LogitsParams& p, CUtensorMap* map) {
 template <class C>
 cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   Work work{p, std::min(std::max(p.rows_together, 1), C::kGroupRows), 0, 0};
+  if (p.rows * p.logits_stride > int64_t{1} << 32) return cudaErrorInvalidValue;  // 32-bit places of logits
   work.groups = (p.rows + work.group_rows - 1) / work.group_rows;
   if (work.groups > kMaxGroups) return cudaErrorInvalidValue;
   work.stages = p.pages_in_flight > 0 ? std::clamp(p.pages_in_flight, 4, C::kStages) : C::kGoodStages;
   CUtensorMap map;
   if (const cudaError_t error = page_map(p, &map); error != cudaSuccess) return error;
 
-  constexpr int kBytes = sizeof(SharedMemory<C>) + 1024;
+  constexpr int kBytes = sizeof(SharedMemory<C>);
   const cudaError_t sized =
       cudaFuncSetAttribute(logits_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (sized != cudaSuccess) return sized;
@@ -465,11 +479,16 @@ cudaError_t launch_logits(const LogitsParams& p, cudaStream_t stream) {
   if (p.rows == 0) return cudaSuccess;
   if (p.rows < 0 || p.ctas < 1 || p.ratio < 1 || p.pool_pages < 1) return cudaErrorInvalidValue;
   switch (p.heads) {
-    case 8: return launch_heads<8>(p, stream);
-    case 16: return launch_heads<16>(p, stream);
-    case 32: return launch_heads<32>(p, stream);
-    case 64: return launch_heads<64>(p, stream);
-    default: return cudaErrorInvalidValue;
+    case 8:
+      return launch_heads<8>(p, stream);
+    case 16:
+      return launch_heads<16>(p, stream);
+    case 32:
+      return launch_heads<32>(p, stream);
+    case 64:
+      return launch_heads<64>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -20,14 +20,17 @@ namespace fulgurite::index_select {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
-constexpr int kVectors = 8;                             // float4 of a thread that stay in registers
-constexpr int kResident = kThreads * kVectors * 4;      // keys of a CTA
-constexpr int kWarpStep = 32 * 4;                       // positions of one load of a warp
+constexpr int kVectors = 8;                         // float4 of a thread that stay in registers
+constexpr int kResident = kThreads * kVectors * 4;  // keys of a CTA
+constexpr int kWarpStep = 32 * 4;                   // positions of one load of a warp
 constexpr int kBins = 2048, kCoarse = 32, kFine = kBins / kCoarse, kPasses = 3;
 static_assert(kBins == 4 * kThreads && kFine == 2 * 32);
 // Digits of 11, 11 and 10 bits: where the pass's begins.
 template <int kPass>
-constexpr int kDigitShift = kPass < 0 ? 32 : kPass == 0 ? 21 : kPass == 1 ? 10 : 0;
+constexpr int kDigitShift = kPass < 0    ? 32
+                            : kPass == 0 ? 21
+                            : kPass == 1 ? 10
+                                         : 0;
 constexpr unsigned kAll = ~0u;
 
 // What a pass finds: the digit of the k-th largest key.
@@ -40,7 +43,7 @@ struct Digit {
 // A pass's own, so that a CTA may go on while others still read.
 struct Histogram {
   alignas(16) uint32_t bins[kBins + 4];  // the last for keys of other upper digits
-  uint32_t coarse[kCoarse];  // of kFine bins each
+  uint32_t coarse[kCoarse];              // of kFine bins each
 };
 
 struct SharedMemory {
@@ -66,7 +69,9 @@ __device__ __forceinline__ void cluster_arrive() {
       "barrier.cluster.arrive.relaxed.aligned;" ::
           : "memory");
 }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
   cluster_arrive();
   cluster_wait();
@@ -238,7 +243,8 @@ __device__ __forceinline__ Digit find_digit(const Histogram& h, uint32_t wanted,
 }
 
 template <int kPass, int kCluster>
-__device__ __forceinline__ void narrow(const Part& part, Keys& keys, SharedMemory& s, uint32_t rank, Threshold& t) {
+__device__ __forceinline__ void narrow(const Part& part, Keys& keys, SharedMemory& s, uint32_t rank,
+                                       Threshold& t) {
   if (t.all_equal) return;
   Histogram& h = s.histogram[kPass];
   count_digits<kPass>(part, keys, t.least, h);
@@ -282,7 +288,9 @@ struct Masks {
 };
 
 __device__ __forceinline__ uint2 operator+(uint2 a, uint2 b) { return {a.x + b.x, a.y + b.y}; }
-__device__ __forceinline__ uint2 warp_sum(uint2 a) { return {__reduce_add_sync(kAll, a.x), __reduce_add_sync(kAll, a.y)}; }
+__device__ __forceinline__ uint2 warp_sum(uint2 a) {
+  return {__reduce_add_sync(kAll, a.x), __reduce_add_sync(kAll, a.y)};
+}
 
 // What is selected before this warp in the row (x), and of equal keys there are (y), given the warp's own. A
 // cluster_wait must follow before the CTA ends or clears shared memory.
@@ -342,8 +350,8 @@ __device__ __forceinline__ uint32_t lowest_bits(uint32_t bits, uint32_t count) {
 }
 
 // Writes a batch's positions, lane l those of its 32 positions; `before` moves on.
-__device__ __forceinline__ void write_selected(const Part& part, int batch, const Masks& masks, const Threshold& t,
-                                               uint2& before, const Row& row) {
+__device__ __forceinline__ void write_selected(const Part& part, int batch, const Masks& masks,
+                                               const Threshold& t, uint2& before, const Row& row) {
   if (!__any_sync(kAll, (masks.sure | masks.equal) != 0)) return;
   uint32_t bits = in_order(masks.sure), first = before.x;
   before.x += __reduce_add_sync(kAll, __popc(bits));
@@ -357,7 +365,8 @@ __device__ __forceinline__ void write_selected(const Part& part, int batch, cons
   const uint32_t count = __popc(bits);
   int32_t* out = row.out + first + inclusive_sum(count) - count;
   if (bits == 0) return;
-  const int32_t slot = row.slot(part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32);
+  const int32_t slot =
+      row.slot(part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32);
   for (; bits != 0; bits &= bits - 1) *out++ = slot + __ffs(static_cast<int>(bits)) - 1;
 }
 
@@ -369,7 +378,8 @@ __device__ void write_all(const Row& row, int seen, uint32_t thread, uint32_t th
 
 // Resident keys are loaded already.
 template <int kCluster>
-__device__ __forceinline__ void choose(const Part& part, Keys& keys, const Row& row, SharedMemory& s, uint32_t rank) {
+__device__ __forceinline__ void choose(const Part& part, Keys& keys, const Row& row, SharedMemory& s,
+                                       uint32_t rank) {
   Threshold t;
   t.wanted = static_cast<uint32_t>(row.p.topk);
   narrow<0, kCluster>(part, keys, s, rank, t);
@@ -384,7 +394,8 @@ __device__ __forceinline__ void choose(const Part& part, Keys& keys, const Row& 
     uint2 before = {};
     for_batches(part, keys, [&](int) {
       const Masks masks(keys, t);
-      before = before + uint2{static_cast<uint32_t>(__popc(masks.sure)), static_cast<uint32_t>(__popc(masks.equal))};
+      before = before +
+               uint2{static_cast<uint32_t>(__popc(masks.sure)), static_cast<uint32_t>(__popc(masks.equal))};
     });
     before = count_before<kCluster>(before, s, rank);
     for_batches(part, keys, [&](int batch) { write_selected(part, batch, Masks(keys, t), t, before, row); });
@@ -402,7 +413,8 @@ __device__ __forceinline__ Part part_of(const TopKParams& p, int row, int seen, 
   constexpr int kStep = kCluster * kWarps * kWarpStep;
   const int vectors = (seen + kStep - 1) / kStep;  // of a warp
   const int cta_begin = static_cast<int>(rank) * vectors * kWarps * kWarpStep;
-  return {p.logits + row * p.logits_stride, cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
+  return {p.logits + row * p.logits_stride,
+          cta_begin + static_cast<int>(threadIdx.x / 32) * vectors * kWarpStep,
           min(seen, cta_begin + vectors * kWarps * kWarpStep), vectors};
 }
 
@@ -469,7 +481,8 @@ int cluster_of(const TopKParams& p) {
   constexpr int kProcessors = 132, kLargest = 16, kGood = 8;  // above 8, barriers cost more than they save
   int cluster = 1;
   while (cluster < kLargest && p.context > int64_t{cluster} * kResident) cluster *= 2;
-  while (cluster < kGood && int64_t{2} * cluster * p.rows <= kProcessors && p.context > int64_t{cluster} * kThreads * 4)
+  while (cluster < kGood && int64_t{2} * cluster * p.rows <= kProcessors &&
+         p.context > int64_t{cluster} * kThreads * 4)
     cluster *= 2;
   while (p.ctas > 0 && cluster > p.ctas) cluster /= 2;
   return cluster;
@@ -481,12 +494,18 @@ cudaError_t launch_top_k(const TopKParams& p, cudaStream_t stream) {
   if (p.rows == 0) return cudaSuccess;
   if (p.rows < 0 || p.topk < 1 || p.ratio < 1 || p.logits_stride % 4 != 0) return cudaErrorInvalidValue;
   switch (cluster_of(p)) {
-    case 1: return launch<1>(p, stream);
-    case 2: return launch<2>(p, stream);
-    case 4: return launch<4>(p, stream);
-    case 8: return launch<8>(p, stream);
-    case 16: return launch<16>(p, stream);
-    default: return cudaErrorInvalidValue;
+    case 1:
+      return launch<1>(p, stream);
+    case 2:
+      return launch<2>(p, stream);
+    case 4:
+      return launch<4>(p, stream);
+    case 8:
+      return launch<8>(p, stream);
+    case 16:
+      return launch<16>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
