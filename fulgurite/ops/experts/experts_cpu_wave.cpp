@@ -35,8 +35,7 @@ void write_operand(const Batch& batch, const Piece& piece, int64_t row, const fl
   const Operand operand = operand_of(batch.problem, piece.part);
   if (operand != Operand::kCopies) {
     uint8_t codes[kGroup];
-    piece.hidden.scales[row] =
-        batch.kernels.quantize_e4m3(values, count, batch.scale_rounding() == ScaleRounding::kPow2, codes);
+    piece.hidden.scales[row] = batch.kernels.quantize_e4m3(values, count, batch.scale_rounding(), codes);
     batch.kernels.widen_e4m3(codes, count, 1.0f, to);
   } else {
     batch.kernels.narrow_bf16(values, count, to);
