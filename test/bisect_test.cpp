@@ -55,15 +55,17 @@ TEST(bisect, the_oracles_of_all_families_pass_as_huggingface) {
 
 // Of a pass by kernels, judged by the same kernels stage by stage: nothing that is put in its place changes anything.
 TEST(bisect, what_the_same_plan_traced_is_the_same_stage_by_stage) {
-  for (const test::Recorded& model : test::kRecorded)
-    for (const Numerics& numerics : test::kPresets) {
-      SCOPED_TRACE(model.name + " " + summary(numerics));
-      const BisectReport report =
-          bisect(model, opened(model, test::dump_of(model, numerics, 144).write("own")), numerics);
-      expect_within(report);
-      for (const audit::StageResult& stage : report.stages)
-        EXPECT_EQ(stage.distance.relative_l2, 0.0) << stage.name;
-    }
+  const Numerics fp32 = Numerics::fp32(), serving = Numerics::serving();
+  for (const auto& [model, numerics] :
+       {std::pair(test::kRecordedV32, serving), std::pair(test::kRecordedGlm5, fp32),
+        std::pair(test::kRecordedV4, serving)}) {
+    SCOPED_TRACE(model.name);
+    const BisectReport report =
+        bisect(model, opened(model, test::dump_of(model, numerics, 136).write("own")), numerics);
+    expect_within(report);
+    for (const audit::StageResult& stage : report.stages)
+      EXPECT_EQ(stage.distance.relative_l2, 0.0) << stage.name;
+  }
 }
 
 TEST(bisect, a_choice_made_otherwise_is_the_first_stage_and_the_one_explanation) {
@@ -104,6 +106,46 @@ TEST(bisect, stages_after_the_first_read_the_dumps_values) {
   for (const audit::StageResult& stage : report.stages)
     if (!stage.within()) beyond.push_back(stage.name);
   EXPECT_EQ(beyond, (std::vector<std::string>{"layer1.q", "layer1.attn_heads"}));
+}
+
+TEST(bisect, members_that_are_none_are_a_finding) {
+  test::DumpFile file = test::dump_of(test::kRecordedV32, Numerics::fp32(), 48);
+  file["layer1.topk"].as<int32_t>()[5 * 48] = 999;
+  file["layer2.topk"].as<int32_t>()[7 * 48] = 7;
+  file["layer2.expert_ids"].as<int32_t>()[3 * 2 + 1] = 77;
+  const BisectReport report =
+      bisect(test::kRecordedV32, opened(test::kRecordedV32, file.write("members")), Numerics::fp32());
+  std::vector<std::string> beyond;
+  for (const audit::StageResult& stage : report.stages)
+    if (!stage.within()) beyond.push_back(fmt::format("{} {}", stage.name, stage.distance.worst_row));
+  EXPECT_EQ(beyond, (std::vector<std::string>{"layer1.topk 5", "layer2.topk 7", "layer2.expert_ids 3"}));
+}
+
+// A dump in bf16 of what an engine has in fp32 is rounded once more, and so is all that is made of it.
+TEST(bisect, a_dump_that_is_stored_in_bf16_passes) {
+  test::DumpFile file = test::dump_of(test::kRecordedV32, Numerics::serving(), 48);
+  for (auto& [name, tensor] : file.tensors) {
+    if (tensor.dtype != DType::kF32) continue;
+    const auto count = tensor.bytes.size() / 4;
+    for (size_t i = 0; i < count; ++i) {
+      const bf16 narrow = to_bf16(tensor.as<float>()[i]);
+      std::memcpy(tensor.bytes.data() + 2 * i, &narrow, 2);
+    }
+    tensor.bytes.resize(2 * count);
+    tensor.dtype = DType::kBF16;
+  }
+  expect_within(
+      bisect(test::kRecordedV32, opened(test::kRecordedV32, file.write("bf16")), Numerics::serving()));
+}
+
+TEST(bisect, an_error_of_every_root_is_fitted) {
+  Numerics other = Numerics::fp32();
+  other.rsqrt = Rsqrt::kError;
+  other.rsqrt_error = -3e-4f;
+  const Dump dump = opened(test::kRecordedGlm5, test::dump_of(test::kRecordedGlm5, other, 40).write("root"));
+  const BisectReport report = bisect(test::kRecordedGlm5, dump, Numerics::fp32(), {true});
+  ASSERT_NE(report.single(), nullptr);
+  EXPECT_EQ(report.single()->knobs, "rsqrt=error:-0.0003");
 }
 
 // ---- maps

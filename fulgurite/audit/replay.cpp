@@ -21,8 +21,13 @@ int64_t some_unit(size_t i) {
   return static_cast<int64_t>((x >> 40) % 3) - 1;
 }
 
-float unit_off(float value, size_t i) {
-  return value + value * (0x1p-23f * static_cast<float>(some_unit(i)));
+// A unit of fp32, or half a step of what the dump stores the value in, where that is less.
+float unit_of(DType stored) {
+  return stored == DType::kBF16 ? 0x1p-9f : stored == DType::kF16 ? 0x1p-12f : 0x1p-23f;
+}
+
+float unit_off(float value, size_t i, DType stored) {
+  return value + value * (unit_of(stored) * static_cast<float>(some_unit(i)));
 }
 
 // As another order of the sums before it may leave it: a few units of fp32, or of 16 bits a step in one of eight.
@@ -159,7 +164,7 @@ class Replay : public execute::Tap, public plan::Conductor {
       }
     // Many sums stand in the middle between two stored values, where a unit would choose the other one.
     for (size_t i = 0; options_.units_off && i < sums.size(); ++i)
-      if (const float other = unit_off(sums[i], i);
+      if (const float other = unit_off(sums[i], i, theirs->stored);
           stream.dtype == DType::kF32 || round_to(stream.dtype, other) == round_to(stream.dtype, sums[i]))
         sums[i] = other;
   }
@@ -291,11 +296,14 @@ class Replay : public execute::Tap, public plan::Conductor {
 
   void replace_values(const DumpTensor& theirs, int64_t r, const Tensor<2>& row) const {
     const auto width = static_cast<size_t>(theirs.width());
+    // Storage of 16 bits holds what a dump of 16 bits says.
+    const DType unit = row.dtype == DType::kF32 ? theirs.stored : DType::kF32;
     for (int64_t a = 0; a < row.extent[0]; ++a)
       for (int64_t b = 0; b < row.extent[1]; ++b) {
         const size_t i = static_cast<size_t>(a * row.extent[1] + b);
         const float value = theirs.row(r)[i];
-        store(row, options_.units_off ? unit_off(value, static_cast<size_t>(r) * width + i) : value, a, b);
+        store(row, options_.units_off ? unit_off(value, static_cast<size_t>(r) * width + i, unit) : value, a,
+              b);
       }
   }
 
