@@ -1,5 +1,5 @@
-// Dumps that are wrong have one line that names the tensor, what was expected and what was found, and exit code 1:
-// through the command, as a user meets it.
+// Dumps that are wrong have one line that names the tensor, what was expected and what was found, and exit code
+// 1: through the command, as a user meets it.
 
 #include <gtest/gtest.h>
 

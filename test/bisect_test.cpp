@@ -1,4 +1,4 @@
-// Dumps that are right pass, in any layout that a map can tell; and a choice that an engine made otherwise is found.
+// Dumps that are right pass, in any layout that a map can tell; a choice that was made otherwise is found.
 
 #include "fulgurite/audit/bisect.h"
 
@@ -53,12 +53,14 @@ TEST(bisect, the_oracles_of_all_families_pass_as_huggingface) {
   }
 }
 
-// Of a pass by kernels, judged by the same kernels stage by stage: nothing that is put in its place changes anything.
+// Of a pass by kernels, judged by the same kernels: what is put in the place of a tensor changes nothing.
 TEST(bisect, what_the_same_plan_traced_is_the_same_stage_by_stage) {
   const Numerics fp32 = Numerics::fp32(), serving = Numerics::serving();
+  Numerics codes = serving;  // of DeepSeek-V4's index keys
+  codes.index_quant = IndexQuant::kFp8;
   for (const auto& [model, numerics] :
        {std::pair(test::kRecordedV32, serving), std::pair(test::kRecordedGlm5, fp32),
-        std::pair(test::kRecordedV4, serving)}) {
+        std::pair(test::kRecordedV4, codes)}) {
     SCOPED_TRACE(model.name);
     const BisectReport report =
         bisect(model, opened(model, test::dump_of(model, numerics, 136).write("own")), numerics);
@@ -194,7 +196,8 @@ TEST(bisect, a_map_tells_names_rows_rope_shards_columns_and_scale) {
   for (int64_t i = 0; i < kPositions * 8; ++i) weights[i] *= 0.5f;
   const std::string map = R"({
     "layer0.q_latent": {"from": "theirs.q_a", "rows": "reversed"},
-    "layer*.q": {"from": ["rank0.*.q", "rank1.*.q"], "axis": 1, "rope": {"first": 64, "dims": 64, "pairs": "halves"}},
+    "layer*.q": {"from": ["rank0.*.q", "rank1.*.q"], "axis": 1,
+                 "rope": {"first": 64, "dims": 64, "pairs": "halves"}},
     "layer3.kv_latent": {"from": "cache.3", "columns": [0, 512]},
     "layer3.k_rope": {"from": "cache.3", "columns": [512, 64]},
     "layer2.index_weights": {"from": "layer2.index_weights", "scale": 2.0}})";
@@ -202,7 +205,8 @@ TEST(bisect, a_map_tells_names_rows_rope_shards_columns_and_scale) {
   expect_within(bisect(test::kRecordedV32, opened(test::kRecordedV32, path, "", map), Numerics::fp32()));
   // And each of them says something: without it the dump does not pass.
   for (const char* const part :
-       {R"(, "rows": "reversed")", R"(, "rope": {"first": 64, "dims": 64, "pairs": "halves"})",
+       {R"(, "rows": "reversed")",
+        ",\n                 \"rope\": {\"first\": 64, \"dims\": 64, \"pairs\": \"halves\"}",
         R"(, "scale": 2.0)"}) {
     std::string less = map;
     less.erase(less.find(part), std::string(part).size());

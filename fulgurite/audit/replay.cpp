@@ -30,7 +30,7 @@ float unit_off(float value, size_t i, DType stored) {
   return value + value * (unit_of(stored) * static_cast<float>(some_unit(i)));
 }
 
-// As another order of the sums before it may leave it: a few units of fp32, or of 16 bits a step in one of eight.
+// As another order of earlier sums may leave it: a few units of fp32, of 16 bits a step in one of ten.
 float rounded_otherwise(float value, DType type, size_t i) {
   if (type == DType::kF32) return value + value * (0x1p-20f * static_cast<float>(some_unit(i)));
   if (some_unit(i) != 0 || some_unit(i + 77) == 0) return value;
@@ -185,7 +185,7 @@ class Replay : public execute::Tap, public plan::Conductor {
 
   // ---- which calls a single stage needs
 
-  // The first layer that runs: where all that it reads of the layers before it is in the dump, the stage's own.
+  // The first layer that runs: the stage's own, where all that it reads of those before it is in the dump.
   void find_start(const StageKey& until) {
     const int64_t layers = plan_.config.layers;
     start_ = std::min(until.first, layers - 1);
@@ -195,7 +195,7 @@ class Replay : public execute::Tap, public plan::Conductor {
     if (start_ < layers && !plan_.config.window)
       while (start_ > 0 && !plan_.config.has_indexer(start_) && !selects(start_)) --start_;
     while (start_ > 0 && !dump_.whole(TapPoint::kHidden, start_ - 1)) --start_;
-    // Rounded storage hides the sum that the first norm reads: the layer before makes it again, from its attention's output.
+    // Rounded storage hides the sum that the first norm reads: the layer before makes it again.
     const bool hidden_sum =
         plan_.config.streams == std::nullopt && plan_.options.numerics.activation != Activation::kFp32;
     remakes_sum_ = start_ > 0 && hidden_sum && dump_.whole(TapPoint::kAttnOut, start_ - 1) &&

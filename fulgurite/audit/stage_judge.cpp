@@ -59,8 +59,8 @@ double inner_step(TapPoint point, const Numerics& n) {
   return step;
 }
 
-// What a tensor stored so may differ by, with no more than the last bits of its sums: in fp32 a few units; of 16
-// bits one element in fifty a step, of codes one in some thousand.
+// What a tensor stored so may differ by, where the last bits of its sums do: in fp32 a few units; of 16 bits one
+// element in fifty a step, of codes one in some thousand.
 StageGate storage_gate(double half_step) {
   if (half_step <= kFp32) return {16 * kFp32, 64 * kFp32, half_step, false};
   if (half_step <= kBf16) return {half_step / 16, half_step / 2, half_step, false};
@@ -81,8 +81,8 @@ StageGate farther(const StageGate& a, const StageGate& b) {
           a.from_noise || b.from_noise};
 }
 
-// How far a tensor is from itself with two of its largest elements one step off, relative: few elements have no
-// share of one in some thousand.
+// How far a tensor is from itself with two of its largest elements one step off: few elements have no share of
+// one in some thousand.
 double two_steps(const DumpTensor& tensor, double half_step) {
   double largest = 0.0, squares = 0.0;
   for (const float value : tensor.f32) {
