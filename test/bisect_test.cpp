@@ -1,4 +1,4 @@
-// Dumps that are right pass, in any layout that a map can tell; and a choice that an engine made otherwise is found.
+// Dumps that are right pass, in any layout that a map can tell; a choice that was made otherwise is found.
 
 #include "fulgurite/audit/bisect.h"
 
@@ -53,17 +53,21 @@ TEST(bisect, the_oracles_of_all_families_pass_as_huggingface) {
   }
 }
 
-// Of a pass by kernels, judged by the same kernels stage by stage: nothing that is put in its place changes anything.
+// Of a pass by kernels, judged by the same kernels: what is put in the place of a tensor changes nothing.
 TEST(bisect, what_the_same_plan_traced_is_the_same_stage_by_stage) {
-  for (const test::Recorded& model : test::kRecorded)
-    for (const Numerics& numerics : test::kPresets) {
-      SCOPED_TRACE(model.name + " " + summary(numerics));
-      const BisectReport report =
-          bisect(model, opened(model, test::dump_of(model, numerics, 144).write("own")), numerics);
-      expect_within(report);
-      for (const audit::StageResult& stage : report.stages)
-        EXPECT_EQ(stage.distance.relative_l2, 0.0) << stage.name;
-    }
+  const Numerics fp32 = Numerics::fp32(), serving = Numerics::serving();
+  Numerics codes = serving;  // of DeepSeek-V4's index keys
+  codes.index_quant = IndexQuant::kFp8;
+  for (const auto& [model, numerics] :
+       {std::pair(test::kRecordedV32, serving), std::pair(test::kRecordedGlm5, fp32),
+        std::pair(test::kRecordedV4, codes)}) {
+    SCOPED_TRACE(model.name);
+    const BisectReport report =
+        bisect(model, opened(model, test::dump_of(model, numerics, 136).write("own")), numerics);
+    expect_within(report);
+    for (const audit::StageResult& stage : report.stages)
+      EXPECT_EQ(stage.distance.relative_l2, 0.0) << stage.name;
+  }
 }
 
 TEST(bisect, a_choice_made_otherwise_is_the_first_stage_and_the_one_explanation) {
@@ -104,6 +108,46 @@ TEST(bisect, stages_after_the_first_read_the_dumps_values) {
   for (const audit::StageResult& stage : report.stages)
     if (!stage.within()) beyond.push_back(stage.name);
   EXPECT_EQ(beyond, (std::vector<std::string>{"layer1.q", "layer1.attn_heads"}));
+}
+
+TEST(bisect, members_that_are_none_are_a_finding) {
+  test::DumpFile file = test::dump_of(test::kRecordedV32, Numerics::fp32(), 48);
+  file["layer1.topk"].as<int32_t>()[5 * 48] = 999;
+  file["layer2.topk"].as<int32_t>()[7 * 48] = 7;
+  file["layer2.expert_ids"].as<int32_t>()[3 * 2 + 1] = 77;
+  const BisectReport report =
+      bisect(test::kRecordedV32, opened(test::kRecordedV32, file.write("members")), Numerics::fp32());
+  std::vector<std::string> beyond;
+  for (const audit::StageResult& stage : report.stages)
+    if (!stage.within()) beyond.push_back(fmt::format("{} {}", stage.name, stage.distance.worst_row));
+  EXPECT_EQ(beyond, (std::vector<std::string>{"layer1.topk 5", "layer2.topk 7", "layer2.expert_ids 3"}));
+}
+
+// A dump in bf16 of what an engine has in fp32 is rounded once more, and so is all that is made of it.
+TEST(bisect, a_dump_that_is_stored_in_bf16_passes) {
+  test::DumpFile file = test::dump_of(test::kRecordedV32, Numerics::serving(), 48);
+  for (auto& [name, tensor] : file.tensors) {
+    if (tensor.dtype != DType::kF32) continue;
+    const auto count = tensor.bytes.size() / 4;
+    for (size_t i = 0; i < count; ++i) {
+      const bf16 narrow = to_bf16(tensor.as<float>()[i]);
+      std::memcpy(tensor.bytes.data() + 2 * i, &narrow, 2);
+    }
+    tensor.bytes.resize(2 * count);
+    tensor.dtype = DType::kBF16;
+  }
+  expect_within(
+      bisect(test::kRecordedV32, opened(test::kRecordedV32, file.write("bf16")), Numerics::serving()));
+}
+
+TEST(bisect, an_error_of_every_root_is_fitted) {
+  Numerics other = Numerics::fp32();
+  other.rsqrt = Rsqrt::kError;
+  other.rsqrt_error = -3e-4f;
+  const Dump dump = opened(test::kRecordedGlm5, test::dump_of(test::kRecordedGlm5, other, 40).write("root"));
+  const BisectReport report = bisect(test::kRecordedGlm5, dump, Numerics::fp32(), {true});
+  ASSERT_NE(report.single(), nullptr);
+  EXPECT_EQ(report.single()->knobs, "rsqrt=error:-0.0003");
 }
 
 // ---- maps
@@ -152,7 +196,8 @@ TEST(bisect, a_map_tells_names_rows_rope_shards_columns_and_scale) {
   for (int64_t i = 0; i < kPositions * 8; ++i) weights[i] *= 0.5f;
   const std::string map = R"({
     "layer0.q_latent": {"from": "theirs.q_a", "rows": "reversed"},
-    "layer*.q": {"from": ["rank0.*.q", "rank1.*.q"], "axis": 1, "rope": {"first": 64, "dims": 64, "pairs": "halves"}},
+    "layer*.q": {"from": ["rank0.*.q", "rank1.*.q"], "axis": 1,
+                 "rope": {"first": 64, "dims": 64, "pairs": "halves"}},
     "layer3.kv_latent": {"from": "cache.3", "columns": [0, 512]},
     "layer3.k_rope": {"from": "cache.3", "columns": [512, 64]},
     "layer2.index_weights": {"from": "layer2.index_weights", "scale": 2.0}})";
@@ -160,7 +205,8 @@ TEST(bisect, a_map_tells_names_rows_rope_shards_columns_and_scale) {
   expect_within(bisect(test::kRecordedV32, opened(test::kRecordedV32, path, "", map), Numerics::fp32()));
   // And each of them says something: without it the dump does not pass.
   for (const char* const part :
-       {R"(, "rows": "reversed")", R"(, "rope": {"first": 64, "dims": 64, "pairs": "halves"})",
+       {R"(, "rows": "reversed")",
+        ",\n                 \"rope\": {\"first\": 64, \"dims\": 64, \"pairs\": \"halves\"}",
         R"(, "scale": 2.0)"}) {
     std::string less = map;
     less.erase(less.find(part), std::string(part).size());

@@ -1,10 +1,10 @@
 #pragma once
 // Which stage of another engine's dump went wrong first, and which single choice of numerics explains it?
 //
-// Every stage reads the dump's own inputs (replay.h), so each is judged alone. Its gate is kGateFactor times the
-// noise: the farthest that two legitimate orders of the same sums are from each other at this kind of stage, in any
-// layer; and never less than the storage's own rounding. Then every value of every knob is tried on the first stage
-// beyond its gate, alone, and those that explain it on the whole.
+// Every stage reads the dump's own inputs (replay.h) and is judged alone. Its gate is kGateFactor times the
+// noise, the farthest that two legitimate orders of the same sums are apart at this kind of stage, and never
+// less than the storage's own rounding. Every value of every knob is tried on the first stage beyond its gate,
+// alone, and those that explain it on all stages from there on.
 
 #include <functional>
 #include <optional>

@@ -16,7 +16,7 @@
 
 namespace fulgurite::audit {
 
-// Tensors in the order of the computation: a layer, then a point; the logits have the layer after the last one.
+// In the order of the computation: a layer, then a point; the logits have the layer after the last one.
 using StageKey = std::pair<int64_t, execute::TapPoint>;
 
 struct DumpTensor {

@@ -1,5 +1,5 @@
 #pragma once
-// What engines compute, as values of the knobs: each with its source, and marked where it is not certain. A profile
+// What engines compute, as values of the knobs: each with its source, and marked where it is not certain. It
 // is a claim about an engine at a commit that was read; docs/engine_profiles.md prints them all.
 
 #include <span>
@@ -33,8 +33,8 @@ std::vector<std::string> profile_names();
 // The profile's settings that speak of the model.
 std::vector<ProfileKnob> knobs_for(const Profile& profile, const model::Config& config);
 
-// "PRESET[,knob=value...]" for parse_numerics. Throws Error{kRequest} for a name that is none, and for a family that
-// the profile says nothing of.
+// "PRESET[,knob=value...]" for parse_numerics. Throws Error{kRequest} for a name that is none, and for a family
+// that the profile says nothing of.
 std::string profile_numerics(std::string_view name, const model::Config& config);
 
 }  // namespace fulgurite::audit

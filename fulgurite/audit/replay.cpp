@@ -21,11 +21,16 @@ int64_t some_unit(size_t i) {
   return static_cast<int64_t>((x >> 40) % 3) - 1;
 }
 
-float unit_off(float value, size_t i) {
-  return value + value * (0x1p-23f * static_cast<float>(some_unit(i)));
+// A unit of fp32, or half a step of what the dump stores the value in, where that is less.
+float unit_of(DType stored) {
+  return stored == DType::kBF16 ? 0x1p-9f : stored == DType::kF16 ? 0x1p-12f : 0x1p-23f;
 }
 
-// As another order of the sums before it may leave it: a few units of fp32, or of 16 bits a step in one of eight.
+float unit_off(float value, size_t i, DType stored) {
+  return value + value * (unit_of(stored) * static_cast<float>(some_unit(i)));
+}
+
+// As another order of earlier sums may leave it: a few units of fp32, of 16 bits a step in one of ten.
 float rounded_otherwise(float value, DType type, size_t i) {
   if (type == DType::kF32) return value + value * (0x1p-20f * static_cast<float>(some_unit(i)));
   if (some_unit(i) != 0 || some_unit(i + 77) == 0) return value;
@@ -159,7 +164,7 @@ class Replay : public execute::Tap, public plan::Conductor {
       }
     // Many sums stand in the middle between two stored values, where a unit would choose the other one.
     for (size_t i = 0; options_.units_off && i < sums.size(); ++i)
-      if (const float other = unit_off(sums[i], i);
+      if (const float other = unit_off(sums[i], i, theirs->stored);
           stream.dtype == DType::kF32 || round_to(stream.dtype, other) == round_to(stream.dtype, sums[i]))
         sums[i] = other;
   }
@@ -180,7 +185,7 @@ class Replay : public execute::Tap, public plan::Conductor {
 
   // ---- which calls a single stage needs
 
-  // The first layer that runs: where all that it reads of the layers before it is in the dump, the stage's own.
+  // The first layer that runs: the stage's own, where all that it reads of those before it is in the dump.
   void find_start(const StageKey& until) {
     const int64_t layers = plan_.config.layers;
     start_ = std::min(until.first, layers - 1);
@@ -190,7 +195,7 @@ class Replay : public execute::Tap, public plan::Conductor {
     if (start_ < layers && !plan_.config.window)
       while (start_ > 0 && !plan_.config.has_indexer(start_) && !selects(start_)) --start_;
     while (start_ > 0 && !dump_.whole(TapPoint::kHidden, start_ - 1)) --start_;
-    // Rounded storage hides the sum that the first norm reads: the layer before makes it again, from its attention's output.
+    // Rounded storage hides the sum that the first norm reads: the layer before makes it again.
     const bool hidden_sum =
         plan_.config.streams == std::nullopt && plan_.options.numerics.activation != Activation::kFp32;
     remakes_sum_ = start_ > 0 && hidden_sum && dump_.whole(TapPoint::kAttnOut, start_ - 1) &&
@@ -291,11 +296,14 @@ class Replay : public execute::Tap, public plan::Conductor {
 
   void replace_values(const DumpTensor& theirs, int64_t r, const Tensor<2>& row) const {
     const auto width = static_cast<size_t>(theirs.width());
+    // Storage of 16 bits holds what a dump of 16 bits says.
+    const DType unit = row.dtype == DType::kF32 ? theirs.stored : DType::kF32;
     for (int64_t a = 0; a < row.extent[0]; ++a)
       for (int64_t b = 0; b < row.extent[1]; ++b) {
         const size_t i = static_cast<size_t>(a * row.extent[1] + b);
         const float value = theirs.row(r)[i];
-        store(row, options_.units_off ? unit_off(value, static_cast<size_t>(r) * width + i) : value, a, b);
+        store(row, options_.units_off ? unit_off(value, static_cast<size_t>(r) * width + i, unit) : value, a,
+              b);
       }
   }
 

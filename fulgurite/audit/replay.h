@@ -1,5 +1,5 @@
 #pragma once
-// One pass over a dump's prompt in which every stage reads the dump's own inputs, where the dump has them, and
+// One pass over a dump's prompt in which every stage reads the dump's own inputs, where it has them, and
 // ours otherwise: so no difference of one stage reaches the next.
 
 #include <map>
@@ -19,7 +19,7 @@ struct ComputedRows {
 };
 using Computed = std::map<StageKey, ComputedRows>;
 
-// Residual sums as the next norm reads them, of the rows that the dump has of a layer's output: ours, moved to
+// Residual sums as the next norm reads them, of the rows that the dump has of a layer's output: ours, moved
 // the nearest that is stored as the dump's value. Storage in bf16 hides what the norm read.
 using Sums = std::map<int64_t, std::vector<float>>;
 

@@ -13,7 +13,7 @@ namespace fulgurite::audit {
 struct StageGate {
   double all = 0.0;
   double row = 0.0;
-  // Of how the tensor is stored: half a step, relative. A row may always have its largest element one step off.
+  // Of how the tensor is stored: half a step, relative. A row may have its largest element one step off.
   double step = 0.0;
   bool from_noise = false;  // measured between two orders of the same sums; false: derived from the storage
 };
@@ -48,7 +48,7 @@ StageDistance sets_distance(const ComputedRows& ours, const DumpTensor& theirs,
                             const std::vector<bool>& excused, RowRange rows = {});
 
 // A selection against the scores that it was made of: each row is what they choose of those visible, and
-// members whose scores are within `slack` of the cut (relative to the row's largest) may stand for each other.
+// members whose scores are within `slack` of the cut (relative to the row's largest) are as good as others.
 struct SelectionRule {
   const float* scores = nullptr;  // [rows, width]
   int64_t width = 0;

@@ -11,17 +11,18 @@ using execute::TapPoint;
 // Tokens that references compute for the noise. They are slow: plain loops with sums in double.
 constexpr int64_t kReferenceTokens = 16;
 
-// Half a step of a type, relative.
+// Half a step of each type, relative to the smallest value that has it: what one rounding can change.
+constexpr double kFp32 = 0x1p-24, kBf16 = 0x1p-8, kFp16 = 0x1p-11, kE4m3 = 0x1p-4, kE2m1 = 0x1p-2;
+
 double half_step(DType type) {
-  return type == DType::kBF16 ? 0x1p-9 : type == DType::kF16 ? 0x1p-12 : type == DType::kF64 ? 0.0 : 0x1p-25;
+  return type == DType::kBF16 ? kBf16 : type == DType::kF16 ? kFp16 : type == DType::kF64 ? 0.0 : kFp32;
 }
 double half_step(Activation activation) {
-  return activation == Activation::kFp32 ? 0x1p-25 : activation == Activation::kBf16 ? 0x1p-9 : 0x1p-12;
+  return activation == Activation::kFp32 ? kFp32 : activation == Activation::kBf16 ? kBf16 : kFp16;
 }
 double half_step(LatentCache cache) {
-  return cache == LatentCache::kFp32 ? 0x1p-25 : cache == LatentCache::kBf16 ? 0x1p-9 : 0x1p-5;
+  return cache == LatentCache::kFp32 ? kFp32 : cache == LatentCache::kBf16 ? kBf16 : kE4m3;
 }
-constexpr double kE4m3HalfStep = 0x1p-5, kE2m1HalfStep = 0x1p-3;
 
 // Half a step of how these numerics store a tensor.
 double storage_step(TapPoint point, const Numerics& n, bool v4) {
@@ -31,18 +32,17 @@ double storage_step(TapPoint point, const Numerics& n, bool v4) {
     case TapPoint::kIndexScores:
     case TapPoint::kExpertWeights:
     case TapPoint::kLogits:
-      return 0x1p-25;
+      return kFp32;
     case TapPoint::kKvLatent:
       return std::max(activation, half_step(n.latent_cache));
     case TapPoint::kKRope:
-      return std::max(activation, n.latent_cache == LatentCache::kFp32 ? 0.0 : 0x1p-9);
+      return std::max(activation, n.latent_cache == LatentCache::kFp32 ? 0.0 : kBf16);
     case TapPoint::kKv:
     case TapPoint::kEntries:
-      return std::max(
-          {activation, half_step(n.latent_cache), n.kv_quant == KvQuant::kE4m3 ? kE4m3HalfStep : 0.0});
+      return std::max({activation, half_step(n.latent_cache), n.kv_quant == KvQuant::kE4m3 ? kE4m3 : 0.0});
     case TapPoint::kIndexK:
       if (!v4 || n.index_quant == IndexQuant::kNone) return activation;
-      return n.index_quant == IndexQuant::kFp8 ? kE4m3HalfStep : kE2m1HalfStep;
+      return n.index_quant == IndexQuant::kFp8 ? kE4m3 : kE2m1;
     default:
       return activation;
   }
@@ -53,18 +53,18 @@ double inner_step(TapPoint point, const Numerics& n) {
   double step = n.activation == Activation::kFp32 ? 0.0 : half_step(n.activation);
   const bool attends =
       point == TapPoint::kAttnHeads || point == TapPoint::kAttnOut || point == TapPoint::kHidden;
-  if (attends && (n.softmax_p == SoftmaxP::kBf16 || n.qk_operands == QkOperands::kBf16)) step = 0x1p-9;
-  if (point == TapPoint::kIndexWeights && n.gate == fulgurite::Gate::kBf16) step = 0x1p-9;
-  if (point == TapPoint::kIndexScores && n.index_quant != IndexQuant::kNone) step = 0x1p-9;
+  if (attends && (n.softmax_p == SoftmaxP::kBf16 || n.qk_operands == QkOperands::kBf16)) step = kBf16;
+  if (point == TapPoint::kIndexWeights && n.gate == fulgurite::Gate::kBf16) step = kBf16;
+  if (point == TapPoint::kIndexScores && n.index_quant != IndexQuant::kNone) step = kBf16;
   return step;
 }
 
-// What a tensor stored so may differ by, with no more than the last bits of its sums: in fp32 a few units; of 16
-// bits one element in fifty a step, of codes one in some thousand.
+// What a tensor stored so may differ by, where the last bits of its sums do: in fp32 a few units; of 16 bits one
+// element in fifty a step, of codes one in some thousand.
 StageGate storage_gate(double half_step) {
-  if (half_step <= 0x1p-24) return {0x1p-20, 0x1p-18, half_step, false};
-  if (half_step <= 0x1p-9) return {half_step * 0x1p-3, half_step, half_step, false};
-  return {half_step * 0x1p-6, half_step * 0x1p-3, half_step, false};
+  if (half_step <= kFp32) return {16 * kFp32, 64 * kFp32, half_step, false};
+  if (half_step <= kBf16) return {half_step / 16, half_step / 2, half_step, false};
+  return {half_step / 128, half_step / 16, half_step, false};
 }
 
 // Another legitimate value of the last bit of every root.
@@ -81,8 +81,8 @@ StageGate farther(const StageGate& a, const StageGate& b) {
           a.from_noise || b.from_noise};
 }
 
-// How far a tensor is from itself with two of its largest elements one step off, relative: few elements have no
-// share of one in some thousand.
+// How far a tensor is from itself with two of its largest elements one step off: few elements have no share of
+// one in some thousand.
 double two_steps(const DumpTensor& tensor, double half_step) {
   double largest = 0.0, squares = 0.0;
   for (const float value : tensor.f32) {
@@ -95,10 +95,10 @@ double two_steps(const DumpTensor& tensor, double half_step) {
 // From what was measured and what the storage allows; a coarser dump adds its own rounding to every element.
 StageGate gate_from(const StageGate& noise, double step, double inner, const DumpTensor* tensor) {
   StageGate least = storage_gate(step);
-  if (tensor != nullptr && step > 0x1p-24) least.all = std::max(least.all, two_steps(*tensor, step));
+  if (tensor != nullptr && step > kFp32) least.all = std::max(least.all, two_steps(*tensor, step));
   // One element on the way that rounds the other way, in a few rows.
-  least.all = std::max(least.all, inner * 0x1p-5);
-  least.row = std::max(least.row, inner * 0x1p-1);
+  least.all = std::max(least.all, inner / 64);
+  least.row = std::max(least.row, inner / 4);
   StageGate gate{std::max(kGateFactor * noise.all, least.all), std::max(kGateFactor * noise.row, least.row),
                  step, kGateFactor * noise.all > least.all};
   if (tensor != nullptr && half_step(tensor->stored) > step) {
@@ -181,7 +181,7 @@ StageDistance StageJudge::distance(const StageKey& key, const Computed& computed
     const DumpTensor* const scores = dump_.find(TapPoint::kIndexScores, key.first);
     if (scores != nullptr && scores->rows >= theirs.rows) {
       rule.scores = scores->row(scores->rows - theirs.rows);
-      rule.slack = half_step(scores->stored) <= 0x1p-25 ? 0.0 : 4.0 * half_step(scores->stored);
+      rule.slack = half_step(scores->stored) <= kFp32 ? 0.0 : 2.0 * half_step(scores->stored);
       return selection_distance(rule, theirs, rows);
     }
     if (const auto ours = computed.find({key.first, TapPoint::kIndexScores}); ours != computed.end()) {

@@ -1,5 +1,5 @@
 #pragma once
-// All stages of a dump under one value of numerics: the replay, the noise of each kind of stage, and verdicts.
+// All stages of a dump under one value of numerics: the replay, the noise of each kind, and verdicts.
 
 #include <map>
 
@@ -16,7 +16,7 @@ class StageJudge {
   std::vector<StageResult> judge() const;
   StageResult judge(const StageKey& key) const;
 
-  // The same stage under other numerics: what they compute of it, and what another legitimate order of it does.
+  // The same stage under other numerics: what they compute of it, and how far that is from the dump.
   struct Trial {
     Computed computed;
     StageDistance distance;

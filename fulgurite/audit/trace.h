@@ -78,7 +78,7 @@ class Trace : public execute::Tap {
 // "layer3.attn_out"; "logits" has no layer.
 std::string trace_name(execute::TapPoint point, int64_t layer);
 
-// The point and the layer of such a name; nothing for another text, or one that trace_name() writes otherwise.
+// The point and layer of such a name; nothing for other text, or what trace_name() writes otherwise.
 std::optional<std::pair<execute::TapPoint, int64_t>> parse_trace_name(std::string_view name);
 
 // Sorts names of a trace by the order of the computation: input_ids, layer by layer, logits; unknown names

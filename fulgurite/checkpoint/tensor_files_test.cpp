@@ -177,12 +177,11 @@ TEST(tensor_files, what_is_no_such_file_is_refused_by_name) {
 // Every byte of the archive's own records, changed: refused, or what was written is read.
 TEST(tensor_files, a_changed_archive_never_reads_beyond_itself) {
   const std::string good = zip({{"x.npy", kArray, true}, {"y.npy", kArray}});
-  for (size_t at = 0; at < good.size(); ++at)
-    for (const int flip : {1, 0x80, 0xFF}) {
-      std::string bad = good;
-      bad[at] = static_cast<char>(bad[at] ^ flip);
-      refusal(written("l.npz", bad));
-    }
+  for (size_t at = 0; at < good.size(); ++at) {
+    std::string bad = good;
+    bad[at] = static_cast<char>(bad[at] ^ 0x81);
+    refusal(written("l.npz", bad));
+  }
 }
 
 }  // namespace

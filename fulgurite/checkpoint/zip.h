@@ -1,7 +1,7 @@
 #pragma once
 // The entries of a zip archive, as NumPy writes .npz: stored or deflated, not encrypted, one part.
-// Source: PKWARE APPNOTE.TXT 6.3.10, 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (its end), 4.5.3
-// (zip64 extra field).
+// Source: PKWARE APPNOTE.TXT 6.3.10, 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (its end) and
+// 4.5.3 (zip64 extra field).
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
 #pragma once
-// What follows when a tap replaces rotated index queries: both attentions' indexers read operands made of them.
+// What follows when a tap replaces rotated index queries: both indexers read operands made of them.
 
 #include "fulgurite/execute/layer_context.h"
 #include "fulgurite/ops/indexer_prepare/index_row.h"

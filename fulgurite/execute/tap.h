@@ -52,8 +52,8 @@ class Tap {
   virtual void at(TapPoint point, int64_t layer, const TapTensor& tensor) = 0;
 
   // After at(): may write what the steps that follow read in the place of the tensor (caches and operands are
-  // made of it anew), and says whether it did. Not asked of q_normed, index scores, hidden and logits, which no
-  // step reads as they stand.
+  // made of it anew), and says whether it did. Of no effect on q_normed, index scores, hidden and logits,
+  // which no step reads as they stand.
   virtual bool replace(TapPoint, int64_t, const TapTensor&) { return false; }
 
   // Before a layer's output arises: the stream and the block that are added, of one residual stream.

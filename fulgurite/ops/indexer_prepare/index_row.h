@@ -1,6 +1,6 @@
 #pragma once
-// The end of both paths of the indexer's operands, a vector at a time, as the reference does it: what becomes of a
-// rotated query or key (Hadamard, index_quant), and the weight of a head. Whoever has the rotated values from
+// The end of both paths of the indexer's operands, a vector at a time, as the reference does it: what becomes
+// of a rotated query or key (Hadamard, index_quant), and the weight of a head. Whoever has rotated values from
 // elsewhere makes the operands with these.
 
 #include <span>

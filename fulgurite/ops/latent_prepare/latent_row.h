@@ -1,5 +1,5 @@
 #pragma once
-// A row of the latent cache from values that are normed, rotated and rounded already, as the reference writes it.
+// A row of the latent cache, as the reference writes it, from values that are normed, rotated and rounded.
 
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 
