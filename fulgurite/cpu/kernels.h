@@ -33,12 +33,14 @@ struct PairRows {
 };
 
 // Panels of 16 lanes of bf16 pairs: lane l of pair p of panel j is the pair at
-// base + j * panel_stride + p * pair_stride + l (strides in pairs).
+// base + j * panel_stride + p * pair_stride + l (strides in pairs). Of a single panel, sums of lanes from
+// `lanes` on are of no account.
 struct Panels {
   const uint32_t* base = nullptr;
   int64_t panel_stride = 0;
   int64_t pair_stride = 16;
   int64_t count = 0;
+  int64_t lanes = 16;
 };
 
 // Rows of e4m3 codes: row i is at base + i * stride. Of each piece that is read, the bytes `ahead` further on

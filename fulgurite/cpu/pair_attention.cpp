@@ -175,7 +175,7 @@ class Token {
     const int64_t width = 2 * l_.pairs;
     uint16_t* const tile_keys = memory_.keys + thread * l_.tile * width;
     read_tile(slot, tile_keys);
-    const Panels queries{memory_.queries, l_.pairs * kLanes, kLanes, l_.lanes / kLanes};
+    const Panels queries{memory_.queries, l_.pairs * kLanes, kLanes, l_.lanes / kLanes, heads_.count};
     for (int64_t j = 0; j < keys(slot); j += kPiece) {
       ask_for(next, j, j + kPiece);
       kernels_.products({tile_keys + j * width, width, 2, std::min(kPiece, keys(slot) - j)}, l_.pairs,

@@ -217,7 +217,44 @@ void strip(const PairRows& a, int64_t pairs, const Panels& b, int64_t j, const S
   (tiles_of(std::integral_constant<int, heights>()), ...);
 }
 
+// --- up to eight lanes of one panel: registers of half the width take half the time ---
+
+template <int R>
+void half_tile(const PairRows& a, int64_t i, int64_t pairs, const Panels& b, const Sums& c) {
+  Spaced<R> left(a.base + i * a.row_stride, a.row_stride * 2);
+  const uint32_t* right = b.base;
+  const int64_t left_step = a.pair_stride * 2;
+  const Place place(c, i, 0);
+
+  __m256 sum[R];
+  each<R>([&](auto r) __attribute__((always_inline)) { sum[r] = _mm256_setzero_ps(); });
+  for (int64_t k = 0; k < pairs; ++k, right += b.pair_stride) {
+    const auto lanes =
+        reinterpret_cast<__m256bh>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(right)));
+    each<R>([&](auto r) __attribute__((always_inline)) {
+      int pair;
+      std::memcpy(&pair, left.template at<r>(), sizeof pair);
+      sum[r] = _mm256_dpbf16_ps(sum[r], lanes, reinterpret_cast<__m256bh>(_mm256_set1_epi32(pair)));
+    });
+    left.advance(left_step);
+  }
+  each<R>([&](auto r) __attribute__((always_inline)) {
+    _mm512_storeu_ps(place.at(r, 0), _mm512_zextps256_ps512(sum[r]));
+  });
+}
+
+template <int... heights>
+void half_strip(const PairRows& a, int64_t pairs, const Panels& b, const Sums& c) {
+  int64_t i = 0;
+  const auto tiles_of = [&](auto height) {
+    for (; i + height <= a.count; i += height) half_tile<height>(a, i, pairs, b, c);
+  };
+  (tiles_of(std::integral_constant<int, heights>()), ...);
+}
+
 void products(const PairRows& a, int64_t pairs, const Panels& b, const Sums& c) {
+  if (b.count == 1 && b.lanes <= kPanel / 2 && c.ending == Ending::kStore)
+    return half_strip<24, 16, 12, 8, 4, 2, 1>(a, pairs, b, c);
   int64_t j = 0;
   if (a.count <= 2)
     for (; j + 8 <= b.count; j += 8) strip<8, 2, 1>(a, pairs, b, j, c);

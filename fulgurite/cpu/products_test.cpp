@@ -166,6 +166,25 @@ TEST(products, a_factor_of_rows_may_have_a_stride) {
 }
 
 // The second element first: (1, 2^30) . (1, 1) + -2^30 tells the two orders apart.
+TEST(products, the_lanes_that_count_have_the_bits_of_a_whole_panel) {
+  for (const Isa isa : test::machine_isas())
+    for (const int64_t rows : {1, 3, 24, 29, 64}) {
+      Random random(static_cast<uint64_t>(rows));
+      const Call call(rows_beside_each_other(rows, 77, 1),
+                      [&] { return static_cast<float>(random.normal()); });
+      std::vector<float> whole(static_cast<size_t>(rows * call.stride())), part = whole;
+      Panels panels = call.panels();
+      kernels(isa).products(call.rows(), 77, panels, {whole.data(), call.stride()});
+      panels.lanes = 8;
+      kernels(isa).products(call.rows(), 77, panels, {part.data(), call.stride()});
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t l = 0; l < panels.lanes; ++l) {
+          const auto at = static_cast<size_t>(r * call.stride() + l);
+          EXPECT_EQ(part[at], whole[at]) << name(isa) << ", row " << r << ", lane " << l;
+        }
+    }
+}
+
 TEST(products, of_a_pair_the_second_element_is_added_first) {
   Call call({1, 1, 1, 2, 2, 16, 16}, [] { return 1.0f; });
   call.left[2] = to_bf16(0x1p30f).bits;
