@@ -131,6 +131,30 @@ TEST(what_if, every_known_choice_is_a_value_of_knobs_and_has_a_source) {
     EXPECT_FALSE(choice.source.empty()) << choice.what;
     if (!choice.knobs.empty()) audit::changed(Numerics::serving(), choice.knobs);
   }
+  for (const char* const asked : {"gate=bf16",
+                                  "gate_weight=fp8",
+                                  "rsqrt=error:1e-4",
+                                  "rsqrt=two_step",
+                                  "rsqrt=x86_12",
+                                  "softmax_tile=128",
+                                  "softmax_merge=independent",
+                                  "softmax_denominator=rounded",
+                                  "softmax_p=fp32",
+                                  "index_scale=fp32",
+                                  "index_quant=fp4",
+                                  "index_quant=none",
+                                  "hadamard=none",
+                                  "hadamard=q",
+                                  "indexer_rope=interleaved",
+                                  "indexer_rope=half_split",
+                                  "index_norm=bf16",
+                                  "index_norm_eps=1e-5",
+                                  "activation_quant=none",
+                                  "activation_scale=fp32",
+                                  "activation_scale=pow2",
+                                  "scale_form=divided",
+                                  "ties=higher"})
+    EXPECT_NE(audit::source_of(asked), "") << asked;
   EXPECT_EQ(audit::source_of("gate=bf16").substr(0, 6), "sglang");
   EXPECT_EQ(audit::source_of(""), "");
 }
