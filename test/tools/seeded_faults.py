@@ -155,9 +155,12 @@ def row_of(fault, found, stage_right, knob_right):
 
 def check_faults(tool, dumps, chosen, directory):
     """(fault, finding, is the stage right, is the knob right) of each."""
-    return [
-        (fault, *check_fault(tool, dumps, fault, number, directory)) for number, fault in enumerate(chosen)
-    ]
+    results = []
+    for number, fault in enumerate(chosen):
+        result = check_fault(tool, dumps, fault, number, directory)
+        print(f"{fault.name}: {result[0].error or result[0].stage}, {result[0].knob or NONE}", flush=True)
+        results.append((fault, *result))
+    return results
 
 
 def enough(results, all_of_them):
