@@ -116,9 +116,10 @@ TEST(target, a_session_refuses_a_plan_without_kernels_or_device) {
       test::message_of([&] { execute::Session session(tiny.model, plan_for(tiny.model, "sm90")); });
   EXPECT_THAT(message, testing::HasSubstr("the plan for sm90 cannot run: this build has no kernel for"));
   const Plan generic = plan_for(tiny.model, "sm80");
-  if (cuda::is_built())
+  if (cuda::is_built()) {
     EXPECT_EQ(test::message_of([&] { execute::Session session(tiny.model, generic); }),
               "the plan for sm80 cannot run: it was made without a device");
+  }
 }
 
 TEST(target, an_outline_plans_what_the_checkpoint_plans) {
