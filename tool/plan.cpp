@@ -112,6 +112,7 @@ void print_bytes(const Options& options, const plan::Plan& plan) {
   add("weights viewed", bytes.viewed,
       cpu ? "mapped from the checkpoint, not copied" : "as the checkpoint stores them");
   add("prepared", bytes.prepared, "vectors as fp32, rotary tables");
+  if (bytes.uploaded > 0) add("uploaded", bytes.uploaded, "all weights, in the GPU's memory");
   if (bytes.requantized > 0)
     add("requantized", bytes.requantized, "codes and scales of rows that read other scales");
   add("latent cache", bytes.latent_cache,
@@ -133,7 +134,8 @@ std::string device_text(const Options& options, const plan::Plan& plan) {
                        has_device(options) ? plan.device.model : "planned without one", name(target.isa),
                        plan.device.threads);
   const auto version = [](int number) { return number == 0 ? "unknown" : fmt::format("{}", number); };
-  return fmt::format("{}: planned without one; driver {}, cuBLASLt {}", name(target),
+  return fmt::format("{}: {}; driver {}, cuBLASLt {}", name(target),
+                     has_device(options) ? plan.device.model : "planned without one",
                      version(target.cuda.driver), version(target.cuda.cublaslt));
 }
 
@@ -224,6 +226,7 @@ void print_json(const Options& options, const plan::Plan& plan, const Requantiza
                               {"bytes",
                                {{"viewed", plan.bytes.viewed},
                                 {"prepared", plan.bytes.prepared},
+                                {"uploaded", plan.bytes.uploaded},
                                 {"latent_cache", plan.bytes.latent_cache},
                                 {"index_cache", plan.bytes.index_cache},
                                 {"index_cache_layers", plan.bytes.index_layers},
