@@ -198,6 +198,8 @@ void search_choices(const StageJudge& judge, const model::Model& model, const De
     progress(0.6 * static_cast<double>(i) / static_cast<double>(choices.size()));
   }
   search.fit_root();
+  if (search.found.empty() && options.numerics.mma == Mma::kExact)
+    search.try_choice("mma=hopper");  // by references: slow
   std::ranges::stable_sort(search.found, {}, [](const Explanation& e) { return e.distance.relative_l2; });
   for (size_t i = 0; i < std::min(kTriedOnTheWhole, search.found.size()); ++i) {
     progress(0.6 + 0.1 * static_cast<double>(i));

@@ -124,6 +124,7 @@ struct Keep {
 // Index: a token; of those that end a window, the entry's row.
 struct MakeEntry {
   Chunk chunk;
+  ScaleRounding rounding;  // of keys
 
   FULGURITE_HOST_DEVICE void write_key(int64_t sequence, int64_t entry, const cuda::Row& row) const {
     const Numerics& numerics = chunk.problem.setting.numerics;
@@ -131,8 +132,7 @@ struct MakeEntry {
     const std::span<float> x(row.x, static_cast<size_t>(row.width));
     if (numerics.hadamard == Hadamard::kBoth) row.hadamard();
     if (numerics.index_quant == IndexQuant::kFp8) {
-      chunk.args.keys.scales(sequence, entry) =
-          quantize_e4m3(x, index_rounding(numerics), key.as<e4m3>().data);
+      chunk.args.keys.scales(sequence, entry) = quantize_e4m3(x, rounding, key.as<e4m3>().data);
       return;
     }
     if (numerics.index_quant == IndexQuant::kFp4) round_to_fp4(x);
@@ -177,7 +177,7 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
     cuda::for_each(lane, channels, Project{chunk, wkv, wgate});
     cuda::for_each(lane, count * problem.dim, Pool{chunk});
     cuda::for_each(lane, channels, Keep{chunk});
-    cuda::for_each(lane, count, MakeEntry{chunk});
+    cuda::for_each(lane, count, MakeEntry{chunk, index_rounding(problem.setting.numerics)});
   }
 }
 
