@@ -131,10 +131,6 @@ std::string first_bad_with(const model::Model& model, const Device& device, plan
   return "";
 }
 
-}  // namespace
-
-namespace {
-
 // Does this knob or value say nothing of the model, or the same as another?
 bool idle(std::string_view knob, std::string_view value, const Numerics& base, const model::Config& config) {
   if (value == "checkpoint" || value == "family") return true;  // one of the other values

@@ -1,7 +1,7 @@
 #pragma once
 // The kernels of the generic rows: a function of an index, called once for each of [0, count), in any order.
-// Written so that the same source is a loop to a C++ compiler: where FULGURITE_CUDA = HOST the rows of a GPU
-// run on the host, slowly, and tests need no GPU. They sum as the references do, in double and in ascending
+// Written so that the same source is a loop to a C++ compiler: in a build without FULGURITE_CUDA the rows of
+// a GPU run on the host, slowly, and tests need no GPU. They sum as the references do, in double and in ascending
 // order, so that they have the references' bits but for exp, log and sqrt of another library.
 
 #include <algorithm>

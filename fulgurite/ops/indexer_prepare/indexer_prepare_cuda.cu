@@ -2,7 +2,7 @@
 #include "fulgurite/core/element.h"
 #include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
-#include "fulgurite/cuda/generic.h"
+#include "fulgurite/cuda/rows.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 
 namespace fulgurite::indexer_prepare {
@@ -24,22 +24,13 @@ struct Steps {
   DType type;  // of activations
   ScaleRounding rounding;
 
-  FULGURITE_HOST_DEVICE void rotate(int64_t t, float* x) const {
-    const int64_t p = args.places(t).position, pairs = problem.rope / 2;
-    const bool interleaved = layout == rotary::Layout::kInterleaved;
-    float* const y = x + problem.rope_first;
-    for (int64_t i = 0; i < pairs; ++i) {
-      const int64_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + pairs;
-      const float a = y[first], b = y[second], c = args.table.cosine(p, i), s = args.table.sine(p, i);
-      y[first] = a * c - b * s;
-      y[second] = a * s + b * c;
-    }
-    round_all(x);
-  }
+  FULGURITE_HOST_DEVICE cuda::Row row(float* x) const { return {x, problem.head_dim, type}; }
 
-  FULGURITE_HOST_DEVICE void hadamard(float* x) const {
-    fulgurite::hadamard({x, static_cast<size_t>(problem.head_dim)});
-    round_all(x);
+  FULGURITE_HOST_DEVICE void rotate(int64_t t, float* x) const {
+    const int64_t p = args.places(t).position;
+    rotary::rotate(layout, args.table.cosine[p].data, args.table.sine[p].data, problem.rope,
+                   x + problem.rope_first);
+    row(x).round();
   }
 
   // Quantizes x as index_quant says and writes it; returns the scale of codes, otherwise 1.
@@ -50,10 +41,6 @@ struct Steps {
     if (n.index_quant == IndexQuant::kFp4) round_to_fp4(values);
     for (int64_t i = 0; i < problem.head_dim; ++i) store(row, x[i], i);
     return 1.0f;
-  }
-
-  FULGURITE_HOST_DEVICE void round_all(float* x) const {
-    for (int64_t i = 0; i < problem.head_dim; ++i) x[i] = round_to(type, x[i]);
   }
 };
 
@@ -70,7 +57,7 @@ struct PrepareQuery {
     for (int64_t i = 0; i < problem.head_dim; ++i) q[i] = load(args.q, t, h, i);
     s.rotate(t, q);
     for (int64_t i = 0; args.rotated_q && i < problem.head_dim; ++i) args.rotated_q(t, h, i) = q[i];
-    if (n.hadamard != Hadamard::kNone) s.hadamard(q);
+    if (n.hadamard != Hadamard::kNone) s.row(q).hadamard();
     const float q_scale = s.write_operand(q, args.q_operand[t][h]);
     const bool narrow = !problem.keys && n.gate == Gate::kBf16;
     const float gate = narrow ? round_to_bf16(args.gate(t, h)) : args.gate(t, h);
@@ -102,7 +89,7 @@ struct PrepareKey {
     const float r = cuda::reciprocal_sqrt(mean_square + n.index_norm_eps, n);
     for (int64_t i = 0; i < width; ++i)
       x[i] = (x[i] * r) * parameter(s.args.k_weight(i)) + parameter(s.args.k_bias(i));
-    s.round_all(x);
+    s.row(x).round();
   }
 
   FULGURITE_HOST_DEVICE void operator()(int64_t t) const {
@@ -114,7 +101,7 @@ struct PrepareKey {
     layer_norm(k);
     s.rotate(t, k);
     for (int64_t i = 0; args.rotated_k && i < s.problem.head_dim; ++i) args.rotated_k(t, i) = k[i];
-    if (n.hadamard == Hadamard::kBoth) s.hadamard(k);
+    if (n.hadamard == Hadamard::kBoth) s.row(k).hadamard();
     const float scale = s.write_operand(k, args.key_cache.keys[place.sequence][place.position]);
     if (n.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
   }
