@@ -318,10 +318,10 @@ __device__ __forceinline__ uint2 count_before(uint2 own, SharedMemory& s, uint32
 
 struct Row {
   const TopKParams& p;
-  int32_t* out;
+  int32_t* selected;
+  int32_t* slots;  // or null
   const int32_t* page_table;
   __device__ __forceinline__ int32_t slot(int position) const {
-    if (!p.slots) return position;
     return page_table[position / kCudaPageTokens] * kCudaPageTokens + position % kCudaPageTokens;
   }
 };
@@ -363,17 +363,25 @@ __device__ __forceinline__ void write_selected(const Part& part, int batch, cons
     before.y = __shfl_sync(kAll, upto, 31);
   }
   const uint32_t count = __popc(bits);
-  int32_t* out = row.out + first + inclusive_sum(count) - count;
+  const uint32_t at = first + inclusive_sum(count) - count;
   if (bits == 0) return;
-  const int32_t slot =
-      row.slot(part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32);
-  for (; bits != 0; bits &= bits - 1) *out++ = slot + __ffs(static_cast<int>(bits)) - 1;
+  const int position = part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32;
+  int32_t* out = row.selected + at;
+  for (uint32_t left = bits; left != 0; left &= left - 1)
+    *out++ = position + __ffs(static_cast<int>(left)) - 1;
+  if (row.slots == nullptr) return;
+  const int32_t slot = row.slot(position);  // all 32 lie in one page
+  out = row.slots + at;
+  for (uint32_t left = bits; left != 0; left &= left - 1) *out++ = slot + __ffs(static_cast<int>(left)) - 1;
 }
 
 // A row that sees no more than k: all of it.
 __device__ void write_all(const Row& row, int seen, uint32_t thread, uint32_t threads) {
-  for (uint32_t i = thread; i < static_cast<uint32_t>(row.p.topk); i += threads)
-    row.out[i] = static_cast<int>(i) < seen ? row.slot(static_cast<int>(i)) : -1;
+  for (uint32_t i = thread; i < static_cast<uint32_t>(row.p.topk); i += threads) {
+    const bool sees = static_cast<int>(i) < seen;
+    row.selected[i] = sees ? static_cast<int>(i) : -1;
+    if (row.slots != nullptr) row.slots[i] = sees ? row.slot(static_cast<int>(i)) : -1;
+  }
 }
 
 // Resident keys are loaded already.
@@ -430,7 +438,9 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   for (int r = first; r < p.rows; r += step) {
     const int seen = visible_of(p, place);
-    const Row row{p, p.selected + r * p.selected_stride, p.page_table + place.sequence * p.table_stride};
+    const Row row{p, p.selected + r * p.selected_stride,
+                  p.slots == nullptr ? nullptr : p.slots + r * p.selected_stride,
+                  p.page_table + place.sequence * p.table_stride};
     const bool last = r + step >= p.rows;
     if (!last) place = p.places[r + step];
     if (seen <= p.topk) {
