@@ -6,6 +6,7 @@
 
 namespace fulgurite::cuda {
 
+// The address of an object in shared memory, as instructions take it.
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

@@ -3,12 +3,9 @@
 
 #include <cstdint>
 
-namespace fulgurite::cuda {
+#include "fulgurite/cuda/barrier.h"
 
-// The address of an object in shared memory, as instructions take it.
-__device__ inline uint32_t shared_address(const void* object) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(object));
-}
+namespace fulgurite::cuda {
 
 __device__ inline uint32_t cluster_rank() {
   uint32_t rank;
