@@ -25,11 +25,11 @@ __device__ uint8_t* aligned(uint8_t* memory) {
 }
 
 struct Bf16Tensor {
-  static constexpr int64_t kOperations = int64_t{2} * 64 * 96 * 16;
-  static constexpr int kSums = 48;
+  static constexpr int64_t kOperations = int64_t{2} * 64 * 256 * 16;
+  static constexpr int kSums = 128;
   static constexpr uint32_t kMask = 0x807F807F, kExponents = 0x3F803F80;
   static __device__ void multiply(float (&d)[kSums], uint64_t a, uint64_t b) {
-    WgmmaBf16<96>::add_product(d, a, b);
+    WgmmaBf16<256>::multiply<Lie::kAlong, Lie::kAlong>(d, a, b, 1);
   }
 };
 struct E4m3Tensor {

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 
-#include "fulgurite/cuda/tma.h"
 #include "fulgurite/cuda/wgmma_bf16.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_cuda_copy.h"
 
@@ -18,6 +17,11 @@ namespace {
 struct Operands {
   uint64_t weight, x;
 };
+
+template <class T>
+__device__ void multiply(float (&sum)[T::kSums], uint64_t weight, uint64_t x) {
+  WgmmaBf16<T::kMultiplyTokens>::template multiply<Lie::kAlong, Lie::kAlong>(sum, weight, x, 1);
+}
 
 // The sum of `groups` groups from zero. `reuse`: stages are given back.
 template <class T>
@@ -35,8 +39,7 @@ __device__ void sum_part(Shared<T>& shared, const Operands& first, int groups, b
     const uint64_t a = first.weight + place.stage * kStageUnits, b = first.x + place.stage * kStageUnits;
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kChunkGroups; ++i)
-      WgmmaBf16<T::kMultiplyTokens>::add_product(sum, a + 2 * i, b + 2 * i);
+    for (int i = 0; i < kChunkGroups; ++i) multiply<T>(sum, a + 2 * i, b + 2 * i);
     wgmma_commit();
     if (reuse) {
       wgmma_wait<1>();
@@ -52,8 +55,8 @@ __device__ void sum_part(Shared<T>& shared, const Operands& first, int groups, b
   barrier_wait(shared_address(&shared.full[place.stage]), place.parity);
   for (int i = 0; i < groups; ++i) {  // a part's last chunk, of which the rest belongs to the next part
     wgmma_fence();
-    WgmmaBf16<T::kMultiplyTokens>::add_product(sum, first.weight + place.stage * kStageUnits + 2 * i,
-                                               first.x + place.stage * kStageUnits + 2 * i);
+    multiply<T>(sum, first.weight + place.stage * kStageUnits + 2 * i,
+                first.x + place.stage * kStageUnits + 2 * i);
     wgmma_commit();
     wgmma_wait<0>();
   }
@@ -174,7 +177,7 @@ __device__ void make_barriers(Shared<T>& shared) {
   }
   barrier_init(shared_address(&shared.received), 1);
   barrier_init(shared_address(&shared.may_send), T::kBlocks * T::kWarps);
-  publish_barriers();
+  barrier_init_fence();
   barrier_expect(shared_address(&shared.received), sizeof shared.parts);
 }
 
