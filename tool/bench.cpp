@@ -75,16 +75,6 @@ std::vector<int64_t> token_counts(const std::string& text) {
   return counts;
 }
 
-// The host's threads carry out what a build without CUDA has in a GPU's place, and references.
-Device device_named(const std::string& name) {
-  const Device machine = cpu::machine();
-  if (name == "cpu") return machine;
-  Device gpu = cuda::device();
-  gpu.threads = machine.threads;
-  gpu.make_workers = machine.make_workers;
-  return gpu;
-}
-
 // What is asked for, all of it understood.
 struct Asked {
   Device device;
@@ -113,13 +103,13 @@ bench::Request request_of(const Options& options, const Device& device) {
 // Throws CLI::ValidationError, before anything is measured.
 std::shared_ptr<const Asked> understood(const Options& options) {
   const auto asked = std::make_shared<Asked>();
-  asked->device = device_named(options.device);
-  const bool gpu = asked->device.target.kind == DeviceKind::kCuda;
+  const bool gpu = options.device == "cuda";
   if (gpu && (options.errors || !options.threads.empty() || !options.isa.empty()))
     throw CLI::ValidationError("--device cuda: has no --threads, --isa or --errors");
   if (options.errors && options.operations != std::vector<std::string>{"indexer_projection"})
     throw CLI::ValidationError("--errors: expected OP indexer_projection alone");
   try {
+    asked->device = gpu ? cuda::device() : cpu::machine();
     asked->request = request_of(options, asked->device);
     asked->cases = bench::cases_of(asked->request, options.operations);
     asked->threads = thread_counts(options.threads, asked->device.threads);
@@ -219,6 +209,13 @@ void add_bench(CLI::App& app, Run& run) {
                   "This implementation, not the one that a plan would choose")
       ->check(given())
       ->excludes(&errors);
+  verb.add_option("--device", options->device, "cpu, or cuda, the first GPU: calls captured and replayed")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  verb.add_option("--longest", options->longest,
+                  "Seconds that a call on a GPU may take; longer ones are skipped")
+      ->transform(number(0.0, 3600.0))
+      ->capture_default_str();
   verb.add_option("--isa", options->isa, "Instruction set; without: the machine's best")->check(given());
   verb.add_option("--seconds", options->seconds, "Time of a measurement, in 5 repeats at least")
       ->transform(number(0.0, 3600.0))
