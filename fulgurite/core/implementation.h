@@ -56,8 +56,8 @@ struct Implementation {
   const char* sums = "";  // the same, for a plan's reader
 };
 
-// A kernel that builds without CUDA do not have.
-#if defined(FULGURITE_CUDA)
+// A kernel that builds for other GPUs than Hopper, or for none, do not have.
+#if defined(FULGURITE_HOPPER)
 #define FULGURITE_KERNEL(run) run
 #else
 #define FULGURITE_KERNEL(run) nullptr

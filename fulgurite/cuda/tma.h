@@ -10,6 +10,13 @@
 
 namespace fulgurite::cuda {
 
+// One thread of a warp, all of which ask.
+__device__ __forceinline__ bool elect() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+  return elected != 0;
+}
+
 // How long the L2 cache should keep what a copy reads.
 enum class L2Policy { kNormal, kEvictFirst };
 
@@ -39,6 +46,16 @@ __device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(shared)),
       "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
+// A box of a matrix, at coordinates x (fastest), y; shared addresses.
+__device__ __forceinline__ void tensor_load(uint32_t shared, const CUtensorMap& map, int32_t x, int32_t y,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+      "[%2];" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
 }
 

@@ -13,11 +13,14 @@
 
 #include <algorithm>
 
-#include "fulgurite/cuda/barrier.h"
+#include "fulgurite/cuda/cluster.h"
+#include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
 
 namespace fulgurite::index_select {
 namespace {
+
+using namespace fulgurite::cuda;
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kVectors = 8;                         // float4 of a thread that stay in registers
@@ -53,47 +56,14 @@ struct SharedMemory {
   Digit digit;
 };
 
-// --- clusters ---
-
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// All threads of the cluster: what each wrote to its own CTA's shared memory is then seen by all. (Plain release
-// would wait for global memory, too.)
-__device__ __forceinline__ void cluster_arrive() {
-  asm volatile(
-      "fence.release.sync_restrict::shared::cta.cluster;\n"
-      "barrier.cluster.arrive.relaxed.aligned;" ::
-          : "memory");
-}
-__device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 __device__ __forceinline__ void cluster_sync() {
-  cluster_arrive();
+  cluster_arrive_shared();
   cluster_wait();
 }
 
-// The same address in another CTA of the cluster.
-__device__ __forceinline__ uint32_t cluster_address(const void* shared, uint32_t rank) {
-  uint32_t address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(cuda::shared_address(shared)), "r"(rank));
-  return address;
-}
-
-__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
-
-__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
-  uint2 v;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
+// The same place in another CTA of the cluster.
+__device__ __forceinline__ uint32_t remote_address(const void* shared, uint32_t rank) {
+  return address_in(shared_address(shared), rank);
 }
 
 // --- keys ---
@@ -220,12 +190,12 @@ __device__ __forceinline__ Digit find_digit(const Histogram& h, uint32_t wanted,
   const auto other = [&](int c) { return (rank + c) % kCluster; };
 #pragma unroll
   for (int c = 0; c < kCluster; ++c)
-    coarse += load_cluster(cluster_address(&h.coarse[kCoarse - 1 - lane], other(c)));
+    coarse += load_remote(remote_address(&h.coarse[kCoarse - 1 - lane], other(c)));
   const Crossing outer = crossing(coarse, wanted);
   const int last = (kCoarse - outer.lane) * kFine - 2 * lane - 2;  // of the lane's pair, the smaller
 #pragma unroll
   for (int c = 0; c < kCluster; ++c) {
-    const uint2 pair = load_cluster_pair(cluster_address(&h.bins[last], other(c)));
+    const uint2 pair = load_remote_pair(remote_address(&h.bins[last], other(c)));
     fine.x += pair.x;
     fine.y += pair.y;
   }
@@ -309,9 +279,9 @@ __device__ __forceinline__ uint2 count_before(uint2 own, SharedMemory& s, uint32
     }
     cluster_sync();
     uint2 cta = {};
-    if (lane < static_cast<int>(rank)) cta = load_cluster_pair(cluster_address(&s.cta_counts, lane));
+    if (lane < static_cast<int>(rank)) cta = load_remote_pair(remote_address(&s.cta_counts, lane));
     before = before + warp_sum(cta);
-    cluster_arrive();
+    cluster_arrive_shared();
   }
   return before;
 }
@@ -434,8 +404,8 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
   clear_histograms(s);
   __syncthreads();
   TokenPlace place = p.places[first];  // no predecessor writes places
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  wait_for_predecessor();
+  release_successor();
   for (int r = first; r < p.rows; r += step) {
     const int seen = visible_of(p, place);
     const Row row{p, p.selected + r * p.selected_stride,
@@ -473,13 +443,7 @@ cudaError_t launch(const TopKParams& p, cudaStream_t stream) {
   config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = kCluster;
-  attributes[0].val.clusterDim.y = 1;
-  attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[] = {cuda::cluster_of(kCluster), dependent_launch(true)};
   config.attrs = attributes;
   config.numAttrs = p.launch == Launch::kProgrammatic ? 2 : 1;
   return cudaLaunchKernelEx(&config, top_k_kernel<kCluster>, p);
