@@ -93,7 +93,7 @@ TEST(gpu, an_audit_holds_every_row_against_its_reference) {
     const audit::AuditReport report = audit::run_audit(tiny.model, test::gpu(), plan::Options{},
                                                        std::span(ids).first(kTokens + 1), {2, false}, {});
     for (const audit::OperationResult& operation : report.operations) {
-      EXPECT_EQ(operation.implementation, "cuda") << operation.operation;
+      EXPECT_TRUE(operation.implementation.starts_with("cuda")) << operation.operation;
       EXPECT_TRUE(operation.within()) << recorded.name << " " << operation.operation;
     }
   }

@@ -10,8 +10,8 @@ namespace {
 constexpr unsigned kThreads = 128;
 
 template <class Stored, class T>  // uint16_t: bf16, or float
-__global__ void gather(const int32_t* ids, const Stored* table, int64_t table_stride, T* out, int64_t out_stride,
-                       int width) {
+__global__ void gather(const int32_t* ids, const Stored* table, int64_t table_stride, T* out,
+                       int64_t out_stride, int width) {
   cuda::release_successor();
   const int first = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * 8;
   cuda::wait_for_predecessor();
@@ -22,17 +22,19 @@ __global__ void gather(const int32_t* ids, const Stored* table, int64_t table_st
 }
 
 Support supports(const Problem& problem) {
-  if (problem.hidden % 8 != 0) return Refusal{fmt::format("hidden = {}, takes multiples of 8", problem.hidden)};
+  if (problem.hidden % 8 != 0)
+    return Refusal{fmt::format("hidden = {}, takes multiples of 8", problem.hidden)};
   return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
 }
 
 template <class T, class Stored>
 void launch(const Args& args, const View<Stored, 2>& table, const Lane& lane) {
   using Bits = std::conditional_t<sizeof(Stored) == 2, uint16_t, float>;
-  const auto tokens = static_cast<unsigned>(args.ids.extent[0]), width = static_cast<unsigned>(args.out.extent[1]);
-  cuda::launch(lane, {{tokens, (width / 8 + kThreads - 1) / kThreads}, kThreads}, gather<Bits, T>, args.ids.data,
-               reinterpret_cast<const Bits*>(table.data), table.stride[0], reinterpret_cast<T*>(args.out.data),
-               args.out.stride[0], static_cast<int>(width));
+  const auto tokens = static_cast<unsigned>(args.ids.extent[0]),
+             width = static_cast<unsigned>(args.out.extent[1]);
+  cuda::launch(lane, {{tokens, (width / 8 + kThreads - 1) / kThreads}, kThreads}, gather<Bits, T>,
+               args.ids.data, reinterpret_cast<const Bits*>(table.data), table.stride[0],
+               reinterpret_cast<T*>(args.out.data), args.out.stride[0], static_cast<int>(width));
 }
 
 template <class Stored>

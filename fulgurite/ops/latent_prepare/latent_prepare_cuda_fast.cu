@@ -44,8 +44,7 @@ __device__ float2 read_pair(const float* at) { return __ldcg(reinterpret_cast<co
 __device__ double tree_of_squares(const cuda::Eight& v) {
   double sum = 0.0;
 #pragma unroll
-  for (int i = 0; i < 8; i += 2)
-    sum = __dadd_rn(sum, __dadd_rn(cuda::square(v[i]), cuda::square(v[i + 1])));
+  for (int i = 0; i < 8; i += 2) sum = __dadd_rn(sum, __dadd_rn(cuda::square(v[i]), cuda::square(v[i + 1])));
   return sum;
 }
 
@@ -59,7 +58,8 @@ __device__ double add_in_order(double sum, const cuda::Eight& v) {
 }
 
 __device__ float mean_square(const cuda::Eight (&latent)[2]) {
-  const double sum = cuda::sum_of_lanes<32>(__dadd_rn(tree_of_squares(latent[0]), tree_of_squares(latent[1])));
+  const double sum =
+      cuda::sum_of_lanes<32>(__dadd_rn(tree_of_squares(latent[0]), tree_of_squares(latent[1])));
   const cuda::Mean mean = cuda::settled_mean(sum, kLatent, 1.0 / kLatent);
   if (mean.certain) return mean.value;
   return cuda::exact_mean(add_in_order(add_in_order(0.0, latent[0]), latent[1]), kLatent);
@@ -159,7 +159,8 @@ __global__ void prepare_rows(const __grid_constant__ Params<T> p) {
 
 Support supports(const Problem& problem) {
   if (problem.latent != kLatent || problem.rope != kRope)
-    return Refusal{fmt::format("rows of {} + {}, takes {} + {}", problem.latent, problem.rope, kLatent, kRope)};
+    return Refusal{
+        fmt::format("rows of {} + {}, takes {} + {}", problem.latent, problem.rope, kLatent, kRope)};
   return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
 }
 
@@ -185,16 +186,20 @@ void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const cuda::Grid grid{{(tokens + warps - 1) / warps}, 32 * warps};
   const auto with = [&](auto* kernel) { cuda::launch(lane, grid, kernel, params); };
   switch (args.cache.row.form) {
-    case LatentCache::kFp32: return with(prepare_rows<T, LatentCache::kFp32>);
-    case LatentCache::kBf16: return with(prepare_rows<T, LatentCache::kBf16>);
-    case LatentCache::kFp8: return with(prepare_rows<T, LatentCache::kFp8>);
+    case LatentCache::kFp32:
+      return with(prepare_rows<T, LatentCache::kFp32>);
+    case LatentCache::kBf16:
+      return with(prepare_rows<T, LatentCache::kBf16>);
+    case LatentCache::kFp8:
+      return with(prepare_rows<T, LatentCache::kFp8>);
   }
 }
 
 bool is_aligned(const Args& args) {
   const auto& rows = args.cache.rows;
   return cuda::is_aligned(args.kv.data, args.kv.element_bytes(), args.kv.stride[0]) &&
-         cuda::is_aligned(args.weight.data, 4) && cuda::is_aligned(rows.data, 1, rows.stride[0], rows.stride[1]);
+         cuda::is_aligned(args.weight.data, 4) &&
+         cuda::is_aligned(rows.data, 1, rows.stride[0], rows.stride[1]);
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {

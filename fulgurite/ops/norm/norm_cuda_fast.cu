@@ -9,8 +9,8 @@
 namespace fulgurite::norm {
 namespace {
 
-constexpr int kWidest = 8192;        // 1024 threads
-constexpr int kFewTokens = 33;       // of a cluster each
+constexpr int kWidest = 8192;   // 1024 threads
+constexpr int kFewTokens = 33;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
 template <class T>  // uint16_t: bf16, or float
@@ -40,8 +40,10 @@ __device__ void read_residual(const Params<T>& p, int64_t t, int first, cuda::Ei
 template <class T>
 __device__ float read_one(const Params<T>& p, int64_t t, int i) {
   const auto value = [](T stored) {
-    if constexpr (sizeof(T) == 2) return cuda::bf16_to_float(stored);
-    else return stored;
+    if constexpr (sizeof(T) == 2)
+      return cuda::bf16_to_float(stored);
+    else
+      return stored;
   };
   float s = 0.0f;
   if (p.replaced != nullptr) {
@@ -84,8 +86,8 @@ __device__ double sum_of_cluster(double value, unsigned blocks) {
     __syncthreads();
   } else {
     if (lane < blocks)
-      cuda::store_in(cuda::address_in(cuda::shared_address(&parts[cuda::cluster_rank() * warps + warp]), lane),
-                     sum);
+      cuda::store_in(
+          cuda::address_in(cuda::shared_address(&parts[cuda::cluster_rank() * warps + warp]), lane), sum);
     cuda::cluster_arrive();
     cuda::cluster_wait();
   }
