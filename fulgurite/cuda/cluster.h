@@ -46,6 +46,11 @@ __device__ inline void send(uint32_t remote, float4 value, uint32_t remote_barri
       : "memory");
 }
 
+// 8 bytes into another block, ordered by an arrival at the cluster's barrier.
+__device__ inline void store_in(uint32_t remote, double value) {
+  asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(remote), "d"(value) : "memory");
+}
+
 // One arrival at another block's barrier.
 __device__ inline void arrive_at(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)

@@ -1,17 +1,25 @@
 #include "fulgurite/plan/catalog.h"
 
+// Of a GPU: rows of Hopper where they were built, generic ones everywhere.
+#if defined(FULGURITE_HOPPER)
+#define FULGURITE_ROWS_OF_GPU(operation) &operation::kCudaHopper, &operation::kCuda
+#else
+#define FULGURITE_ROWS_OF_GPU(operation) &operation::kCuda
+#endif
+
 namespace fulgurite::plan {
 namespace {
 
 constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference,
-                                                           &embedding::kCuda};
-constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, &norm::kCuda};
+                                                           FULGURITE_ROWS_OF_GPU(embedding)};
+constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, FULGURITE_ROWS_OF_GPU(norm)};
 constexpr const linear::Implementation* kLinear[] = {
     &linear::kCpuFp8,  &linear::kCpuBf16,     &linear::kCpu, &linear::kReference,
     &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
-constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference, &rotary::kCuda};
+constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference,
+                                                     FULGURITE_ROWS_OF_GPU(rotary)};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {
-    &latent_prepare::kCpu, &latent_prepare::kReference, &latent_prepare::kCuda};
+    &latent_prepare::kCpu, &latent_prepare::kReference, FULGURITE_ROWS_OF_GPU(latent_prepare)};
 constexpr const indexer_projection::Implementation* kIndexerProjection[] = {
     &indexer_projection::kCpuBf16,   &indexer_projection::kCpuFp8,     &indexer_projection::kCpu,
     &indexer_projection::kReference, &indexer_projection::kCudaHopper, &indexer_projection::kCuda};
@@ -30,9 +38,9 @@ constexpr const sparse_attention::Implementation* kSparseAttention[] = {
 constexpr const expanded_attention::Implementation* kExpandedAttention[] = {
     &expanded_attention::kCpu, &expanded_attention::kReference, &expanded_attention::kCuda};
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference,
-                                                     &router::kCuda};
+                                                     FULGURITE_ROWS_OF_GPU(router)};
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
-                                                       &experts::kReference, &experts::kCuda};
+                                                       &experts::kReference, FULGURITE_ROWS_OF_GPU(experts)};
 constexpr const hyper_connection::Implementation* kHyperConnection[] = {
     &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCuda};
 constexpr const query_prepare::Implementation* kQueryPrepare[] = {
@@ -46,6 +54,7 @@ constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCuda};
 
 }  // namespace
+#undef FULGURITE_ROWS_OF_GPU
 
 const Catalog& catalog() {
   static constexpr Catalog kCatalog{kEmbedding,

@@ -37,6 +37,7 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
-extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
+extern const Implementation kCudaHopper;  // hidden of multiples of 8, fp32 and bf16
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::embedding

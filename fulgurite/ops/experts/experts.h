@@ -87,6 +87,8 @@ extern const Implementation kReference;
 extern const Implementation kCpu;  // fp32 operands, activation fp32 or fp16
 extern const Implementation
     kCpuFp8;  // the fp8 linear; a part in another format (bf16 activations): bf16 operands
+extern const Implementation
+    kCudaHopper;  // bf16 activations; bf16, e4m3 or MXFP4 weights, read once for eight tokens
 extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::experts

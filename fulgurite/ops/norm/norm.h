@@ -49,6 +49,8 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation
+    kCudaHopper;                    // widths of multiples of 8 to 8192, fp32 and bf16: the reference's bits
 extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::norm

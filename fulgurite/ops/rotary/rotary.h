@@ -65,6 +65,7 @@ FULGURITE_HOST_DEVICE inline void rotate(Layout layout, const float* cosine, con
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
-extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
+extern const Implementation kCudaHopper;  // dimensions of multiples of 8, fp32 and bf16
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::rotary

@@ -77,8 +77,9 @@ using Implementation = fulgurite::Implementation<Problem, Args>;
 void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;      // fp32 operands, any activation type
-extern const Implementation kCpuBf16;  // bf16 operands (a bf16 activation and weight)
-extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands, any activation type
+extern const Implementation kCpuBf16;     // bf16 operands (a bf16 activation and weight)
+extern const Implementation kCudaHopper;  // fp32 and bf16, double sums in another order
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::router

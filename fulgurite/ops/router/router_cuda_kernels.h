@@ -1,0 +1,18 @@
+#pragma once
+// The router's two kernels. Logits: double sums by matrix instructions, K dealt to kParts warps whose sums meet in
+// `parts`; the choice adds them, ascending, and rounds once.
+
+#include "fulgurite/cuda/fast.h"
+#include "fulgurite/ops/router/router.h"
+
+namespace fulgurite::router {
+
+inline constexpr int kParts = 8;           // of K: blocks that share the sums of 16 experts
+inline constexpr int kMostExperts = 1024;  // a thread each
+inline constexpr int kMostGroups = 64, kMostChosen = 32;
+
+// parts [kParts, tokens, experts]
+void launch_logits(const Args& args, double* parts, const Lane& lane);
+void launch_choice(const Problem& problem, const Args& args, const double* parts, const Lane& lane);
+
+}  // namespace fulgurite::router
