@@ -3,12 +3,9 @@
 
 #include <cstdint>
 
-namespace fulgurite::cuda {
+#include "fulgurite/cuda/barrier.h"
 
-// The address of an object in shared memory, as instructions take it.
-__device__ inline uint32_t shared_address(const void* object) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(object));
-}
+namespace fulgurite::cuda {
 
 __device__ inline uint32_t cluster_rank() {
   uint32_t rank;
@@ -46,6 +43,16 @@ __device__ inline void send(uint32_t remote, float4 value, uint32_t remote_barri
 __device__ inline void arrive_at(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
                : "memory");
+}
+
+// As barrier_wait, and what blocks of the cluster sent is seen after.
+__device__ inline void barrier_wait_cluster(Barrier* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@!done bra "
+      "again;\n}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
 }
 
 }  // namespace fulgurite::cuda
