@@ -20,10 +20,11 @@ int64_t workspace_bytes(int64_t tokens, int64_t in) {
          pieces(in, kBlock) * ((tokens + 255) / 256 * 256) * static_cast<int64_t>(sizeof(float));
 }
 
-void launch_product(const Params& params, cudaStream_t stream) {
+void launch_product(const Params& params, cudaStream_t stream, bool dependent) {
   if (params.tokens == 0) return;
   const cudaError_t error =
-      params.tokens <= kFewTokens ? launch_few(params, stream) : launch_tiles(params, stream);
+      params.tokens <= kFewTokens ? launch_few(params, dependent, stream)
+                                                         : launch_tiles(params, dependent, stream);
   if (error != cudaSuccess) throw std::runtime_error(std::string("linear: ") + cudaGetErrorString(error));
 }
 

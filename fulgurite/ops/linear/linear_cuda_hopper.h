@@ -44,8 +44,8 @@ int64_t workspace_bytes(int64_t tokens, int64_t in);
 void launch(const Params& params, cudaStream_t stream);
 
 // The two halves, for those who time them, or who quantize once for several products: the second reads what the
-// first wrote to the workspace, and is always a dependent launch.
+// first wrote to the workspace, and is a dependent launch unless asked not to be.
 void launch_quantization(const Params& params, cudaStream_t stream);
-void launch_product(const Params& params, cudaStream_t stream);
+void launch_product(const Params& params, cudaStream_t stream, bool dependent = true);
 
 }  // namespace fulgurite::linear::hopper

@@ -227,7 +227,7 @@ __global__ __launch_bounds__(kThreads) void few(const __grid_constant__ Maps map
 }
 
 template <class T>
-cudaError_t launch_of(const Params& params, cudaStream_t stream) {
+cudaError_t launch_of(const Params& params, bool dependent, cudaStream_t stream) {
   static_assert(sizeof(Shared<T>) <= 232448);
   static const cudaError_t allowed = allow_shared(few<T>, sizeof(Shared<T>));
   Maps maps{};
@@ -235,7 +235,7 @@ cudaError_t launch_of(const Params& params, cudaStream_t stream) {
   if (error != cudaSuccess || allowed != cudaSuccess) return error != cudaSuccess ? error : allowed;
   const int tiles = pieces(params.out, kRows);
   const int blocks = T::kBlocks > 1 ? tiles * T::kBlocks : std::min(tiles, params.processors);
-  cudaLaunchAttribute attributes[] = {dependent_launch(true), cluster_of(T::kBlocks)};
+  cudaLaunchAttribute attributes[] = {dependent_launch(dependent), cluster_of(T::kBlocks)};
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(blocks), 1, 1};
   config.blockDim = {kThreads, 1, 1};
@@ -249,21 +249,21 @@ cudaError_t launch_of(const Params& params, cudaStream_t stream) {
 // Rings of at most half a processor's memory where a cluster splits K: of 33 clusters of four, 30 run at once
 // with a processor to each block.
 template <int kTokens, int kShallow, int kDeep>
-cudaError_t launch_tokens(const Params& params, cudaStream_t stream) {
+cudaError_t launch_tokens(const Params& params, bool dependent, cudaStream_t stream) {
   switch (parts_of(params.in, params.out)) {
-    case 1: return launch_of<Few<kTokens, 1, kDeep>>(params, stream);
-    case 2: return launch_of<Few<kTokens, 2, kShallow>>(params, stream);
-    default: return launch_of<Few<kTokens, 4, kShallow>>(params, stream);
+    case 1: return launch_of<Few<kTokens, 1, kDeep>>(params, dependent, stream);
+    case 2: return launch_of<Few<kTokens, 2, kShallow>>(params, dependent, stream);
+    default: return launch_of<Few<kTokens, 4, kShallow>>(params, dependent, stream);
   }
 }
 
 }  // namespace
 
-cudaError_t launch_few(const Params& params, cudaStream_t stream) {
-  if (params.tokens <= 8) return launch_tokens<8, 12, 12>(params, stream);
-  if (params.tokens <= 16) return launch_tokens<16, 10, 12>(params, stream);
-  if (params.tokens <= 32) return launch_tokens<32, 8, 12>(params, stream);
-  return launch_tokens<64, 5, 12>(params, stream);
+cudaError_t launch_few(const Params& params, bool dependent, cudaStream_t stream) {
+  if (params.tokens <= 8) return launch_tokens<8, 12, 12>(params, dependent, stream);
+  if (params.tokens <= 16) return launch_tokens<16, 10, 12>(params, dependent, stream);
+  if (params.tokens <= 32) return launch_tokens<32, 8, 12>(params, dependent, stream);
+  return launch_tokens<64, 5, 12>(params, dependent, stream);
 }
 
 }  // namespace fulgurite::linear::hopper

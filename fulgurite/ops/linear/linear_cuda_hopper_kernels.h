@@ -22,8 +22,8 @@ inline constexpr int kFewTokens = 64;
 constexpr int pieces(int64_t count, int64_t of) { return static_cast<int>((count + of - 1) / of); }
 
 // Both say what went wrong. Few: up to kFewTokens.
-cudaError_t launch_few(const Params& params, cudaStream_t stream);
-cudaError_t launch_tiles(const Params& params, cudaStream_t stream);
+cudaError_t launch_few(const Params& params, bool dependent, cudaStream_t stream);
+cudaError_t launch_tiles(const Params& params, bool dependent, cudaStream_t stream);
 
 // The activations in the workspace. Tokens of scales are rounded up to 256, so that a tile's can be copied whole;
 // those beyond the last are not written, and nothing that is kept is made of them.

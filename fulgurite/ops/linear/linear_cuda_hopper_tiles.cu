@@ -205,14 +205,14 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
 }
 
 template <class T>
-cudaError_t launch_of(const Params& params, int parts, cudaStream_t stream) {
+cudaError_t launch_of(const Params& params, int parts, bool dependent, cudaStream_t stream) {
   static_assert(sizeof(Shared<T>) <= 232448);
   static const cudaError_t allowed = allow_shared(tiles<T>, sizeof(Shared<T>));
   Maps maps{};
   const cudaError_t error = make_maps(params, kRows, T::kTokens, &maps);
   if (error != cudaSuccess || allowed != cudaSuccess) return error != cudaSuccess ? error : allowed;
   const int blocks = std::min(pieces(params.out, kRows) * pieces(params.tokens, T::kTokens), params.processors);
-  cudaLaunchAttribute attribute = dependent_launch(true);
+  cudaLaunchAttribute attribute = dependent_launch(dependent);
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(blocks), 1, 1};
   config.blockDim = {kThreads, 1, 1};
@@ -231,11 +231,11 @@ int work(const Params& params, int tokens) {
 
 }  // namespace
 
-cudaError_t launch_tiles(const Params& params, cudaStream_t stream) {
+cudaError_t launch_tiles(const Params& params, bool dependent, cudaStream_t stream) {
   const int parts = parts_of(params.in, params.out);
-  if (parts > 1) return launch_of<Tile<1, 6, true>>(params, parts, stream);
-  if (work(params, 128) < work(params, 256)) return launch_of<Tile<1, 6, false>>(params, parts, stream);
-  return launch_of<Tile<2, 4, false>>(params, parts, stream);
+  if (parts > 1) return launch_of<Tile<1, 6, true>>(params, parts, dependent, stream);
+  if (work(params, 128) < work(params, 256)) return launch_of<Tile<1, 6, false>>(params, parts, dependent, stream);
+  return launch_of<Tile<2, 4, false>>(params, parts, dependent, stream);
 }
 
 }  // namespace fulgurite::linear::hopper
