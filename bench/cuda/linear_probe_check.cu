@@ -44,12 +44,25 @@ void spoil(std::vector<uint16_t>& x, int64_t stride, int in, int tokens) {
   }
 }
 
+// The second half of K takes away what the first adds: what is left are roundings, which tell orders apart.
+void cancel(std::vector<uint16_t>& x, int64_t stride, Weights& weights, int tokens) {
+  const int half = weights.in / 2, groups = weights.in / 128;
+  for (int t = 0; t < tokens; ++t)
+    for (int i = 0; i < half; ++i) x[t * stride + half + i] = x[t * stride + i] ^ 0x8000;
+  for (int n = 0; n < weights.out; ++n)
+    std::copy_n(weights.codes.begin() + int64_t{n} * weights.in, half,
+                weights.codes.begin() + int64_t{n} * weights.in + half);
+  for (int b = 0; b < (weights.out + 127) / 128; ++b)
+    std::copy_n(weights.scales.begin() + b * groups, groups / 2, weights.scales.begin() + b * groups + groups / 2);
+}
+
 struct Case {
   int in, out;
   Tokens batches;
   bool odd = false;
   ScaleRounding rounding = ScaleRounding::kPow2;
   int first = 0, count = 0;  // of the rows that are compared; none: all
+  bool cancels = false;
 };
 
 size_t wrong_rows(const Device<uint16_t>& y, const Case& c, int64_t stride, int tokens,
@@ -78,6 +91,7 @@ void check_linear(Case c) {
     weights.codes[size_t(c.in) * 5 + 7] = 0x7F;
     weights.codes[size_t(c.in) * (c.out - 1)] = 0xFF;
   }
+  if (c.cancels) cancel(x, x_stride, weights, most);
   Fp8Linear problem{x.data(), x_stride, weights.codes.data(), weights.scales.data(), most, c.in, c.out, c.rounding,
                     fp8::parts_of(c.in, c.out)};
   std::vector<uint16_t> expected(size_t(most) * c.count);
@@ -97,7 +111,12 @@ void check_linear(Case c) {
       params.dependent = processors == 66;
       y.poison();
       workspace.poison();
-      fp8::launch(params, nullptr);
+      if (processors == 7) {
+        fp8::launch_quantization(params, nullptr);
+        fp8::launch_product(params, nullptr);
+      } else {
+        fp8::launch(params, nullptr);
+      }
       MUST(cudaDeviceSynchronize());
       const size_t wrong = wrong_rows(y, c, y_stride, tokens, expected);
       claim(wrong == 0, text("linear N=%d K=%d M=%d processors=%d odd=%d rounding=%d: %zu differ", c.out, c.in,
@@ -105,18 +124,21 @@ void check_linear(Case c) {
     }
   }
   if (c.odd) return;
-  std::vector<uint16_t> other(expected.size());
   problem.tokens = std::min(most, 16);
   expected.resize(size_t(problem.tokens) * c.count);
-  const double error = error_of_linear(problem, c.first, c.count, expected.data());
+  if (!c.cancels) {
+    const double error = error_of_linear(problem, c.first, c.count, expected.data());
+    std::printf("N=%d K=%d: error against exact sums, rounded to bf16: %.2e\n", c.out, c.in, error);
+    return claim(error <= 4e-3, "linear: error");
+  }
+  std::vector<uint16_t> other(expected.size());
   problem.parts = problem.parts == 1 ? 2 : 1;
   run_linear(problem, c.first, c.count, other.data());
   size_t differ = 0;
   for (size_t i = 0; i < expected.size(); ++i) differ += !same(expected[i], other[i]);
-  std::printf("N=%d K=%d parts=%d: error against exact sums %.2e, %zu of %zu differ in another order\n", c.out, c.in,
-              fp8::parts_of(c.in, c.out), error, differ, expected.size());
-  claim(error <= 4e-3, "linear: error");
-  claim(c.in < 512 || differ > 0, "linear: another order is told apart");
+  std::printf("N=%d K=%d of %d parts: %zu of %zu differ in another order\n", c.out, c.in,
+              fp8::parts_of(c.in, c.out), differ, expected.size());
+  claim(differ > expected.size() / 4, "linear: another order is told apart");
 }
 
 void check_repeats(int in, int out, int tokens, int times) {
@@ -213,7 +235,7 @@ void check_head_repeats(bool from_rows, int tokens, int times) {
 }  // namespace
 
 void check_linears(bool fast) {
-  const Tokens few = {0, 1, 3, 8, 9, 17, 32, 33, 63, 64}, all = {1, 3, 17, 63, 64, 65, 127, 130, 257, 300};
+  const Tokens few = {0, 1, 3, 8, 9, 16, 17, 33, 63, 65, 128}, all = {1, 3, 12, 17, 63, 64, 65, 127, 130, 257, 300};
   for (const ScaleRounding rounding : {ScaleRounding::kPow2, ScaleRounding::kNone, ScaleRounding::kDivided})
     check_linear({512, 576, all, false, rounding});
   check_linear({512, 576, few, true});
@@ -225,9 +247,11 @@ void check_linears(bool fast) {
   if (!fast) {
     check_linear({7168, 2112, all});
     check_linear({7168, 576, few, true});
+    check_linear({7168, 2112, {1, 16, 64, 130}, false, ScaleRounding::kPow2, 0, 0, true});
+    check_linear({1536, 8192, {1, 16, 64, 130}, false, ScaleRounding::kPow2, 0, 512, true});
     check_linear({7168, 1536, {1, 64, 130}});
     check_linear({1536, 8192, all, false, ScaleRounding::kPow2, 7168, 1024});
-    check_linear({1536, 24576, {1, 16, 17, 64, 65, 513, 1100}, false, ScaleRounding::kPow2, 24576 - 640, 640});
+    check_linear({1536, 24576, {1, 16, 17, 64, 65, 128, 513, 1100}, false, ScaleRounding::kPow2, 24576 - 640, 640});
     check_linear({16384, 7168, {1, 16, 64, 130, 300}, false, ScaleRounding::kPow2, 7168 - 384, 384});
     check_linear({2048, 7168, {1, 64, 129, 4096 + 37}, false, ScaleRounding::kNone, 0, 256});
     report_checks("linears at size");
@@ -256,7 +280,7 @@ void check_heads(bool fast) {
 }
 
 void run_small() {
-  for (const int tokens : {1, 16, 30, 64, 100, 300}) {
+  for (const int tokens : {1, 16, 30, 64, 100, 200}) {
     for (const auto& [in, out] : {std::pair{1536, 264}, {256, 6272}, {512, 3200}}) {
       const Weights weights(in, out, 3);
       Device<uint8_t> codes(weights.codes), workspace(fp8::workspace_bytes(tokens, in));

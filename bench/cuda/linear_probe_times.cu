@@ -66,27 +66,26 @@ Kinds time_shape(const Pools& pools, Shape shape, int tokens, int processors) {
   return times;
 }
 
-void print(const Time& time) { std::printf("%8.2f (%6.2f, %6.2f)", time.median, time.low, time.high); }
+void print(const Time& time) { std::printf(" %7.2f (%+.2f, %+.2f)", time.median, time.low - time.median, time.high - time.median); }
 
 }  // namespace
 
 void time_linears(bool many) {
   const Pools pools;
-  std::printf("%-24s %25s %25s %25s %25s %25s %8s\n", "us (p10, p90)", "whole", "dependent", "product", "product, dep.",
+  std::printf("%-20s %22s %22s %22s %22s %22s %8s\n", "us (p10, p90)", "whole", "dependent", "product", "product, dep.",
               "quantization", "floor");
-  const std::vector<int> batches = many ? std::vector{128, 256, 1024, 4096} : std::vector{1, 8, 16, 32, 64};
+  const std::vector<int> batches = many ? std::vector{129, 256, 1024, 4096} : std::vector{1, 8, 16, 17, 32, 64, 128};
   for (const Shape shape : kShapes) {
     for (const int tokens : batches) {
       const Kinds times = time_shape(pools, shape, tokens, 132);
       const double weight = double(shape.in) * shape.out, flops = 2.0 * tokens * weight;
       const double bytes = weight + tokens * (shape.in + 2.0 * shape.out);
-      std::printf("N=%-6d K=%-6d M=%-4d ", shape.out, shape.in, tokens);
+      std::printf("%5d %5d M=%-4d ", shape.out, shape.in, tokens);
       for (const Time& time :
            {times.whole, times.chained, times.product, times.product_chained, times.quantization})
         print(time);
       std::printf(" %8.2f", std::max(bytes / kBytesPerUs, flops / kFlopsPerUs));
-      std::printf("  product %6.0f TFLOP/s %5.0f GB/s\n", flops / times.product.median * 1e-6,
-                  bytes / times.product.median * 1e-3);
+      std::printf(" %5.0f TFLOP/s\n", flops / times.product.median * 1e-6);
       std::fflush(stdout);
     }
   }
@@ -99,7 +98,7 @@ void time_heads() {
       y(size_t{512} * kHeads * kLatent);
   fill(weights.data, weights.count, 3);
   fill(x.data, x.count, 4);
-  std::printf("%-24s %25s %25s %8s\n", "us (p10, p90)", "one after another", "dependent", "floor");
+  std::printf("%-20s %22s %22s %8s\n", "us (p10, p90)", "one after another", "dependent", "floor");
   for (const bool from_rows : {true, false}) {
     for (const int tokens : {1, 8, 16, 32, 64, 128, 512}) {
       const size_t x_elements = size_t(tokens) * kHeads * (from_rows ? kRows : kLatent);

@@ -23,6 +23,7 @@ using namespace fulgurite::cuda;
 constexpr int kBoxColumns = 64, kBoxBytes = 128;  // of a row of a box
 constexpr int kGroups = 2, kWarps = 4 * kGroups, kThreads = 32 * (kWarps + 1);
 constexpr int kRowsOfMultiply = 64, kStep = 16;
+constexpr int kAhead = 3;  // boxes asked for before the predecessor is waited for; x queues behind them
 
 template <Direction kDirectionOf, int kRowsOfHead, int kTokensOfTile>
 struct Shape {
@@ -70,7 +71,7 @@ struct Copier {
 template <class S>
 __device__ void copy_all(Shared<S>& shared, const Maps& maps, const Params& params) {
   const Copier<S> copier{shared, maps, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y) * S::kTokens};
-  const int boxes = params.latent / kBoxColumns, ahead = min(boxes, S::kStages);
+  const int boxes = params.latent / kBoxColumns, ahead = min(boxes, kAhead);
   for (int box = 0; box < ahead; ++box) copier.copy_weight(box);
   wait_for_predecessor();
   if constexpr (S::kFromRows) {
@@ -79,10 +80,8 @@ __device__ void copy_all(Shared<S>& shared, const Maps& maps, const Params& para
   }
   for (int box = 0; box < boxes; ++box) {
     const int stage = box % S::kStages, turn = box / S::kStages;
-    if (turn > 0) {
-      barrier_wait(&shared.empty[stage], (turn - 1) & 1);
-      copier.copy_weight(box);
-    }
+    if (turn > 0) barrier_wait(&shared.empty[stage], (turn - 1) & 1);
+    if (box >= ahead) copier.copy_weight(box);
     if constexpr (!S::kFromRows) copier.copy_x(box, stage, &shared.full[stage]);
   }
 }
@@ -95,10 +94,15 @@ __device__ void store_rows(const Params& params, int row, const float (&d)[S::kT
   const int head = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y) * S::kTokens;
   const int first = row + static_cast<int>(threadIdx.x) % 128 / 32 * 16;
   uint16_t* const to = params.y + token * params.y_token_stride + head * params.y_head_stride + first;
+  const int left = params.tokens - token;
+  if constexpr (S::kTokens == 8) {
+    store_transposed(to, params.y_token_stride, left, kRowsOfMultiply, d);
+  } else {
 #pragma unroll
-  for (int j = 0; j < S::kTokens / 8; ++j)
-    store_transposed(to + 8 * j * params.y_token_stride, params.y_token_stride, params.tokens - token - 8 * j,
-                     kRowsOfMultiply, d + 4 * j);
+    for (int j = 0; j < S::kTokens; j += 16)
+      store_pair_transposed(to + j * params.y_token_stride, params.y_token_stride, left - j, kRowsOfMultiply,
+                            d + j / 2);
+  }
 }
 
 template <class S>

@@ -16,19 +16,26 @@ int parts_of(int in, int out) {
 }
 
 int64_t workspace_bytes(int64_t tokens, int64_t in) {
-  return (tokens * in + 255) / 256 * 256 +
+  return (coded_tokens(tokens) * in + 255) / 256 * 256 +
          pieces(in, kBlock) * ((tokens + 255) / 256 * 256) * static_cast<int64_t>(sizeof(float));
 }
 
-void launch_product(const Params& params, cudaStream_t stream, bool dependent) {
-  if (params.tokens == 0) return;
-  const cudaError_t error =
-      params.tokens <= kFewTokens ? launch_few(params, dependent, stream)
-                                                         : launch_tiles(params, dependent, stream);
+namespace {
+
+void succeeded(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("linear: ") + cudaGetErrorString(error));
 }
 
+}  // namespace
+
+void launch_product(const Params& params, cudaStream_t stream, bool dependent) {
+  if (params.tokens == 0) return;
+  succeeded(params.tokens <= kFewTokens ? launch_few(params, dependent, stream)
+                                        : launch_tiles(params, dependent, stream));
+}
+
 void launch(const Params& params, cudaStream_t stream) {
+  if (params.tokens > 0 && fuses(params)) return succeeded(launch_fused(params, stream));
   launch_quantization(params, stream);
   launch_product(params, stream);
 }

@@ -1,6 +1,7 @@
 #pragma once
 // The fp8 linear on Hopper (linear.h): activations quantized by a small kernel, then a product on the tensor
-// cores, which asks for its weights while the small kernel runs (cuda/dependent_launch.h).
+// cores, which asks for its weights while the small kernel runs (cuda/dependent_launch.h). Of up to 16 tokens and
+// parts of K of up to 2048 columns one kernel does both.
 //
 // Order of K   SumOrder{parts_of(in, out), 0, kAscending} of core/tensor_core.h, mma = hopper, for any number of
 //              tokens: each 128 columns a partial from zero in four instructions of 32, promoted by

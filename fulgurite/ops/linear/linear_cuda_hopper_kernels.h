@@ -17,24 +17,31 @@ namespace fulgurite::linear::hopper {
 using namespace fulgurite::cuda;
 
 inline constexpr int kBlock = 128;   // columns of a scale, rows of a weight's scale
-inline constexpr int kFewTokens = 64;
+inline constexpr int kFewTokens = 128;
 
 constexpr int pieces(int64_t count, int64_t of) { return static_cast<int>((count + of - 1) / of); }
 
-// Both say what went wrong. Few: up to kFewTokens.
+// All say what went wrong. Few: up to kFewTokens. Fused: a product that quantizes the activations itself.
+bool fuses(const Params& params);
+cudaError_t launch_fused(const Params& params, cudaStream_t stream);
 cudaError_t launch_few(const Params& params, bool dependent, cudaStream_t stream);
 cudaError_t launch_tiles(const Params& params, bool dependent, cudaStream_t stream);
 
-// The activations in the workspace. Tokens of scales are rounded up to 256, so that a tile's can be copied whole;
-// those beyond the last are not written, and nothing that is kept is made of them.
+// The activations in the workspace. Tokens are rounded up, so that a tile's can be copied whole; those beyond the
+// last are not written, and nothing that is kept is made of them.
 struct Coded {
-  uint8_t* codes;        // [tokens, in]
+  uint8_t* codes;        // [coded_tokens, in]
   float* scales;         // [ceil(in / 128), scale_stride]
   int64_t scale_stride;
 };
+__host__ __device__ inline int64_t coded_tokens(int64_t tokens) {
+  for (const int tile : {8, 16, 32, 64, 128})
+    if (tokens <= tile) return tile;
+  return tokens;
+}
 __host__ __device__ inline Coded coded(const Params& params) {
   uint8_t* const codes = static_cast<uint8_t*>(params.workspace);
-  const int64_t bytes = (int64_t{params.tokens} * params.in + 255) / 256 * 256;
+  const int64_t bytes = (coded_tokens(params.tokens) * params.in + 255) / 256 * 256;
   return {codes, reinterpret_cast<float*>(codes + bytes), (params.tokens + 255) / 256 * 256};
 }
 
@@ -60,7 +67,8 @@ inline cudaError_t make_maps(const Params& params, unsigned rows, unsigned token
   const cudaError_t error =
       make_map(matrix(params.weight, params.out, params.weight_stride, rows), &maps->weight);
   if (error != cudaSuccess) return error;
-  return make_map(matrix(coded(params).codes, params.tokens, params.in, tokens), &maps->x);
+  return make_map(matrix(coded(params).codes, static_cast<int>(coded_tokens(params.tokens)), params.in, tokens),
+                  &maps->x);
 }
 
 // A place in a ring of stages.
