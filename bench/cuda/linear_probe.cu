@@ -11,8 +11,8 @@
 
 namespace fulgurite::probe {
 
-linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale, uint16_t* y,
-                                     void* workspace, int tokens, int in, int out) {
+linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale,
+                                     uint16_t* y, void* workspace, int tokens, int in, int out) {
   linear::hopper::Params params;
   params.x = x;
   params.x_stride = params.weight_stride = in;
@@ -28,12 +28,12 @@ linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, c
   return params;
 }
 
-head_projection::hopper::Params head_params(bool from_rows, int rows, const uint16_t* x, const uint16_t* weight,
-                                            uint16_t* y, int tokens, int heads, int latent) {
+head_projection::hopper::Params head_params(bool from_rows, int rows, const uint16_t* x,
+                                            const uint16_t* weight, uint16_t* y, int tokens, int heads,
+                                            int latent) {
   const int in = from_rows ? rows : latent, out = from_rows ? latent : rows;
   head_projection::hopper::Params params;
-  params.direction =
-      from_rows ? head_projection::Direction::kFromRows : head_projection::Direction::kToRows;
+  params.direction = from_rows ? head_projection::Direction::kFromRows : head_projection::Direction::kToRows;
   params.x = x;
   params.x_token_stride = int64_t{heads} * in;
   params.x_head_stride = in;

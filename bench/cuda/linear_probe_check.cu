@@ -53,7 +53,8 @@ void cancel(std::vector<uint16_t>& x, int64_t stride, Weights& weights, int toke
     std::copy_n(weights.codes.begin() + int64_t{n} * weights.in, half,
                 weights.codes.begin() + int64_t{n} * weights.in + half);
   for (int b = 0; b < (weights.out + 127) / 128; ++b)
-    std::copy_n(weights.scales.begin() + b * groups, groups / 2, weights.scales.begin() + b * groups + groups / 2);
+    std::copy_n(weights.scales.begin() + b * groups, groups / 2,
+                weights.scales.begin() + b * groups + groups / 2);
 }
 
 struct Case {
@@ -92,8 +93,8 @@ void check_linear(Case c) {
     weights.codes[size_t(c.in) * (c.out - 1)] = 0xFF;
   }
   if (c.cancels) cancel(x, x_stride, weights, most);
-  Fp8Linear problem{x.data(), x_stride, weights.codes.data(), weights.scales.data(), most, c.in, c.out, c.rounding,
-                    fp8::parts_of(c.in, c.out)};
+  Fp8Linear problem{x.data(), x_stride, weights.codes.data(), weights.scales.data(),     most,
+                    c.in,     c.out,    c.rounding,           fp8::parts_of(c.in, c.out)};
   std::vector<uint16_t> expected(size_t(most) * c.count);
   run_linear(problem, c.first, c.count, expected.data());
   Device<uint16_t> x_device(x);
@@ -119,8 +120,8 @@ void check_linear(Case c) {
       }
       MUST(cudaDeviceSynchronize());
       const size_t wrong = wrong_rows(y, c, y_stride, tokens, expected);
-      claim(wrong == 0, text("linear N=%d K=%d M=%d processors=%d odd=%d rounding=%d: %zu differ", c.out, c.in,
-                             tokens, processors, c.odd, static_cast<int>(c.rounding), wrong));
+      claim(wrong == 0, text("linear N=%d K=%d M=%d processors=%d odd=%d rounding=%d: %zu differ", c.out,
+                             c.in, tokens, processors, c.odd, static_cast<int>(c.rounding), wrong));
     }
   }
   if (c.odd) return;
@@ -149,7 +150,8 @@ void check_repeats(int in, int out, int tokens, int times) {
   fill(x.data, x.count, 78);
   Device<unsigned> differ(1);
   MUST(cudaMemset(differ.data, 0, 4));
-  fp8::Params params = linear_params(x.data, codes.data, scales.data, first.data, workspace.data, tokens, in, out);
+  fp8::Params params =
+      linear_params(x.data, codes.data, scales.data, first.data, workspace.data, tokens, in, out);
   fp8::launch(params, nullptr);
   params.y = again.data;
   for (int i = 0; i < times; ++i) {
@@ -167,7 +169,8 @@ void check_dependence(int in, int out, int tokens) {
   const Weights weights(in, out, 3);
   Device<uint8_t> codes(weights.codes), workspace(fp8::workspace_bytes(tokens, in));
   Device<float> scales(weights.scales);
-  Device<uint16_t> x(size_t(tokens) * in), late(x.count), expected(size_t(tokens) * out), found(expected.count);
+  Device<uint16_t> x(size_t(tokens) * in), late(x.count), expected(size_t(tokens) * out),
+      found(expected.count);
   fill(x.data, x.count, 79);
   fp8::Params params =
       linear_params(x.data, codes.data, scales.data, expected.data, workspace.data, tokens, in, out);
@@ -193,8 +196,9 @@ void check_head(bool from_rows, int rows, int heads, int latent, const Tokens& b
   std::vector<uint16_t> weight = random_bf16(size_t(heads) * params.rows_per_head * latent, 6);
   if (odd) spoil(x, int64_t{heads} * in, heads * in, most);
   std::vector<uint16_t> expected(size_t(most) * heads * out);
-  run_heads({from_rows, x.data(), weight.data(), most, heads, params.rows_per_head, params.first_row, rows, latent},
-            expected.data());
+  run_heads(
+      {from_rows, x.data(), weight.data(), most, heads, params.rows_per_head, params.first_row, rows, latent},
+      expected.data());
   Device<uint16_t> x_device(x), weight_device(weight);
   for (const int tokens : batches) {
     Device<uint16_t> y(size_t(tokens + kGuard) * heads * out);
@@ -207,13 +211,14 @@ void check_head(bool from_rows, int rows, int heads, int latent, const Tokens& b
     size_t wrong = 0;
     for (size_t i = 0; i < found.size(); ++i)
       wrong += i < size_t(tokens) * heads * out ? !same(found[i], expected[i]) : found[i] != 0xCDCD;
-    claim(wrong == 0, text("heads from_rows=%d rows=%d heads=%d latent=%d M=%d odd=%d: %zu of %zu differ", from_rows,
-                           rows, heads, latent, tokens, odd, wrong, found.size()));
+    claim(wrong == 0, text("heads from_rows=%d rows=%d heads=%d latent=%d M=%d odd=%d: %zu of %zu differ",
+                           from_rows, rows, heads, latent, tokens, odd, wrong, found.size()));
   }
 }
 
 void check_head_repeats(bool from_rows, int tokens, int times) {
-  Device<uint16_t> x(size_t(tokens) * 128 * 512), weight(size_t(128) * 256 * 512), first(x.count), again(x.count);
+  Device<uint16_t> x(size_t(tokens) * 128 * 512), weight(size_t(128) * 256 * 512), first(x.count),
+      again(x.count);
   fill(x.data, x.count, 1);
   fill(weight.data, weight.count, 2);
   Device<unsigned> differ(1);
@@ -226,16 +231,18 @@ void check_head_repeats(bool from_rows, int tokens, int times) {
     params.dependent = i % 2 == 1;
     absorbed::launch(params, nullptr);
     if (i > 0)
-      count_differences(reinterpret_cast<uint32_t*>(first.data), reinterpret_cast<uint32_t*>(again.data), count / 2,
-                        differ.data);
+      count_differences(reinterpret_cast<uint32_t*>(first.data), reinterpret_cast<uint32_t*>(again.data),
+                        count / 2, differ.data);
   }
-  claim(differ.download()[0] == 0, text("heads from_rows=%d M=%d: %d launches agree", from_rows, tokens, times));
+  claim(differ.download()[0] == 0,
+        text("heads from_rows=%d M=%d: %d launches agree", from_rows, tokens, times));
 }
 
 }  // namespace
 
 void check_linears(bool fast) {
-  const Tokens few = {0, 1, 3, 8, 9, 16, 17, 33, 63, 65, 128}, all = {1, 3, 12, 17, 63, 64, 65, 127, 130, 257, 300};
+  const Tokens few = {0, 1, 3, 8, 9, 16, 17, 33, 63, 65, 128},
+               all = {1, 3, 12, 17, 63, 64, 65, 127, 130, 257, 300};
   for (const ScaleRounding rounding : {ScaleRounding::kPow2, ScaleRounding::kNone, ScaleRounding::kDivided})
     check_linear({512, 576, all, false, rounding});
   check_linear({512, 576, few, true});
@@ -251,7 +258,8 @@ void check_linears(bool fast) {
     check_linear({1536, 8192, {1, 16, 64, 130}, false, ScaleRounding::kPow2, 0, 512, true});
     check_linear({7168, 1536, {1, 64, 130}});
     check_linear({1536, 8192, all, false, ScaleRounding::kPow2, 7168, 1024});
-    check_linear({1536, 24576, {1, 16, 17, 64, 65, 128, 513, 1100}, false, ScaleRounding::kPow2, 24576 - 640, 640});
+    check_linear(
+        {1536, 24576, {1, 16, 17, 64, 65, 128, 513, 1100}, false, ScaleRounding::kPow2, 24576 - 640, 640});
     check_linear({16384, 7168, {1, 16, 64, 130, 300}, false, ScaleRounding::kPow2, 7168 - 384, 384});
     check_linear({2048, 7168, {1, 64, 129, 4096 + 37}, false, ScaleRounding::kNone, 0, 256});
     report_checks("linears at size");
@@ -287,7 +295,8 @@ void run_small() {
       Device<float> scales(weights.scales);
       Device<uint16_t> x(size_t(tokens) * in), y(size_t(tokens) * out);
       fill(x.data, x.count, 78);
-      fp8::Params params = linear_params(x.data, codes.data, scales.data, y.data, workspace.data, tokens, in, out);
+      fp8::Params params =
+          linear_params(x.data, codes.data, scales.data, y.data, workspace.data, tokens, in, out);
       params.processors = 7;
       fp8::launch(params, nullptr);
       MUST(cudaDeviceSynchronize());

@@ -12,26 +12,28 @@ namespace fulgurite::probe {
 namespace {
 
 Setting setting_of(const std::string& knobs, ScaleRounding rounding) {
-  Setting setting{{DeviceKind::kCpu, Isa::kPortable},
-                  parse_numerics("serving" + knobs)
-                      .resolved(rounding == ScaleRounding::kPow2 ? ActivationScale::kPow2 : ActivationScale::kFp32,
-                                IndexQuant::kFp8)};
+  Setting setting{
+      {DeviceKind::kCpu, Isa::kPortable},
+      parse_numerics("serving" + knobs)
+          .resolved(rounding == ScaleRounding::kPow2 ? ActivationScale::kPow2 : ActivationScale::kFp32,
+                    IndexQuant::kFp8)};
   if (rounding == ScaleRounding::kDivided) setting.numerics.scale_form = ScaleForm::kDivided;
   return setting;
 }
 
-void run_rows(const Fp8Linear& p, const std::string& knobs, const SumOrder& order, int first, int count, uint16_t* y) {
+void run_rows(const Fp8Linear& p, const std::string& knobs, const SumOrder& order, int first, int count,
+              uint16_t* y) {
   const int64_t groups = (p.in + 127) / 128, blocks = (count + 127) / 128;
-  BlockScaled scaled{View<const e4m3, 2>(reinterpret_cast<const e4m3*>(p.weight) + int64_t{first} * p.in,
-                                         {count, p.in}),
-                     View<const float, 2>(p.scale + first / 128 * groups, {blocks, groups}),
-                     {128, 128}};
+  BlockScaled scaled{
+      View<const e4m3, 2>(reinterpret_cast<const e4m3*>(p.weight) + int64_t{first} * p.in, {count, p.in}),
+      View<const float, 2>(p.scale + first / 128 * groups, {blocks, groups}),
+      {128, 128}};
   const PreparedMatrix weight{scaled, count, p.in};
-  const linear::Problem problem{
-      setting_of(knobs, p.rounding), p.in, count, format_of(weight), linear::Output::kActivation, p.tokens,
-      std::nullopt, order};
+  const linear::Problem problem{setting_of(knobs, p.rounding), p.in,     count,        format_of(weight),
+                                linear::Output::kActivation,   p.tokens, std::nullopt, order};
   const View<const bf16, 2> x(reinterpret_cast<const bf16*>(p.x), {p.tokens, p.in}, {p.x_stride, 1});
-  linear::kReference.run(problem, {x, &weight, View<bf16, 2>(reinterpret_cast<bf16*>(y), {p.tokens, count})}, {});
+  linear::kReference.run(problem, {x, &weight, View<bf16, 2>(reinterpret_cast<bf16*>(y), {p.tokens, count})},
+                         {});
 }
 
 // Pieces of 128 rows, on all cores.
@@ -42,7 +44,8 @@ void run_pieces(const Fp8Linear& p, const std::string& knobs, const SumOrder& or
     std::vector<uint16_t> piece(static_cast<size_t>(p.tokens) * rows);
     run_rows(p, knobs, order, first + at, rows, piece.data());
     for (int t = 0; t < p.tokens; ++t)
-      std::copy_n(piece.data() + static_cast<size_t>(t) * rows, rows, y + static_cast<size_t>(t) * count + at);
+      std::copy_n(piece.data() + static_cast<size_t>(t) * rows, rows,
+                  y + static_cast<size_t>(t) * count + at);
   });
 }
 
@@ -74,7 +77,8 @@ void run_heads(const Heads& p, uint16_t* y) {
   parallel(p.heads, [&](int h) {
     const bf16* const weights =
         reinterpret_cast<const bf16*>(p.weight) + int64_t{h} * p.rows_per_head * p.latent;
-    const PreparedMatrix weight{View<const bf16, 2>(weights, {p.rows_per_head, p.latent}), p.rows_per_head, p.latent};
+    const PreparedMatrix weight{View<const bf16, 2>(weights, {p.rows_per_head, p.latent}), p.rows_per_head,
+                                p.latent};
     const head_projection::Problem problem{
         setting_of(",mma=hopper", ScaleRounding::kPow2),
         p.from_rows ? head_projection::Direction::kFromRows : head_projection::Direction::kToRows,
@@ -88,7 +92,8 @@ void run_heads(const Heads& p, uint16_t* y) {
     const int64_t all = p.heads;
     const View<const bf16, 3> x(reinterpret_cast<const bf16*>(p.x) + int64_t{h} * in, {p.tokens, 1, in},
                                 {all * in, in, 1});
-    const View<bf16, 3> to(reinterpret_cast<bf16*>(y) + int64_t{h} * out, {p.tokens, 1, out}, {all * out, out, 1});
+    const View<bf16, 3> to(reinterpret_cast<bf16*>(y) + int64_t{h} * out, {p.tokens, 1, out},
+                           {all * out, out, 1});
     head_projection::kReference.run(problem, {x, &weight, to}, {});
   });
 }

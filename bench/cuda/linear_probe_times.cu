@@ -1,4 +1,4 @@
-// Times of the fp8 linear and of head_projection.
+// Times of the fp8 linear and of head_projection. Activations lie in L2, where the operation before left them.
 
 #include "bench/cuda/linear_probe.h"
 
@@ -8,7 +8,8 @@ namespace {
 namespace fp8 = linear::hopper;
 namespace absorbed = head_projection::hopper;
 
-constexpr double kBytesPerUs = 3.112e6, kFlopsPerUs = 1434e6;  // read from memory; a library's best fp8 product
+constexpr double kBytesPerUs = 3.112e6,
+                 kFlopsPerUs = 1434e6;  // read from memory; a library's best fp8 product
 
 __global__ void fill_codes(uint32_t* data, size_t count) {  // magnitudes of 2^-2 to 2^2, no NaN
   for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
@@ -19,7 +20,8 @@ __global__ void fill_codes(uint32_t* data, size_t count) {  // magnitudes of 2^-
 struct Shape {
   int in, out;
 };
-constexpr Shape kShapes[] = {{7168, 2112}, {1536, 24576}, {1536, 8192}, {16384, 7168}, {7168, 576}, {7168, 4096}};
+constexpr Shape kShapes[] = {{7168, 2112},  {1536, 24576}, {1536, 8192},
+                             {16384, 7168}, {7168, 576},   {7168, 4096}};
 
 struct Pools {
   Device<uint8_t> weights{size_t{480} << 20}, workspace{size_t(fp8::workspace_bytes(4096, 16384))};
@@ -34,19 +36,18 @@ struct Pools {
 };
 
 struct Kinds {
-  Time whole, chained, product, product_chained, quantization;
+  Time whole, chained, apart, product, product_chained, quantization;
 };
 
 Kinds time_shape(const Pools& pools, Shape shape, int tokens, int processors) {
-  const size_t weight_bytes = size_t(shape.in) * shape.out, x_elements = size_t(tokens) * shape.in;
+  const size_t weight_bytes = size_t(shape.in) * shape.out;
   const int sets = static_cast<int>(std::clamp<size_t>((size_t{300} << 20) / weight_bytes, 2, 64));
-  const int x_sets = static_cast<int>(std::clamp<size_t>(pools.x.count / x_elements, 1, sets));
   const int calls = std::max(sets, tokens >= 1024 ? 8 : 48);
   const auto timed = [&](const auto& run) {
     return time_graph(calls, [&](int i, cudaStream_t stream) {
-      fp8::Params params = linear_params(pools.x.data + x_elements * (i % x_sets),
-                                         pools.weights.data + weight_bytes * (i % sets), pools.scales.data,
-                                         pools.y.data, pools.workspace.data, tokens, shape.in, shape.out);
+      fp8::Params params =
+          linear_params(pools.x.data, pools.weights.data + weight_bytes * (i % sets), pools.scales.data,
+                        pools.y.data, pools.workspace.data, tokens, shape.in, shape.out);
       params.processors = processors;
       run(params, stream);
     });
@@ -57,6 +58,10 @@ Kinds time_shape(const Pools& pools, Shape shape, int tokens, int processors) {
     params.dependent = true;
     fp8::launch(params, stream);
   });
+  times.apart = timed([](const fp8::Params& params, cudaStream_t stream) {
+    fp8::launch_quantization(params, stream);
+    fp8::launch_product(params, stream);
+  });
   times.product = timed(
       [](const fp8::Params& params, cudaStream_t stream) { fp8::launch_product(params, stream, false); });
   times.product_chained =
@@ -66,23 +71,26 @@ Kinds time_shape(const Pools& pools, Shape shape, int tokens, int processors) {
   return times;
 }
 
-void print(const Time& time) { std::printf(" %7.2f (%+.2f, %+.2f)", time.median, time.low - time.median, time.high - time.median); }
+void print(const Time& time) {
+  std::printf(" %7.2f (%+.2f, %+.2f)", time.median, time.low - time.median, time.high - time.median);
+}
 
 }  // namespace
 
 void time_linears(bool many) {
   const Pools pools;
-  std::printf("%-20s %22s %22s %22s %22s %22s %8s\n", "us (p10, p90)", "whole", "dependent", "product", "product, dep.",
-              "quantization", "floor");
-  const std::vector<int> batches = many ? std::vector{129, 256, 1024, 4096} : std::vector{1, 8, 16, 17, 32, 64, 128};
+  std::printf("%-20s %22s %22s %22s %22s %22s %22s %8s\n", "us (p10, p90)", "whole", "dependent", "apart",
+              "product", "product, dep.", "quantization", "floor");
+  const std::vector<int> batches =
+      many ? std::vector{129, 256, 1024, 4096} : std::vector{1, 8, 16, 17, 32, 64, 128};
   for (const Shape shape : kShapes) {
     for (const int tokens : batches) {
       const Kinds times = time_shape(pools, shape, tokens, 132);
       const double weight = double(shape.in) * shape.out, flops = 2.0 * tokens * weight;
       const double bytes = weight + tokens * (shape.in + 2.0 * shape.out);
       std::printf("%5d %5d M=%-4d ", shape.out, shape.in, tokens);
-      for (const Time& time :
-           {times.whole, times.chained, times.product, times.product_chained, times.quantization})
+      for (const Time& time : {times.whole, times.chained, times.apart, times.product, times.product_chained,
+                               times.quantization})
         print(time);
       std::printf(" %8.2f", std::max(bytes / kBytesPerUs, flops / kFlopsPerUs));
       std::printf(" %5.0f TFLOP/s\n", flops / times.product.median * 1e-6);
@@ -101,13 +109,11 @@ void time_heads() {
   std::printf("%-20s %22s %22s %8s\n", "us (p10, p90)", "one after another", "dependent", "floor");
   for (const bool from_rows : {true, false}) {
     for (const int tokens : {1, 8, 16, 32, 64, 128, 512}) {
-      const size_t x_elements = size_t(tokens) * kHeads * (from_rows ? kRows : kLatent);
-      const int x_sets = static_cast<int>(std::min<size_t>(x.count / x_elements, kSets));
       const auto timed = [&](bool dependent) {
         return time_graph(4 * kSets, [&](int i, cudaStream_t stream) {
           absorbed::Params params =
-              head_params(from_rows, kRows, x.data + x_elements * (i % x_sets),
-                          weights.data + weight_elements * (i % kSets), y.data, tokens, kHeads, kLatent);
+              head_params(from_rows, kRows, x.data, weights.data + weight_elements * (i % kSets), y.data,
+                          tokens, kHeads, kLatent);
           params.dependent = dependent;
           absorbed::launch(params, stream);
         });

@@ -44,10 +44,12 @@ __device__ inline uint4 traded(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 
 // Two fragments side by side, columns 0 .. 7 and 8 .. 15, as above, eight rows at once: `to` at a multiple of 16
 // bytes, rows and the stride multiples of 8.
-__device__ inline void store_pair_transposed(uint16_t* to, int64_t stride, int columns, int rows, const float* d) {
+__device__ inline void store_pair_transposed(uint16_t* to, int64_t stride, int columns, int rows,
+                                             const float* d) {
   const auto part = [&](int of) { return transposed(bf16_pair(d[of], d[of + 1])); };
   const uint4 eight = traded(part(0), part(2), part(4), part(6));
-  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane / 4 + lane % 4 / 2 * 8, row = lane % 2 * 8;
+  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane / 4 + lane % 4 / 2 * 8,
+            row = lane % 2 * 8;
   if (column < columns && row < rows) *reinterpret_cast<uint4*>(to + column * stride + row) = eight;
 }
 

@@ -70,7 +70,8 @@ struct Copier {
 
 template <class S>
 __device__ void copy_all(Shared<S>& shared, const Maps& maps, const Params& params) {
-  const Copier<S> copier{shared, maps, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y) * S::kTokens};
+  const Copier<S> copier{shared, maps, static_cast<int>(blockIdx.x),
+                         static_cast<int>(blockIdx.y) * S::kTokens};
   const int boxes = params.latent / kBoxColumns, ahead = min(boxes, kAhead);
   for (int box = 0; box < ahead; ++box) copier.copy_weight(box);
   wait_for_predecessor();
@@ -122,8 +123,9 @@ __device__ void from_rows(Shared<S>& shared, const Params& params, int group) {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < S::kRows / kStep; ++k)
-      WgmmaBf16<S::kTokens, MajorOfA::kColumns>::multiply(
-          sum, wgmma_operand(shared.weight[stage]) + 128 * k, wgmma_operand(shared.x[k / 4]) + 2 * (k % 4), k > 0);
+      WgmmaBf16<S::kTokens, MajorOfA::kColumns>::multiply(sum, wgmma_operand(shared.weight[stage]) + 128 * k,
+                                                          wgmma_operand(shared.x[k / 4]) + 2 * (k % 4),
+                                                          k > 0);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_result(sum);

@@ -7,14 +7,6 @@
 
 namespace fulgurite::linear::hopper {
 
-// As many as give most processors a tile of 64 rows and a part of K, none of them empty.
-int parts_of(int in, int out) {
-  const int tiles = pieces(out, 64), blocks = pieces(in, kBlock);
-  int parts = tiles >= 96 ? 1 : tiles >= 48 ? 2 : 4;
-  while (parts > 1 && (parts - 1) * pieces(blocks, parts) >= blocks) parts /= 2;
-  return parts;
-}
-
 int64_t workspace_bytes(int64_t tokens, int64_t in) {
   return (coded_tokens(tokens) * in + 255) / 256 * 256 +
          pieces(in, kBlock) * ((tokens + 255) / 256 * 256) * static_cast<int64_t>(sizeof(float));
@@ -30,8 +22,10 @@ void succeeded(cudaError_t error) {
 
 void launch_product(const Params& params, cudaStream_t stream, bool dependent) {
   if (params.tokens == 0) return;
-  succeeded(params.tokens <= kFewTokens ? launch_few(params, dependent, stream)
-                                        : launch_tiles(params, dependent, stream));
+  // Where K is in parts there are too few tiles of 128 rows for all processors.
+  const int few = parts_of(params.in, params.out) > 1 ? 128 : 64;
+  succeeded(params.tokens <= few ? launch_few(params, dependent, stream)
+                                 : launch_tiles(params, dependent, stream));
 }
 
 void launch(const Params& params, cudaStream_t stream) {

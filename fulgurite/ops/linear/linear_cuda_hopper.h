@@ -1,9 +1,9 @@
 #pragma once
 // The fp8 linear on Hopper (linear.h): activations quantized by a small kernel, then a product on the tensor
-// cores, which asks for its weights while the small kernel runs (cuda/dependent_launch.h). Of up to 16 tokens and
+// cores, which asks for its weights while the small kernel runs (cuda/dependent_launch.h). Of one token and
 // parts of K of up to 2048 columns one kernel does both.
 //
-// Order of K   SumOrder{parts_of(in, out), 0, kAscending} of core/tensor_core.h, mma = hopper, for any number of
+// Order of K   order_of(in, out) of core/tensor_core.h, mma = hopper, for any number of
 //              tokens: each 128 columns a partial from zero in four instructions of 32, promoted by
 //              fma(partial, fp32(sa * sb), acc); a part is one run of promotions from +0; parts are added in
 //              ascending order. A token's bits depend on nothing but its row and the weight.
@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "fulgurite/core/scale_rounding.h"
+#include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
 
 namespace fulgurite::linear::hopper {
 
@@ -35,11 +36,11 @@ struct Params {
   int in = 0;
   int out = 0;
   ScaleRounding rounding = ScaleRounding::kPow2;  // of the activations' scales
-  bool dependent = false;  // a dependent launch; weight and scale are read before the predecessor is waited for
-  int processors = 132;    // to spread over where a block can do several tiles; no bit depends on it
+  bool dependent =
+      false;             // a dependent launch; weight and scale are read before the predecessor is waited for
+  int processors = 132;  // to spread over where a block can do several tiles; no bit depends on it
 };
 
-int parts_of(int in, int out);
 int64_t workspace_bytes(int64_t tokens, int64_t in);
 
 void launch(const Params& params, cudaStream_t stream);

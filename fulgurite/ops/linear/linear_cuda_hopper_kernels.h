@@ -16,12 +16,14 @@ namespace fulgurite::linear::hopper {
 
 using namespace fulgurite::cuda;
 
-inline constexpr int kBlock = 128;   // columns of a scale, rows of a weight's scale
-inline constexpr int kFewTokens = 128;
+inline constexpr int kBlock = 128;  // columns of a scale, rows of a weight's scale
+// Blocks of a cluster that have the same tokens and neighbouring rows of the weight, and copy a share of the tokens
+// for each other: 1 or 2. 2 has the same bits; its time is not known (docs/gpu_linear.md).
+inline constexpr int kNeighbours = 1;
 
 constexpr int pieces(int64_t count, int64_t of) { return static_cast<int>((count + of - 1) / of); }
 
-// All say what went wrong. Few: up to kFewTokens. Fused: a product that quantizes the activations itself.
+// All say what went wrong. Few: up to 128 tokens. Fused: a product that quantizes the activations itself.
 bool fuses(const Params& params);
 cudaError_t launch_fused(const Params& params, cudaStream_t stream);
 cudaError_t launch_few(const Params& params, bool dependent, cudaStream_t stream);
@@ -30,8 +32,8 @@ cudaError_t launch_tiles(const Params& params, bool dependent, cudaStream_t stre
 // The activations in the workspace. Tokens are rounded up, so that a tile's can be copied whole; those beyond the
 // last are not written, and nothing that is kept is made of them.
 struct Coded {
-  uint8_t* codes;        // [coded_tokens, in]
-  float* scales;         // [ceil(in / 128), scale_stride]
+  uint8_t* codes;  // [coded_tokens, in]
+  float* scales;   // [ceil(in / 128), scale_stride]
   int64_t scale_stride;
 };
 __host__ __device__ inline int64_t coded_tokens(int64_t tokens) {
@@ -67,8 +69,9 @@ inline cudaError_t make_maps(const Params& params, unsigned rows, unsigned token
   const cudaError_t error =
       make_map(matrix(params.weight, params.out, params.weight_stride, rows), &maps->weight);
   if (error != cudaSuccess) return error;
-  return make_map(matrix(coded(params).codes, static_cast<int>(coded_tokens(params.tokens)), params.in, tokens),
-                  &maps->x);
+  return make_map(
+      matrix(coded(params).codes, static_cast<int>(coded_tokens(params.tokens)), params.in, tokens),
+      &maps->x);
 }
 
 // A place in a ring of stages.

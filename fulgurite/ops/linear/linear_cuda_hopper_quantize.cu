@@ -11,7 +11,8 @@ constexpr int kThreads = 256;
 __global__ __launch_bounds__(kThreads) void quantize(const __grid_constant__ Params params) {
   release_successor();
   const int groups = (params.in + kBlock - 1) / kBlock;
-  const int64_t index = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanesOfGroup, token = index / groups;
+  const int64_t index = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanesOfGroup,
+                token = index / groups;
   const int group = static_cast<int>(index % groups), lane = static_cast<int>(threadIdx.x) % kLanesOfGroup;
   const int column = group * kBlock + lane * kColumnsOfLane;
   const bool inside = token < params.tokens && column < params.in;
