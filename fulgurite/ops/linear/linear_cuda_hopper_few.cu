@@ -212,7 +212,7 @@ __global__ __launch_bounds__(T::kThreads, T::kAtOnce) void few(const __grid_cons
   }
   if constexpr (T::kShares) {  // neighbours release stages here until they are done
     __syncwarp();
-    cluster_arrive();
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 }

@@ -207,11 +207,10 @@ __device__ void make_barriers(Shared<T>& shared) {
   barrier_init_fence();
 }
 
-// The cluster's blocks, where there are two; what was written before is seen after, if asked.
-template <bool kPublishes>
+// The cluster's blocks, where there are two.
 __device__ inline void meet() {
   if constexpr (kBlocks > 1) {
-    kPublishes ? cluster_arrive() : cluster_arrive_relaxed();
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 }
@@ -228,7 +227,7 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
     make_barriers(shared);
   }
   __syncthreads();
-  meet<false>();
+  meet();
   release_successor();
   const int rank = kBlocks > 1 ? static_cast<int>(cluster_rank()) : 0;
   if (warp < kWarps) {
@@ -239,7 +238,7 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
     if (threadIdx.x == kWarps * 32) copy_all<T>(shared, maps, params, rank);
   }
   __syncwarp();
-  meet<true>();  // the neighbour releases stages here until it is done
+  meet();  // the neighbour releases stages here until it is done
 }
 
 template <class T>
