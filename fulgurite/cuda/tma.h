@@ -59,6 +59,18 @@ __device__ __forceinline__ void tensor_load(uint32_t shared, const CUtensorMap& 
       : "memory");
 }
 
+// The same into every block of the cluster whose bit of `blocks` is set: at the same place of its shared memory, and
+// counted by its barrier at the same place.
+__device__ __forceinline__ void tensor_load_multicast(void* shared, const CUtensorMap* map, int32_t x,
+                                                      int32_t y, int32_t z, Barrier* barrier, uint16_t blocks,
+                                                      uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6, %7;" ::"r"(shared_address(shared)),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
