@@ -1,0 +1,435 @@
+// Sparse attention of 64 heads a block (sparse_attention_cuda.h); 128 heads are two blocks.
+//
+// Heads are the 64 rows of wgmma. Three warpgroups: `scores` makes S = Q K^T, the softmax, and the left half of
+// O += P V; `right` the right half; `rows` brings rows into two tiles of shared memory, fp8 ones through registers.
+// A tile is keys and values in one. Its halves (columns 0 .. 255 and rope; 256 .. 511) are filled and given back
+// apart, so that a tile is refilled while the other is in use:
+//
+//   scores   | P V left (t) | Q K (t + 1)           | softmax (t + 1) | P V left (t + 1) ...
+//   right    |                                      | P V right (t)   |
+//
+// `right` begins when Q K (t + 1) has ended, so that the tensor cores work under the softmax.
+// Limits of a tile: 2,176 clocks of the tensor cores; 2,300 of shared memory (128 bytes a clock).
+
+#include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
+
+namespace fulgurite::sparse_attention {
+namespace device {
+namespace {
+
+constexpr int kHeads = 64;  // of a block
+constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
+constexpr int kHalfPieces = 4;  // of 64 columns
+constexpr int kOutPitch = 256 * 2 + 16;
+
+enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether };
+
+struct Many {
+  Tile queries;
+  Tile keys[2];
+  alignas(1024) uint8_t weights[kHeads * 128];  // P, bf16
+  float rescale[kHeads];                         // of the sums before the tile; at the end 1 / l
+  Barrier full[2][2], empty[2][2];               // [tile][half]
+  int counts[kThreads / 32];
+};
+
+// The n-th tile of a block lies in keys[n % 2]; a barrier's phase for it.
+__device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_t>(n) / 2 % 2; }
+
+// --- rows ---
+
+struct Filling {
+  Many& s;
+  int n;  // which tile
+
+  __device__ __forceinline__ void wait(int half) const {
+    barrier_wait(&s.empty[n % 2][half], phase_of(n) ^ 1);
+  }
+  __device__ __forceinline__ void publish(int half) const {
+    shared_writes_fence();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.full[n % 2][half]);
+  }
+  __device__ __forceinline__ Tile& tile() const { return s.keys[n % 2]; }
+};
+
+__device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
+  const Rows rows(p, w);
+  int slots[2];
+  Fp8Half<0> left;
+  Fp8Half<1> right;
+  read_slots(rows, w.first, slots);
+  left.load(rows, slots);
+  right.load(rows, slots);
+  read_slots(rows, w.first + 1, slots);
+  for (int n = 0; n < w.last - w.first; ++n) {
+    const Filling filling{s, n};
+    filling.wait(0);
+    left.store(filling.tile());
+    filling.publish(0);
+    left.load(rows, slots);
+    filling.wait(1);
+    right.store(filling.tile());
+    filling.publish(1);
+    right.load(rows, slots);
+    read_slots(rows, w.first + n + 2, slots);
+  }
+}
+
+// Eight lanes share a row of bf16, four rows of a warp at a time.
+__device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slot16, int half, Tile& tile) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
+#pragma unroll
+  for (int g = 0; g < 4; ++g) {
+    const int row = first + 4 * g + lane / 8, slot = __shfl_sync(~0u, slot16, 4 * g + lane / 8);
+    const int at = row * 128 + (lane % 8 ^ row % 8) * 16;
+    const uint8_t* const from = rows.row(slot) + lane % 8 * 16;
+    const auto piece = [&](int i) {
+      if (slot >= 0)
+        copy16(tile.pieces[i] + at, from + i * 128);
+      else
+        write16(tile.pieces[i] + at, {});
+    };
+#pragma unroll
+    for (int i = 0; i < kHalfPieces; ++i) piece(kHalfPieces * half + i);
+    if (half == 0) piece(kPieces - 1);
+  }
+  copies_commit();
+}
+
+__device__ __forceinline__ void bring_bf16(const CudaParams& p, const Work& w, Many& s) {
+  const Rows rows(p, w);
+  const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 16;
+  int slot = rows.slot(w.first * kCudaTile + row);
+  for (int n = 0; n < w.last - w.first; ++n) {
+    const Filling filling{s, n};
+    const int next = rows.slot((w.first + n + 1) * kCudaTile + row);
+    filling.wait(0);
+    copy_bf16_half(rows, slot, 0, filling.tile());
+    filling.wait(1);
+    copy_bf16_half(rows, slot, 1, filling.tile());
+    copies_wait<1>();
+    filling.publish(0);
+    copies_wait<0>();
+    filling.publish(1);
+    slot = next;
+  }
+}
+
+// --- scores and the left half ---
+
+// Of a warp's 16 heads a thread has heads lane / 4 and 8 further: everywhere [2]. Keys 8 j + 2 (lane % 4) and the
+// next are its elements 4 j + 2 r, 4 j + 2 r + 1 of head r.
+struct Softmax {
+  float largest[2] = {minus_infinity(), minus_infinity()};
+  float denominator[2] = {};  // this lane's part
+  float rescale[2] = {};      // of the sums before the last tile
+
+  // Scores become weights; of `count` keys.
+  __device__ __forceinline__ void weigh(float (&d)[32], float scale, int count) {
+    const int key = 2 * (static_cast<int>(threadIdx.x) % 4);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) d[i] = __fmul_rn(d[i], scale);
+    if (count < kCudaTile) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i)
+        if (i / 4 * 8 + key + i % 2 >= count) d[i] = minus_infinity();
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = largest[r];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) most = fmaxf(most, fmaxf(d[4 * j + 2 * r], d[4 * j + 2 * r + 1]));
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+      const float against = weighed_against(most);
+      rescale[r] = exponential(largest[r] - against);
+      largest[r] = most;
+      float sum = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+#pragma unroll
+        for (int b = 0; b < 2; ++b) {
+          float& x = d[4 * j + 2 * r + b];
+          x = exponential(x - against);
+          sum += x;
+        }
+      denominator[r] = __fmaf_rn(denominator[r], rescale[r], sum);
+    }
+  }
+
+  __device__ __forceinline__ float whole_denominator(int r) const {
+    const float pair = denominator[r] + __shfl_xor_sync(~0u, denominator[r], 1);
+    return pair + __shfl_xor_sync(~0u, pair, 2);
+  }
+};
+
+// P of a tile: as the A operand in registers, [step of 16 keys].
+__device__ __forceinline__ void round_weights(const float (&d)[32], uint32_t (&a)[4][4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(a[k][i]) : "f"(d[8 * k + 2 * i + 1]), "f"(d[8 * k + 2 * i]));
+}
+
+__device__ __forceinline__ void rescale_sums(float (&o)[128], float first, float second) {
+  if (!__any_sync(~0u, first != 1.0f || second != 1.0f)) return;
+#pragma unroll
+  for (int i = 0; i < 128; ++i) o[i] = __fmul_rn(o[i], i % 4 < 2 ? first : second);
+}
+
+__device__ __forceinline__ void keep_scores(const CudaParams& p, const Work& w, int tile, const float (&d)[32]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  for (int i = 0; i < 32; ++i) {
+    const int head = w.group * kHeads + thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8;
+    const int entry = tile * kCudaTile + i / 4 * 8 + 2 * (lane % 4) + i % 2;
+    if (entry < w.count)
+      p.scores[(static_cast<int64_t>(w.token) * p.heads + head) * p.topk + entry] = __fmul_rn(d[i], p.scale);
+  }
+}
+
+struct Scores {
+  const CudaParams& p;
+  const Work& w;
+  Many& s;
+  Softmax softmax;
+  uint32_t a[4][4];
+
+  // Pieces [first, last) of the sum S of tile n, when their half is there.
+  template <int kFirst, int kLast>
+  __device__ __forceinline__ void multiply_keys(int n, float (&d)[32]) const {
+    const uint64_t q = wgmma_operand(&s.queries), k = wgmma_operand(&s.keys[n % 2]);
+    barrier_wait(&s.full[n % 2][kFirst > 0], phase_of(n));
+    wgmma_fence();
+#pragma unroll
+    for (int i = kFirst * 4; i < kLast * 4; ++i) {
+      const uint64_t at = static_cast<uint64_t>(i / 4 * (kPiece >> 4) + 2 * (i % 4));
+      WgmmaBf16<64>::multiply<Lie::kAlong, Lie::kAlong>(d, q + at, k + at, i > 0);
+    }
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void weigh(int n, float (&d)[32]) {
+    wgmma_result(d);
+    if (p.scores != nullptr) keep_scores(p, w, w.first + n, d);
+    softmax.weigh(d, p.scale, w.count - (w.first + n) * kCudaTile);
+    round_weights(d, a);
+  }
+
+  // P and its factors, to the other warpgroup.
+  __device__ __forceinline__ void share_weights() const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) / 32 * 16;
+    const int head = first + lane % 16;  // and chunk: of the lane's matrix row
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      write_matrices(shared_address(s.weights + head * 128 + ((2 * k + lane / 16) ^ head % 8) * 16), a[k]);
+    if (lane % 4 == 0) {
+      s.rescale[first + lane / 4] = softmax.rescale[0];
+      s.rescale[first + lane / 4 + 8] = softmax.rescale[1];
+    }
+    shared_writes_fence();
+  }
+
+  __device__ __forceinline__ void run(float (&o)[128]) {
+    const int tiles = w.last - w.first;
+    float d[32];
+    if (tiles > 0) {
+      multiply_keys<0, kHalfPieces>(0, d);
+      multiply_keys<kHalfPieces, kPieces>(0, d);
+      wgmma_wait<0>();
+      weigh(0, d);
+    }
+    for (int n = 0; n < tiles; ++n) {
+      const bool more = n + 1 < tiles;
+      if (n > 0) named_barrier_sync(kWeightsEmpty, 2 * kGroupThreads);
+      share_weights();
+      rescale_sums(o, softmax.rescale[0], softmax.rescale[1]);
+      add_values(n, o);
+      if (more) multiply_keys<0, kHalfPieces>(n + 1, d);
+      give_back(n, more, o);
+      if (more) multiply_keys<kHalfPieces, kPieces>(n + 1, d);
+      wgmma_wait<0>();
+      named_barrier_arrive(kWeightsFull, 2 * kGroupThreads);
+      if (more) weigh(n + 1, d);
+    }
+  }
+
+  __device__ __forceinline__ void add_values(int n, float (&o)[128]) const {
+    const uint64_t v = wgmma_across(s.keys[n % 2].pieces[0], kPiece);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) WgmmaBf16<256>::multiply<Lie::kAcross>(o, a[k], v + 128 * k, 1);
+    wgmma_commit();
+  }
+
+  // The left half of tile n, when its values have been added; `pending`: a product is under way after that.
+  __device__ __forceinline__ void give_back(int n, bool pending, float (&o)[128]) const {
+    if (pending)
+      wgmma_wait<1>();
+    else
+      wgmma_wait<0>();
+    wgmma_result(o);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[n % 2][0]);
+  }
+};
+
+// --- the right half ---
+
+__device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128]) {
+  const int tiles = w.last - w.first, thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  const int head = thread / 32 * 16 + lane / 4;
+  const uint64_t weights = wgmma_operand(s.weights);
+  for (int n = 0; n < tiles; ++n) {
+    named_barrier_sync(kWeightsFull, 2 * kGroupThreads);
+    rescale_sums(o, s.rescale[head], s.rescale[head + 8]);
+    const uint64_t v = wgmma_across(s.keys[n % 2].pieces[kHalfPieces], kPiece);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      WgmmaBf16<256>::multiply<Lie::kAlong, Lie::kAcross>(o, weights + 2 * k, v + 128 * k, 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_result(o);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&s.empty[n % 2][1]);
+    if (n + 1 < tiles) named_barrier_arrive(kWeightsEmpty, 2 * kGroupThreads);
+  }
+}
+
+// --- results ---
+
+__device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, int half, const float (&o)[128]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  const int head = w.group * kHeads + thread / 32 * 16 + lane / 4;
+  float* const at =
+      sums_of(p) + run_of(p, w.token, w.split, head) * kCudaLatent + half * 256 + 2 * (lane % 4);
+#pragma unroll
+  for (int i = 0; i < 128; i += 2)
+    *reinterpret_cast<float2*>(at + i % 4 / 2 * 8 * kCudaLatent + i / 4 * 8) = {o[i], o[i + 1]};
+}
+
+// bf16 through shared memory (where the queries were), a row of 512 bytes a head and half.
+__device__ __forceinline__ void write_out(const CudaParams& p, const Work& w, Many& s, int half,
+                                          const float (&o)[128], float first, float second) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, warp = thread / 32;
+  uint8_t* const stage = s.queries.pieces[0] + half * (kPieces * kPiece / 2) + warp * 16 * kOutPitch;
+#pragma unroll
+  for (int j = 0; j < 32; j += 2) {
+    uint32_t m[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float factor = i % 2 == 0 ? first : second;
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+          : "=r"(m[i])
+          : "f"(__fmul_rn(o[4 * j + 2 * i + 1], factor)), "f"(__fmul_rn(o[4 * j + 2 * i], factor)));
+    }
+    write_matrices(shared_address(stage + lane % 16 * kOutPitch + (j + lane / 16) * 16), m);
+  }
+  __syncwarp();
+  uint16_t* const out = p.out + w.token * p.out_token + (w.group * kHeads + warp * 16) * p.out_head + half * 256;
+#pragma unroll
+  for (int row = 0; row < 16; ++row)
+    *reinterpret_cast<uint4*>(out + row * p.out_head + lane * 8) =
+        *reinterpret_cast<const uint4*>(stage + row * kOutPitch + lane * 16);
+}
+
+__device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Many& s, const Softmax& softmax,
+                                         const float (&o)[128]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+  const float l[2] = {softmax.whole_denominator(0), softmax.whole_denominator(1)};
+  if (p.splits > 1) {
+    if (lane % 4 == 0)
+      for (int r = 0; r < 2; ++r)
+        ends_of(p)[run_of(p, w.token, w.split, w.group * kHeads + head + 8 * r)] = {softmax.largest[r], l[r]};
+    write_run(p, w, 0, o);
+    return;
+  }
+  const float inverse[2] = {__frcp_rn(l[0]), __frcp_rn(l[1])};
+  named_barrier_sync(kTogether, 2 * kGroupThreads);  // the last tile's factors have been read
+  if (lane % 4 == 0)
+    for (int r = 0; r < 2; ++r) s.rescale[head + 8 * r] = inverse[r];
+  named_barrier_sync(kTogether, 2 * kGroupThreads);
+  write_out(p, w, s, 0, o, inverse[0], inverse[1]);
+}
+
+__device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Many& s, const float (&o)[128]) {
+  if (p.splits > 1) return write_run(p, w, 1, o);
+  const int thread = static_cast<int>(threadIdx.x) % 128, head = thread / 32 * 16 + thread % 32 / 4;
+  named_barrier_sync(kTogether, 2 * kGroupThreads);
+  named_barrier_sync(kTogether, 2 * kGroupThreads);
+  write_out(p, w, s, 1, o, s.rescale[head], s.rescale[head + 8]);
+}
+
+template <CudaRows kForm>
+__global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ CudaParams p) {
+  extern __shared__ __align__(1024) uint8_t raw[];
+  auto& s = *reinterpret_cast<Many*>(raw);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 4; ++i) {
+      barrier_init(&s.full[i / 2][i % 2], 4);  // warps
+      barrier_init(&s.empty[i / 2][i % 2], 4);
+    }
+    barrier_init_fence();
+  }
+  wait_for_predecessor();
+  release_successor();
+  const int groups = p.heads / kHeads, warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+  const int group = static_cast<int>(blockIdx.x) % groups,
+            token = static_cast<int>(blockIdx.x) / groups / p.splits;
+  if (warpgroup < 2) copy_queries<kHeads, 2 * kGroupThreads>(p, token, group * kHeads, s.queries.pieces[0]);
+  copies_commit();
+  const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
+  if (warpgroup == 2) {
+    give_registers<128>();
+    if constexpr (kForm == CudaRows::kFp8)
+      bring_fp8(p, w, s);
+    else
+      bring_bf16(p, w, s);
+    return;
+  }
+  copies_wait<0>();
+  shared_writes_fence();
+  float o[128] = {};
+  if (warpgroup == 0) {
+    take_registers<216>();
+    named_barrier_sync(kTogether, 2 * kGroupThreads);  // queries are there
+    Scores scores{p, w, s, {}, {}};
+    scores.run(o);
+    end_left(p, w, s, scores.softmax, o);
+  } else {
+    give_registers<160>();
+    named_barrier_sync(kTogether, 2 * kGroupThreads);
+    sum_right(w, s, o);
+    end_right(p, w, s, o);
+  }
+}
+
+template <CudaRows kForm>
+void launch(const CudaParams& p, cudaStream_t stream) {
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      many_kernel<kForm>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
+  check_cuda(allowed, "shared memory");
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = sizeof(Many);
+  config.stream = stream;
+  cudaLaunchAttribute attribute = dependent_launch(p.dependent);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm>, p), "a launch");
+}
+
+}  // namespace
+}  // namespace device
+
+void launch_many(const CudaParams& p, cudaStream_t stream) {
+  if (p.form == CudaRows::kFp8)
+    device::launch<CudaRows::kFp8>(p, stream);
+  else
+    device::launch<CudaRows::kBf16>(p, stream);
+}
+
+}  // namespace fulgurite::sparse_attention
