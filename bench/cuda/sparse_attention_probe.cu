@@ -197,8 +197,6 @@ struct Worst {
   }
 };
 
-double bf16_step(double reach) { return reach * 0x1p-8; }  // half a step of bf16, and the two sides' own halves
-
 Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, int t, int h, bool reference) {
   Worst worst;
   worst.heads = 1;

@@ -61,7 +61,7 @@ struct CudaParams {
   int64_t selected_stride = 0;
   uint16_t* out = nullptr;
   int64_t out_token = 0, out_head = 0;
-  float* scores = nullptr;  // optional, for checks: [tokens, heads, topk]; -infinity beyond the list
+  float* scores = nullptr;  // optional, for checks: [tokens, heads, topk], as far as the lists
   void* workspace = nullptr;
   int32_t tokens = 0;
   int32_t heads = 0;

@@ -253,6 +253,7 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
   read_slots(rows, w.first, slots);
   left.load(rows, slots);
   if constexpr (kBothAhead) right.load(rows, slots);
+  copies_wait<0>();  // queries; a fence follows
   for (int tile = w.first; tile < w.last; ++tile) {
     read_slots(rows, tile + 1, next);
     if constexpr (!kBothAhead) right.load(rows, slots);
@@ -260,7 +261,6 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
     left.load(rows, next);
     right.store(s.keys);
     if constexpr (kBothAhead) right.load(rows, next);
-    copies_wait<0>();
     shared_writes_fence();
     __syncthreads();
     a.add_tile(tile);

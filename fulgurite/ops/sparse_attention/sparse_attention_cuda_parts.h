@@ -64,13 +64,13 @@ struct Rows {
   const uint8_t* base;
   int64_t stride;
   const int32_t* list;
-  int count;
+  int count;  // entries up to the block's last
 
   __device__ __forceinline__ Rows(const CudaParams& p, const Work& w)
       : base(p.rows + (p.places != nullptr ? p.places[w.token].sequence * p.sequence_stride : 0)),
         stride(p.row_stride),
         list(list_of(p, w.token)),
-        count(w.count) {}
+        count(min(w.count, w.last * kCudaTile)) {}
   __device__ __forceinline__ int slot(int entry) const { return entry < count ? list[entry] : -1; }
   __device__ __forceinline__ const uint8_t* row(int slot) const { return base + slot * stride; }
 };
@@ -135,7 +135,7 @@ template <int kHalf>
 struct Fp8Half {
   uint4 codes[2][4];  // 64 columns each
   uint2 scales[2];
-  uint4 rope[2][kHalf == 0 ? 2 : 0 + 1];
+  uint4 rope[2][2];  // of the first half
 
   __device__ __forceinline__ void load(const Rows& rows, const int (&slots)[2]) {
     const int part = static_cast<int>(threadIdx.x) % 4;
