@@ -55,7 +55,7 @@ Exact exact_head(const std::vector<float>& scores, const float* rows, int stride
       const double value = rows[j * stride + c];
       exact.out[static_cast<size_t>(c)] += weight * value;
       magnitude[static_cast<size_t>(c)] += weight * std::abs(value);
-      weighted[static_cast<size_t>(c)] += (weight * 0x1p-9 + error) * std::abs(value);
+      weighted[static_cast<size_t>(c)] += (weight * 0x1p-8 + error) * std::abs(value);
     }
   }
   for (size_t c = 0; c < kColumns; ++c) {

@@ -224,14 +224,14 @@ Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, 
   const std::vector<float> expected = reference ? expected_head(scores, rows.data(), kCudaLatent) : std::vector<float>();
   for (int c = 0; c < kCudaLatent; ++c) {
     const double value = value_of(out[c]), off = std::abs(value - exact.out[c]);
-    const double bound = exact.bound[c] + 0x1p-9 * (std::abs(exact.out[c]) + exact.bound[c]) + 1e-38;
+    const double bound = exact.bound[c] + 0x1p-8 * (std::abs(exact.out[c]) + exact.bound[c]) + 1e-38;
     worst.error += off * off;
     worst.norm += exact.out[c] * exact.out[c];
     worst.share = std::max(worst.share, off / bound);
     worst.outside += !(off <= bound);
     if (!reference) continue;
     const double apart = std::abs(value - expected[c]), both = 2.0 * exact.bound[c];
-    const double reach = both + 0x1p-9 * (std::abs(expected[c]) + both) + 1e-38;
+    const double reach = both + 0x1p-8 * (std::abs(expected[c]) + both) + 1e-38;
     worst.reference = std::max(worst.reference, apart / reach);
     worst.outside += !(apart <= reach);
   }

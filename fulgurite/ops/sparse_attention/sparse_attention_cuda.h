@@ -26,13 +26,13 @@
 // Bound      u = 2^-24; n entries; p_j the exact weights (sum 1) of the scores, which both sides have alike;
 //            x_j = (largest score) - s_j; T = tiles + splits; M = sum_j p_j |row_j[c]|. |out - exact| is at most a
 //            rounding to bf16 and
-//              sum_j p_j |row_j[c]| 2^-9                        P to bf16, against the maximum of its own run so far
+//              sum_j p_j |row_j[c]| 2^-8                        P to bf16, against the maximum of its own run so far
 //            + sum_j p_j (|row_j[c]| + |exact|) 2^-21 (T + 2 + x_j)   e, once an entry, a tile and a split: arguments
 //                                                               add up to x_j; numerator and denominator
 //            + (M + |exact|) (19 n / 16 + 8 T + 32) u           a step of 16 truncates 17 terms to 2^-25 of the largest
 //                                                               exponent and its sum to fp32; rescaling and merging
 //                                                               round once or twice each
-//            Against another plan of tiles (the reference: one run) P is rounded on both sides, 2^-8.
+//            Against another plan of tiles (the reference: one run) P is rounded on both sides, 2^-7.
 
 #include <cuda_runtime_api.h>
 

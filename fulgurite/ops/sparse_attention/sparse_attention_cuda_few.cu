@@ -247,16 +247,14 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
   constexpr bool kBothAhead = kHeads < 32;
   Attend<kHeads> a(p, w, s);
   const Rows rows(p, w);
-  int slots[2], next[2];
   Fp8Half<0> left;
   Fp8Half<1> right;
-  read_slots(rows, w.first, slots);
-  left.load(rows, slots);
-  if constexpr (kBothAhead) right.load(rows, slots);
+  int slot = read_slot(rows, w.first), next = read_slot(rows, w.first + 1);
+  left.load(rows, slot);
+  if constexpr (kBothAhead) right.load(rows, slot);
   copies_wait<0>();  // queries; a fence follows
   for (int tile = w.first; tile < w.last; ++tile) {
-    read_slots(rows, tile + 1, next);
-    if constexpr (!kBothAhead) right.load(rows, slots);
+    if constexpr (!kBothAhead) right.load(rows, slot);
     left.store(s.keys);
     left.load(rows, next);
     right.store(s.keys);
@@ -264,8 +262,8 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
     shared_writes_fence();
     __syncthreads();
     a.add_tile(tile);
-    slots[0] = next[0];
-    slots[1] = next[1];
+    slot = next;
+    next = read_slot(rows, tile + 2);
   }
   a.whole_denominators();
   if (p.splits > 1)

@@ -55,24 +55,23 @@ struct Filling {
 
 __device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
   const Rows rows(p, w);
-  int slots[2];
   Fp8Half<0> left;
   Fp8Half<1> right;
-  read_slots(rows, w.first, slots);
-  left.load(rows, slots);
-  right.load(rows, slots);
-  read_slots(rows, w.first + 1, slots);
+  int slot = read_slot(rows, w.first);
+  left.load(rows, slot);
+  right.load(rows, slot);
+  slot = read_slot(rows, w.first + 1);
   for (int n = 0; n < w.last - w.first; ++n) {
     const Filling filling{s, n};
     filling.wait(0);
     left.store(filling.tile());
     filling.publish(0);
-    left.load(rows, slots);
+    left.load(rows, slot);
     filling.wait(1);
     right.store(filling.tile());
     filling.publish(1);
-    right.load(rows, slots);
-    read_slots(rows, w.first + n + 2, slots);
+    right.load(rows, slot);
+    slot = read_slot(rows, w.first + n + 2);
   }
 }
 

@@ -72,6 +72,8 @@ struct Rows {
         list(list_of(p, w.token)),
         count(min(w.count, w.last * kCudaTile)) {}
   __device__ __forceinline__ int slot(int entry) const { return entry < count ? list[entry] : -1; }
+  // Beyond the last entry its slot: what is no entry has no weight, and a NaN there is one of the list already.
+  __device__ __forceinline__ int near_slot(int entry) const { return list[max(min(entry, count - 1), 0)]; }
   __device__ __forceinline__ const uint8_t* row(int slot) const { return base + slot * stride; }
 };
 
@@ -100,92 +102,104 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t factor) {  // 
   return product;
 }
 
-// Two e4m3 codes at bits 8 .. 15 and 24 .. 31, the rest 0: as bf16, the values times 2^-120. Exact, codes of NaN
-// excepted.
-__device__ __forceinline__ uint32_t code_pair(uint32_t codes) {
-  return (codes & 0x80008000u) | (codes >> 4 & 0x07F007F0u);
+// Two e4m3 codes of a word (kFirst: bytes 0, 1; kSecond: 2, 3) as bf16: their values times 2^-120, exact but for codes
+// of NaN. A code's sign is spread over the byte above it, and goes to bit 15; the other seven bits to 10 .. 4.
+enum class Pair : uint32_t { kFirst = 0x9180, kSecond = 0xB3A2 };
+template <Pair kPair>
+__device__ __forceinline__ uint32_t code_pair(uint32_t word) {
+  uint32_t spread;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(spread) : "r"(word), "n"(static_cast<uint32_t>(kPair)));
+  return spread << 4 & 0x87F087F0u;
 }
 
-// Not 0 if a byte of the word is a code of NaN, 0x7F or 0xFF (bit 7 of that byte).
+// Bit 7 of a byte is set if that byte of the word is a code of NaN, 0x7F or 0xFF.
 __device__ __forceinline__ uint32_t nan_codes(uint32_t word) { return (word & 0x7F7F7F7Fu) + 0x01010101u; }
+
+// What the pairs above are multiplied with: scale * 2^120, and where that is beyond bf16 (kTwice), 2^120 and scale.
+constexpr uint32_t kTwo120 = 0x7B807B80u;
+__device__ __forceinline__ bool within_once(uint32_t scales) {
+  const uint32_t low = scales & 0x7FFFu, high = scales >> 16 & 0x7FFFu;
+  return low - 0x80u < 0x4300u && high - 0x80u < 0x4300u;  // from the least normal number to 2^7
+}
+__device__ __forceinline__ uint32_t once(uint32_t scales) { return scales + 0x3C003C00u; }
 
 // 16 codes of one scale become 16 bf16 values, in two 16-byte pieces of a row of the tile. A NaN among them makes all
 // NaN: what reads the row is NaN in any case.
-__device__ __forceinline__ void write_codes(uint8_t* low, uint8_t* high, uint4 codes, uint32_t scale) {
-  constexpr uint32_t kTwo120 = 0x7B807B80u, kNaN = 0x7FFF7FFFu;
+template <bool kTwice>
+__device__ __forceinline__ void write_codes(uint8_t* low, uint8_t* high, uint4 codes, uint32_t factor) {
   const uint32_t nan =
       (nan_codes(codes.x) | nan_codes(codes.y) | nan_codes(codes.z) | nan_codes(codes.w)) & 0x80808080u;
-  const uint32_t factor = nan != 0 ? kNaN : scale;
-  const auto values = [&](uint32_t word, uint32_t select) {
-    return times(times(code_pair(__byte_perm(word, 0, select)), kTwo120), factor);
-  };
-  constexpr uint32_t kFirst = 0x1404, kSecond = 0x3424;  // bytes 0, 1 and bytes 2, 3 of a word
-  write16(low, {values(codes.x, kFirst), values(codes.x, kSecond), values(codes.y, kFirst),
-                values(codes.y, kSecond)});
-  write16(high, {values(codes.z, kFirst), values(codes.z, kSecond), values(codes.w, kFirst),
-                 values(codes.w, kSecond)});
+  factor = nan != 0 ? 0x7FFF7FFFu : factor;
+  const auto scaled = [&](uint32_t pair) { return times(kTwice ? times(pair, kTwo120) : pair, factor); };
+  const auto first = [&](uint32_t word) { return scaled(code_pair<Pair::kFirst>(word)); };
+  const auto second = [&](uint32_t word) { return scaled(code_pair<Pair::kSecond>(word)); };
+  write16(low, {first(codes.x), second(codes.x), first(codes.y), second(codes.y)});
+  write16(high, {first(codes.z), second(codes.z), first(codes.w), second(codes.w)});
 }
 
-// A power of two (or NaN) of fp32 as a pair of bf16.
-__device__ __forceinline__ uint32_t scale_pair(uint32_t scale) { return __byte_perm(scale, 0, 0x3232); }
-
-// Half of the latent columns of a warp's 16 rows of a tile, in registers; the first half has rope with it. Four lanes
-// share a row, a register has eight rows: 8 g + lane / 4.
+// Half of the latent columns (256 bytes) of a warp's 16 rows of a tile, in registers; the first half has rope with it.
+// Lane 8 q + 4 b + i has 16 codes of rows 2 g + b: the i-th of the q-th 64 columns; so both a read and a write of
+// shared memory meet whole lines and all banks. Of rope, lane 8 r + i has the i-th 16 bytes of rows 4 g + r.
 template <int kHalf>
 struct Fp8Half {
-  uint4 codes[2][4];  // 64 columns each
-  uint2 scales[2];
-  uint4 rope[2][2];  // of the first half
+  uint4 codes[8];
+  uint4 rope[4];  // of the first half
+  uint2 scales;   // of row lane % 16
 
-  __device__ __forceinline__ void load(const Rows& rows, const int (&slots)[2]) {
-    const int part = static_cast<int>(threadIdx.x) % 4;
+  // `slot`: of row lane % 16.
+  __device__ __forceinline__ void load(const Rows& rows, int slot) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    scales = read8(rows.row(slot) + kCudaLatent + 8 * kHalf);
+    const int64_t at = 256 * kHalf + lane / 8 * 64 + lane % 4 * 16;
 #pragma unroll
-    for (int g = 0; g < 2; ++g) {
-      if (slots[g] < 0) {
-        clear(g);
-        continue;
-      }
-      const uint8_t* const row = rows.row(slots[g]);
+    for (int g = 0; g < 8; ++g)
+      codes[g] = read16(rows.row(__shfl_sync(~0u, slot, 2 * g + lane / 4 % 2)) + at);
+    if constexpr (kHalf == 0)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) codes[g][i] = read16(row + (4 * kHalf + i) * 64 + part * 16);
-      scales[g] = read8(row + kCudaLatent + 8 * kHalf);
-      if constexpr (kHalf == 0) {
-        rope[g][0] = read16(row + kCudaLatent + 16 + part * 32);
-        rope[g][1] = read16(row + kCudaLatent + 16 + part * 32 + 16);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void clear(int g) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) codes[g][i] = {};
-    scales[g] = {};
-    if constexpr (kHalf == 0) rope[g][0] = rope[g][1] = {};
+      for (int g = 0; g < 4; ++g)
+        rope[g] = read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
   }
 
   __device__ __forceinline__ void store(Tile& tile) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
-    const int low = (2 * (lane % 4) ^ lane / 4) * 16, high = low ^ 16;
+    const uint32_t pair = __byte_perm(scales.x, scales.y, 0x7632);  // as bf16
+    if (__all_sync(~0u, within_once(pair)))
+      store_codes<false>(tile, once(pair));
+    else
+      store_codes<true>(tile, pair);
+    if constexpr (kHalf == 0) store_rope(tile);
+  }
+
+ private:
+  static __device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) % 128 / 32 * 16; }
+
+  template <bool kTwice>
+  __device__ __forceinline__ void store_codes(Tile& tile, uint32_t factors) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, odd = lane / 4 % 2;
+    const uint32_t select = lane < 16 ? 0x1010u : 0x3232u;  // a scale has 128 columns
+    uint8_t* const rows = tile.pieces[4 * kHalf + lane / 8] + (first_row() + odd) * 128;
+    const int piece = (2 * (lane % 4) ^ odd) * 16;
 #pragma unroll
-    for (int g = 0; g < 2; ++g) {
-      uint8_t* const at = tile.pieces[4 * kHalf] + (row + 8 * g) * 128;
+    for (int g = 0; g < 8; ++g) {
+      const uint32_t factor = __byte_perm(__shfl_sync(~0u, factors, 2 * g + odd), 0, select);
+      const int low = piece ^ 2 * g % 8 * 16;
+      write_codes<kTwice>(rows + g * 256 + low, rows + g * 256 + (low ^ 16), codes[g], factor);
+    }
+  }
+
+  __device__ __forceinline__ void store_rope(Tile& tile) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        write_codes(at + i * kPiece + low, at + i * kPiece + high, codes[g][i],
-                    scale_pair(i < 2 ? scales[g].x : scales[g].y));
-      if constexpr (kHalf == 0) {
-        write16(at + 8 * kPiece + low, rope[g][0]);
-        write16(at + 8 * kPiece + high, rope[g][1]);
-      }
+    for (int g = 0; g < 4; ++g) {
+      const int row = first_row() + 4 * g + lane / 8;
+      write16(tile.pieces[kPieces - 1] + row * 128 + (lane % 8 ^ row % 8) * 16, rope[g]);
     }
   }
 };
 
-__device__ __forceinline__ void read_slots(const Rows& rows, int tile, int (&slots)[2]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
-  slots[0] = rows.slot(tile * kCudaTile + row);
-  slots[1] = rows.slot(tile * kCudaTile + row + 8);
+// The slot of row lane % 16 of the warp's 16 of a tile.
+__device__ __forceinline__ int read_slot(const Rows& rows, int tile) {
+  return rows.near_slot(tile * kCudaTile + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
+                        static_cast<int>(threadIdx.x) % 16);
 }
 
 __device__ __forceinline__ void copy16(uint8_t* shared, const void* global) {
