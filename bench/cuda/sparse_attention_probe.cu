@@ -3,6 +3,7 @@
 //   sparse_attention_probe small    a few small cases, for compute-sanitizer
 //   sparse_attention_probe same     1,000 launches give the same bits
 //   sparse_attention_probe time     decode and prefill, CUDA graphs of calls on other rows each time
+//   sparse_attention_probe parts    the two kernels of split lists apart
 //   sparse_attention_probe one NAME a few launches, for a profiler
 //
 // Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. --expt-relaxed-constexpr -fmad=false of these
@@ -382,6 +383,7 @@ int main(int count, char** words) {
     time_decode(count > 2 ? words[2] : "");
     if (count <= 2) time_prefill();
   }
+  if (what == "parts") time_parts();
   if (what == "prefill") time_prefill();
   if (what == "one") run_one(count > 2 ? words[2] : "128x128");
   std::printf("%s: %d checks, %d failed\n", what.c_str(), fulgurite::sparse_attention::probe::checks,

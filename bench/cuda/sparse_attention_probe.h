@@ -57,6 +57,7 @@ void expect(bool holds, const std::string& what);
 void check(bool small);
 void check_same();
 void time_decode(const std::string& only);
+void time_parts();
 void time_prefill();
 void run_one(const std::string& name);
 

@@ -5,6 +5,12 @@
 
 #include "bench/cuda/sparse_attention_probe.h"
 
+namespace fulgurite::sparse_attention {
+void launch_many(const CudaParams& params, cudaStream_t stream);
+void launch_few(const CudaParams& params, cudaStream_t stream);
+void launch_merge(const CudaParams& params, cudaStream_t stream);
+}  // namespace fulgurite::sparse_attention
+
 namespace fulgurite::sparse_attention::probe {
 namespace {
 
@@ -188,6 +194,26 @@ void time_decode(const std::string& only) {
                   splits == good ? "*" : " ", plain.median, plain.low, plain.high, dependent.median, g.milestone,
                   g.best, floor, floor / plain.median);
       std::fflush(stdout);
+    }
+  }
+}
+
+// The two kernels of split lists apart.
+void time_parts() {
+  const DecodePool pool;
+  for (const auto& [heads, batch] : {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
+    const int sets = std::clamp(static_cast<int>(220e6 / (batch * 656.0 * kTopk)) + 1, 2, 165);
+    const Workload w(CudaRows::kFp8, batch, heads, sets, kRegions);
+    const int splits = cuda_splits(batch, heads, kTopk, 132);
+    for (const int run : {splits, std::max(splits / 2, 1)}) {
+      const Timing main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
+        (heads >= 64 ? launch_many : launch_few)(w.params(i, pool, run), stream);
+      });
+      const Timing merge = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
+        launch_merge(w.params(i, pool, run), stream);
+      });
+      std::printf("parts: %d heads, batch %d, %d splits: %.2f and %.2f us\n", heads, batch, run, main.median,
+                  merge.median);
     }
   }
 }

@@ -3,12 +3,9 @@
 
 #include <cstdint>
 
-namespace fulgurite::cuda {
+#include "fulgurite/cuda/barrier.h"
 
-// The address of an object in shared memory, as instructions take it.
-__device__ inline uint32_t shared_address(const void* object) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(object));
-}
+namespace fulgurite::cuda {
 
 __device__ inline uint32_t cluster_rank() {
   uint32_t rank;
@@ -40,6 +37,14 @@ __device__ inline void send(uint32_t remote, float4 value, uint32_t remote_barri
           remote),
       "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(remote_barrier)
       : "memory");
+}
+
+// Contiguous bytes of this block's shared memory (`from`, 16-byte aligned), by the bulk copy engine.
+__device__ inline void copy_to_block(uint32_t remote, uint32_t from, uint32_t bytes, uint32_t remote_barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   remote),
+               "r"(from), "r"(bytes), "r"(remote_barrier)
+               : "memory");
 }
 
 // One arrival at another block's barrier.

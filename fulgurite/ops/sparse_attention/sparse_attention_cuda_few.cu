@@ -247,23 +247,25 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
   constexpr bool kBothAhead = kHeads < 32;
   Attend<kHeads> a(p, w, s);
   const Rows rows(p, w);
-  Fp8Half<0> left;
-  Fp8Half<1> right;
-  int slot = read_slot(rows, w.first), next = read_slot(rows, w.first + 1);
+  Fp8Half<0, 16> left;
+  Fp8Half<1, 16> right;
+  const int row = static_cast<int>(threadIdx.x) / 32 * 16, lane = static_cast<int>(threadIdx.x) % 16;
+  const auto slot_of = [&](int tile) { return rows.near_slot(tile * kCudaTile + row + lane); };
+  int slot = slot_of(w.first), next = slot_of(w.first + 1);
   left.load(rows, slot);
   if constexpr (kBothAhead) right.load(rows, slot);
   copies_wait<0>();  // queries; a fence follows
   for (int tile = w.first; tile < w.last; ++tile) {
     if constexpr (!kBothAhead) right.load(rows, slot);
-    left.store(s.keys);
+    left.store(s.keys, row);
     left.load(rows, next);
-    right.store(s.keys);
+    right.store(s.keys, row);
     if constexpr (kBothAhead) right.load(rows, next);
     shared_writes_fence();
     __syncthreads();
     a.add_tile(tile);
     slot = next;
-    next = read_slot(rows, tile + 2);
+    next = slot_of(tile + 2);
   }
   a.whole_denominators();
   if (p.splits > 1)

@@ -11,6 +11,7 @@
 // `right` begins when Q K (t + 1) has ended, so that the tensor cores work under the softmax.
 // Limits of a tile: 2,176 clocks of the tensor cores; 2,300 of shared memory (128 bytes a clock).
 
+#include "fulgurite/cuda/cluster.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
@@ -38,49 +39,90 @@ __device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_
 
 // --- rows ---
 
+// A warp's part of filling the n-th tile: rows [first, first + kRows) of it, which the blocks of a cluster share.
+template <int kBlocks>
 struct Filling {
+  static constexpr int kRows = 16 / kBlocks;
   Many& s;
-  int n;  // which tile
+  int first, peer;
 
-  __device__ __forceinline__ void wait(int half) const {
+  __device__ __forceinline__ explicit Filling(Many& shared) : s(shared) {
+    const int rank = kBlocks == 1 ? 0 : static_cast<int>(cluster_rank());
+    first = rank * 32 + static_cast<int>(threadIdx.x) % 128 / 32 * kRows;
+    peer = rank ^ 1;
+  }
+  __device__ __forceinline__ void wait(int n, int half) const {
     barrier_wait(&s.empty[n % 2][half], phase_of(n) ^ 1);
   }
-  __device__ __forceinline__ void publish(int half) const {
+
+  // The rows are written: they go to the other block as well, whose own rows this block's barrier counts in bytes.
+  __device__ __forceinline__ void publish(int n, int half) const {
     shared_writes_fence();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&s.full[n % 2][half]);
+    const int lane = static_cast<int>(threadIdx.x) % 32, pieces = half == 0 ? kHalfPieces + 1 : kHalfPieces;
+    Barrier* const full = &s.full[n % 2][half];
+    if constexpr (kBlocks == 2) {
+      const int piece = lane == kHalfPieces ? kPieces - 1 : half * kHalfPieces + lane;
+      if (lane < pieces) send_rows(s.keys[n % 2].pieces[piece] + first * 128, full);
+    }
+    if (lane == 0) {
+      if (kBlocks == 2 && threadIdx.x % 128 == 0)
+        barrier_expect(full, static_cast<uint32_t>(pieces * kPiece / 2));
+      else
+        barrier_arrive(full);
+    }
   }
-  __device__ __forceinline__ Tile& tile() const { return s.keys[n % 2]; }
+
+ private:
+  __device__ __forceinline__ void send_rows(const uint8_t* rows, const Barrier* full) const {
+    const uint32_t from = shared_address(rows), rank = static_cast<uint32_t>(peer);
+    copy_to_block(address_in(from, rank), from, kRows * 128, address_in(shared_address(full), rank));
+  }
 };
 
+// Rows are under way in registers: of two tiles where a warp has eight rows of each, of one where it has 16.
+template <int kBlocks>
 __device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
+  constexpr int kRows = Filling<kBlocks>::kRows;
   const Rows rows(p, w);
-  Fp8Half<0> left;
-  Fp8Half<1> right;
-  int slot = read_slot(rows, w.first);
-  left.load(rows, slot);
-  right.load(rows, slot);
-  slot = read_slot(rows, w.first + 1);
-  for (int n = 0; n < w.last - w.first; ++n) {
-    const Filling filling{s, n};
-    filling.wait(0);
-    left.store(filling.tile());
-    filling.publish(0);
-    left.load(rows, slot);
-    filling.wait(1);
-    right.store(filling.tile());
-    filling.publish(1);
-    right.load(rows, slot);
-    slot = read_slot(rows, w.first + n + 2);
+  const Filling<kBlocks> filling(s);
+  const auto slot_of = [&](int n) {
+    return rows.near_slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
+  };
+  Fp8Half<0, kRows> left[kBlocks];
+  Fp8Half<1, kRows> right[kBlocks];
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const int slot = slot_of(i);
+    left[i].load(rows, slot);
+    right[i].load(rows, slot);
   }
+  int slot = slot_of(kBlocks);
+  const int tiles = w.last - w.first;
+  for (int begin = 0; begin < tiles; begin += kBlocks)
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      const int n = begin + i;
+      if (n >= tiles) break;
+      filling.wait(n, 0);
+      left[i].store(s.keys[n % 2], filling.first);
+      filling.publish(n, 0);
+      left[i].load(rows, slot);
+      filling.wait(n, 1);
+      right[i].store(s.keys[n % 2], filling.first);
+      filling.publish(n, 1);
+      right[i].load(rows, slot);
+      slot = slot_of(n + kBlocks + 1);
+    }
 }
 
-// Eight lanes share a row of bf16, four rows of a warp at a time.
-__device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slot16, int half, Tile& tile) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
+// Eight lanes share a row of bf16, four rows of a warp at a time. `slot`: of row lane % kRows.
+template <int kRows>
+__device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slots, int first, int half, Tile& tile) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-  for (int g = 0; g < 4; ++g) {
-    const int row = first + 4 * g + lane / 8, slot = __shfl_sync(~0u, slot16, 4 * g + lane / 8);
+  for (int g = 0; g < kRows / 4; ++g) {
+    const int row = first + 4 * g + lane / 8, slot = __shfl_sync(~0u, slots, 4 * g + lane / 8);
     const int at = row * 128 + (lane % 8 ^ row % 8) * 16;
     const uint8_t* const from = rows.row(slot) + lane % 8 * 16;
     const auto piece = [&](int i) {
@@ -96,23 +138,37 @@ __device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slot16, int
   copies_commit();
 }
 
+template <int kBlocks>
 __device__ __forceinline__ void bring_bf16(const CudaParams& p, const Work& w, Many& s) {
+  constexpr int kRows = Filling<kBlocks>::kRows;
   const Rows rows(p, w);
-  const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 16;
-  int slot = rows.slot(w.first * kCudaTile + row);
+  const Filling<kBlocks> filling(s);
+  const auto slot_of = [&](int n) {
+    return rows.slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
+  };
+  int slot = slot_of(0);
   for (int n = 0; n < w.last - w.first; ++n) {
-    const Filling filling{s, n};
-    const int next = rows.slot((w.first + n + 1) * kCudaTile + row);
-    filling.wait(0);
-    copy_bf16_half(rows, slot, 0, filling.tile());
-    filling.wait(1);
-    copy_bf16_half(rows, slot, 1, filling.tile());
+    const int next = slot_of(n + 1);
+    filling.wait(n, 0);
+    copy_bf16_half<kRows>(rows, slot, filling.first, 0, s.keys[n % 2]);
+    filling.wait(n, 1);
+    copy_bf16_half<kRows>(rows, slot, filling.first, 1, s.keys[n % 2]);
     copies_wait<1>();
-    filling.publish(0);
+    filling.publish(n, 0);
     copies_wait<0>();
-    filling.publish(1);
+    filling.publish(n, 1);
     slot = next;
   }
+}
+
+// A warp has read a half of the n-th tile.
+template <int kBlocks>
+__device__ __forceinline__ void give_back_half(Many& s, int n, int half) {
+  __syncwarp();
+  if (threadIdx.x % 32 != 0) return;
+  Barrier* const empty = &s.empty[n % 2][half];
+  barrier_arrive(empty);
+  if constexpr (kBlocks == 2) arrive_at(address_in(shared_address(empty), cluster_rank() ^ 1));
 }
 
 // --- scores and the left half ---
@@ -188,6 +244,7 @@ __device__ __forceinline__ void keep_scores(const CudaParams& p, const Work& w, 
   }
 }
 
+template <int kBlocks>
 struct Scores {
   const CudaParams& p;
   const Work& w;
@@ -269,13 +326,13 @@ struct Scores {
     else
       wgmma_wait<0>();
     wgmma_result(o);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[n % 2][0]);
+    give_back_half<kBlocks>(s, n, 0);
   }
 };
 
 // --- the right half ---
 
+template <int kBlocks>
 __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128]) {
   const int tiles = w.last - w.first, thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
   const int head = thread / 32 * 16 + lane / 4;
@@ -291,8 +348,7 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_result(o);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&s.empty[n % 2][1]);
+    give_back_half<kBlocks>(s, n, 1);
     if (n + 1 < tiles) named_barrier_arrive(kWeightsEmpty, 2 * kGroupThreads);
   }
 }
@@ -361,17 +417,18 @@ __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Ma
   write_out(p, w, s, 1, o, s.rescale[head], s.rescale[head + 8]);
 }
 
-template <CudaRows kForm>
+template <CudaRows kForm, int kBlocks>
 __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   auto& s = *reinterpret_cast<Many*>(raw);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 4; ++i) {
       barrier_init(&s.full[i / 2][i % 2], 4);  // warps
-      barrier_init(&s.empty[i / 2][i % 2], 4);
+      barrier_init(&s.empty[i / 2][i % 2], 4 * kBlocks);
     }
     barrier_init_fence();
   }
+  if constexpr (kBlocks == 2) cluster_arrive_relaxed();
   wait_for_predecessor();
   release_successor();
   const int groups = p.heads / kHeads, warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
@@ -380,45 +437,58 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
   if (warpgroup < 2) copy_queries<kHeads, 2 * kGroupThreads>(p, token, group * kHeads, s.queries.pieces[0]);
   copies_commit();
   const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
+  if constexpr (kBlocks == 2) cluster_wait();             // the other block's barriers are there
   if (warpgroup == 2) {
-    give_registers<128>();
+    give_registers<136>();
     if constexpr (kForm == CudaRows::kFp8)
-      bring_fp8(p, w, s);
+      bring_fp8<kBlocks>(p, w, s);
     else
-      bring_bf16(p, w, s);
-    return;
-  }
-  copies_wait<0>();
-  shared_writes_fence();
-  float o[128] = {};
-  if (warpgroup == 0) {
-    take_registers<216>();
-    named_barrier_sync(kTogether, 2 * kGroupThreads);  // queries are there
-    Scores scores{p, w, s, {}, {}};
-    scores.run(o);
-    end_left(p, w, s, scores.softmax, o);
+      bring_bf16<kBlocks>(p, w, s);
   } else {
-    give_registers<160>();
-    named_barrier_sync(kTogether, 2 * kGroupThreads);
-    sum_right(w, s, o);
-    end_right(p, w, s, o);
+    copies_wait<0>();
+    shared_writes_fence();
+    float o[128] = {};
+    if (warpgroup == 0) {
+      take_registers<208>();
+      named_barrier_sync(kTogether, 2 * kGroupThreads);  // queries are there
+      Scores<kBlocks> scores{p, w, s, {}, {}};
+      scores.run(o);
+      end_left(p, w, s, scores.softmax, o);
+    } else {
+      give_registers<160>();
+      named_barrier_sync(kTogether, 2 * kGroupThreads);
+      sum_right<kBlocks>(w, s, o);
+      end_right(p, w, s, o);
+    }
+  }
+  if constexpr (kBlocks == 2) {  // nothing may come to a block that has ended
+    cluster_arrive();
+    cluster_wait();
   }
 }
 
-template <CudaRows kForm>
+template <CudaRows kForm, int kBlocks>
 void launch(const CudaParams& p, cudaStream_t stream) {
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      many_kernel<kForm>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
+      many_kernel<kForm, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
   check_cuda(allowed, "shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = sizeof(Many);
   config.stream = stream;
-  cudaLaunchAttribute attribute = dependent_launch(p.dependent);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm>, p), "a launch");
+  cudaLaunchAttribute attributes[] = {dependent_launch(p.dependent), cluster_of(kBlocks)};
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm, kBlocks>, p), "a launch");
+}
+
+template <CudaRows kForm>
+void launch_form(const CudaParams& p, cudaStream_t stream) {
+  if (p.heads == 2 * kHeads)
+    launch<kForm, 2>(p, stream);
+  else
+    launch<kForm, 1>(p, stream);
 }
 
 }  // namespace
@@ -426,9 +496,9 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 
 void launch_many(const CudaParams& p, cudaStream_t stream) {
   if (p.form == CudaRows::kFp8)
-    device::launch<CudaRows::kFp8>(p, stream);
+    device::launch_form<CudaRows::kFp8>(p, stream);
   else
-    device::launch<CudaRows::kBf16>(p, stream);
+    device::launch_form<CudaRows::kBf16>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention

@@ -137,70 +137,63 @@ __device__ __forceinline__ void write_codes(uint8_t* low, uint8_t* high, uint4 c
   write16(high, {first(codes.z), second(codes.z), first(codes.w), second(codes.w)});
 }
 
-// Half of the latent columns (256 bytes) of a warp's 16 rows of a tile, in registers; the first half has rope with it.
-// Lane 8 q + 4 b + i has 16 codes of rows 2 g + b: the i-th of the q-th 64 columns; so both a read and a write of
-// shared memory meet whole lines and all banks. Of rope, lane 8 r + i has the i-th 16 bytes of rows 4 g + r.
-template <int kHalf>
+// Half of the latent columns (256 bytes) of some of a tile's rows, kRows of a warp, in registers; the first half has
+// rope with it. Lane 8 q + 4 b + i has 16 codes of rows 2 g + b: the i-th of the q-th 64 columns; so reads meet whole
+// lines, and writes all banks. Of rope, lane 8 r + i has the i-th 16 bytes of rows 4 g + r.
+template <int kHalf, int kRows>
 struct Fp8Half {
-  uint4 codes[8];
-  uint4 rope[4];  // of the first half
-  uint2 scales;   // of row lane % 16
+  uint4 codes[kRows / 2];
+  uint4 rope[kRows / 4];  // of the first half
+  uint2 scales;           // of row lane % kRows
 
-  // `slot`: of row lane % 16.
+  // `slot`: of row lane % kRows.
   __device__ __forceinline__ void load(const Rows& rows, int slot) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     scales = read8(rows.row(slot) + kCudaLatent + 8 * kHalf);
     const int64_t at = 256 * kHalf + lane / 8 * 64 + lane % 4 * 16;
 #pragma unroll
-    for (int g = 0; g < 8; ++g)
+    for (int g = 0; g < kRows / 2; ++g)
       codes[g] = read16(rows.row(__shfl_sync(~0u, slot, 2 * g + lane / 4 % 2)) + at);
     if constexpr (kHalf == 0)
 #pragma unroll
-      for (int g = 0; g < 4; ++g)
+      for (int g = 0; g < kRows / 4; ++g)
         rope[g] = read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
   }
 
-  __device__ __forceinline__ void store(Tile& tile) const {
+  // As rows `first` and further, a multiple of 8.
+  __device__ __forceinline__ void store(Tile& tile, int first) const {
     const uint32_t pair = __byte_perm(scales.x, scales.y, 0x7632);  // as bf16
     if (__all_sync(~0u, within_once(pair)))
-      store_codes<false>(tile, once(pair));
+      store_codes<false>(tile, first, once(pair));
     else
-      store_codes<true>(tile, pair);
-    if constexpr (kHalf == 0) store_rope(tile);
+      store_codes<true>(tile, first, pair);
+    if constexpr (kHalf == 0) store_rope(tile, first);
   }
 
  private:
-  static __device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) % 128 / 32 * 16; }
-
   template <bool kTwice>
-  __device__ __forceinline__ void store_codes(Tile& tile, uint32_t factors) const {
+  __device__ __forceinline__ void store_codes(Tile& tile, int first, uint32_t factors) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, odd = lane / 4 % 2;
     const uint32_t select = lane < 16 ? 0x1010u : 0x3232u;  // a scale has 128 columns
-    uint8_t* const rows = tile.pieces[4 * kHalf + lane / 8] + (first_row() + odd) * 128;
+    uint8_t* const rows = tile.pieces[4 * kHalf + lane / 8] + (first + odd) * 128;
     const int piece = (2 * (lane % 4) ^ odd) * 16;
 #pragma unroll
-    for (int g = 0; g < 8; ++g) {
+    for (int g = 0; g < kRows / 2; ++g) {
       const uint32_t factor = __byte_perm(__shfl_sync(~0u, factors, 2 * g + odd), 0, select);
       const int low = piece ^ 2 * g % 8 * 16;
       write_codes<kTwice>(rows + g * 256 + low, rows + g * 256 + (low ^ 16), codes[g], factor);
     }
   }
 
-  __device__ __forceinline__ void store_rope(Tile& tile) const {
+  __device__ __forceinline__ void store_rope(Tile& tile, int first) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const int row = first_row() + 4 * g + lane / 8;
+    for (int g = 0; g < kRows / 4; ++g) {
+      const int row = first + 4 * g + lane / 8;
       write16(tile.pieces[kPieces - 1] + row * 128 + (lane % 8 ^ row % 8) * 16, rope[g]);
     }
   }
 };
-
-// The slot of row lane % 16 of the warp's 16 of a tile.
-__device__ __forceinline__ int read_slot(const Rows& rows, int tile) {
-  return rows.near_slot(tile * kCudaTile + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
-                        static_cast<int>(threadIdx.x) % 16);
-}
 
 __device__ __forceinline__ void copy16(uint8_t* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
