@@ -133,7 +133,8 @@ struct Result {
 constexpr float kScale = 0.0416666679f;
 constexpr uint16_t kPoison = 0xCDCD;
 
-Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool scores, int launches = 1) {
+Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool scores, int launches = 1,
+           int block_heads = 0) {
   std::vector<int32_t> selected(static_cast<size_t>(batch.tokens()) * batch.topk, -1);
   for (int t = 0; t < batch.tokens(); ++t)
     std::copy(batch.lists[t].begin(), batch.lists[t].end(), selected.begin() + static_cast<size_t>(t) * batch.topk);
@@ -168,6 +169,7 @@ Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool s
   p.heads = batch.heads;
   p.topk = batch.topk;
   p.splits = splits;
+  p.block_heads = block_heads;
   p.scale = kScale;
   for (int i = 0; i < launches; ++i) {
     p.dependent = i % 2 == 1;
@@ -239,8 +241,8 @@ Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, 
   return worst;
 }
 
-void judge(const char* what, Batch& batch, const Pool& pool, int splits, bool places) {
-  const Result got = run(batch, pool, splits, places, true);
+void judge(const char* what, Batch& batch, const Pool& pool, int splits, bool places, int block_heads = 0) {
+  const Result got = run(batch, pool, splits, places, true, 1, block_heads);
   std::vector<std::pair<int, int>> jobs;
   for (int t = 0; t < batch.tokens(); ++t) {
     const int step = batch.lists[t].size() > 200 ? std::max(1, batch.heads / 4 - 1) : std::max(1, batch.heads / 16);
@@ -347,6 +349,8 @@ void check(bool small) {
       }
       Batch batch(heads, 2048, lists_of({2048, 1, 63, 64, 65, 2047, 129, 320}, pool.rows, 3), 2);
       for (const int splits : {1, 2, 7, 32}) judge("lists", batch, pool, splits, splits == 2);
+      if (form == CudaRows::kFp8)
+        for (int block = 8; block < std::min(heads, 64); block *= 2) judge("blocks", batch, pool, 4, false, block);
       Batch narrow(heads, 100, lists_of({100, 99, 37}, pool.rows, 5), 4);
       judge("narrow", narrow, pool, 2, true);
       check_odd(heads, form, 1);

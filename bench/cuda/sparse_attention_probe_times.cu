@@ -124,7 +124,7 @@ struct Workload {
     return all;
   }
 
-  CudaParams params(int call, const Device<uint8_t>& pool, int splits) const {
+  CudaParams params(int call, const Device<uint8_t>& pool, const CudaPlan& plan) const {
     const int64_t first = static_cast<int64_t>(call % sets) * tokens;
     CudaParams p;
     p.q = q.data + first * heads * kCudaLatent;
@@ -143,7 +143,8 @@ struct Workload {
     p.tokens = tokens;
     p.heads = heads;
     p.topk = kTopk;
-    p.splits = splits;
+    p.splits = plan.splits;
+    p.block_heads = plan.block_heads;
     p.scale = 0.0416666679f;
     return p;
   }
@@ -172,27 +173,33 @@ void time_decode(const std::string& only) {
                         {32, 1, 0, 0},      {32, 8, 0, 0},      {32, 32, 0, 0},      {32, 128, 0, 0},
                         {16, 1, 9, 19.3},   {16, 8, 12, 25.7},  {16, 32, 28, 56.4},  {16, 128, 75, 123.8},
                         {8, 1, 0, 0},       {8, 8, 0, 0},       {8, 32, 0, 0},       {8, 128, 0, 0}};
-  std::printf("decode: heads batch splits  us (p10 p90)  dependent us | milestone public floor share\n");
+  std::printf("decode: heads batch splits x block  us (p10 p90)  dependent us | milestone public floor share\n");
   for (const Goal& g : goals) {
     const int sets = std::clamp(static_cast<int>(220e6 / (g.batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, g.batch, g.heads, sets, kRegions);
-    const int good = cuda_splits(g.batch, g.heads, kTopk, 132);
+    const CudaPlan good = cuda_plan(g.batch, g.heads, kTopk, 132);
     const double floor = std::max(flops(g.batch, g.heads) / 790e6, bytes(g.batch, g.heads) / 3.112e6);
-    for (const int splits : {good, good / 2, good * 2, only == "wide" ? good / 4 : 0}) {
-      if (splits < 1 || splits > kCudaMostSplits || (splits != good && only == "few")) continue;
-      if (cuda_workspace_bytes(g.batch, g.heads, splits) > static_cast<int64_t>(w.workspace.size)) continue;
+    std::vector<CudaPlan> plans{good};
+    if (only != "few")
+      for (const int block : {64, 32, 16, 8})
+        for (const int splits : {good.splits, good.splits / 2, good.splits * 2})
+          if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 && splits <= kCudaMostSplits &&
+              (splits != good.splits || block != good.block_heads))
+            plans.push_back({splits, block, 0});
+    for (const CudaPlan& plan : plans) {
+      if (cuda_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size)) continue;
       const int calls = std::clamp(static_cast<int>(3000.0 / (floor + 8.0)), sets, 256);
       const auto time = [&](bool dependent) {
         return time_graph(calls, [&](int i, cudaStream_t stream) {
-          CudaParams p = w.params(i, pool, splits);
+          CudaParams p = w.params(i, pool, plan);
           p.dependent = dependent;
           cuda_launch(p, stream);
         });
       };
       const Timing plain = time(false), dependent = time(true);
-      std::printf("%4d %4d %3d%s %8.2f (%.2f %.2f) %8.2f | %5.0f %6.1f %6.2f %.2f\n", g.heads, g.batch, splits,
-                  splits == good ? "*" : " ", plain.median, plain.low, plain.high, dependent.median, g.milestone,
-                  g.best, floor, floor / plain.median);
+      std::printf("%4d %4d %3d x%2d%s %8.2f (%.2f %.2f) %8.2f | %5.0f %6.1f %6.2f %.2f\n", g.heads, g.batch,
+                  plan.splits, plan.block_heads, &plan == plans.data() ? "*" : " ", plain.median, plain.low,
+                  plain.high, dependent.median, g.milestone, g.best, floor, floor / plain.median);
       std::fflush(stdout);
     }
   }
@@ -204,15 +211,17 @@ void time_parts() {
   for (const auto& [heads, batch] : {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
     const int sets = std::clamp(static_cast<int>(220e6 / (batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, batch, heads, sets, kRegions);
-    const int splits = cuda_splits(batch, heads, kTopk, 132);
-    for (const int run : {splits, std::max(splits / 2, 1)}) {
+    const CudaPlan plan = cuda_plan(batch, heads, kTopk, 132);
+    for (const int splits : {plan.splits, std::max(plan.splits / 2, 1)}) {
+      const CudaPlan run{splits, plan.block_heads, 0};
       const Timing main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
-        (heads >= 64 ? launch_many : launch_few)(w.params(i, pool, run), stream);
+        (plan.block_heads == 64 ? launch_many : launch_few)(w.params(i, pool, run), stream);
       });
       const Timing merge = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
         launch_merge(w.params(i, pool, run), stream);
       });
-      std::printf("parts: %d heads, batch %d, %d splits: %.2f and %.2f us\n", heads, batch, run, main.median,
+      std::printf("parts: %d heads, batch %d, %d splits x %d: %.2f and %.2f us\n", heads, batch, splits,
+                  plan.block_heads, main.median,
                   merge.median);
     }
   }
@@ -230,7 +239,7 @@ void time_prefill() {
     for (const auto& [heads, tokens, best] : {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);
       const Timing t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
-        cuda_launch(w.params(i, pool, 1), stream);
+        cuda_launch(w.params(i, pool, {1, 64, 0}), stream);
       });
       const double work = flops(tokens, heads) * 1e-6;
       std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n", form == CudaRows::kFp8 ? "fp8 " : "bf16",
@@ -245,7 +254,7 @@ void run_one(const std::string& name) {
   const int heads = std::atoi(name.c_str()), batch = std::atoi(name.c_str() + name.find('x') + 1);
   const DecodePool pool;
   const Workload w(CudaRows::kFp8, batch, heads, 2, kRegions);
-  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_splits(batch, heads, kTopk, 132)), nullptr);
+  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_plan(batch, heads, kTopk, 132)), nullptr);
   CUDA(cudaDeviceSynchronize());
 }
 

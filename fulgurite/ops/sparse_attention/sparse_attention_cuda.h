@@ -1,6 +1,6 @@
 #pragma once
-// Attention over selected latent rows on Hopper (sm_90a): latent 512, rope 64; decode and prefill are one kernel
-// each for few (8, 16, 32) and for many heads (64, 128), with a second one where keys are split.
+// Attention over selected latent rows on Hopper (sm_90a), decode and prefill: latent 512, rope 64; 8, 16, 32, 64 or 128
+// heads. One kernel for blocks of few heads (8, 16, 32) and one for 64, with a second one where keys are split.
 //
 //   q         [tokens, heads, 512]   bf16; token and head strides free, multiples of 8 elements
 //   q_rope    [tokens, heads, 64]    bf16; the same
@@ -8,7 +8,7 @@
 //             rows + places[token].sequence * sequence_stride (with places) + slot * row_stride, 16-byte aligned
 //   selected  [tokens, topk]         i32: slots, at least one, then -1
 //   out       [tokens, heads, 512]   bf16; strides as of q
-//   workspace cuda_workspace_bytes, 16-byte aligned; nothing is kept in it
+//   workspace of cuda_plan, 16-byte aligned; nothing is kept in it
 //
 // Score      one accumulation on the tensor core over latent, then rope, in groups of 16 (core/tensor_core.h), times
 //            scale in fp32: the bits of the contract with mma = hopper.
@@ -20,7 +20,8 @@
 // e(x)       ex2.approx.ftz(x * fp32(log2 e)), x <= 0: within 2^-22 + 2^-23 |x|, relative; below 2^-126 it is 0.
 // l_s        fp32: a sum for each of the lanes that share a head (4 of many heads, 32 of few) over its keys, ascending
 //            from tile to tile, then pairwise.
-// Bits       depend on the list, on q, on the rows and on `splits`; not on the batch, on slots or on the machine.
+// Bits       depend on the list, on q, on the rows, on `splits` and on block_heads being 64 or less (l_s); not on the
+//            batch, on slots, or on where and when blocks run.
 // NaN        as the contract: also a NaN code or scale of a selected row.
 //
 // Bound      u = 2^-24; n entries; p_j the exact weights (sum 1) of the scores, which both sides have alike;
@@ -66,13 +67,19 @@ struct CudaParams {
   int32_t tokens = 0;
   int32_t heads = 0;
   int32_t topk = 0;
-  int32_t splits = 1;  // cuda_splits, or any of 1 .. kCudaMostSplits
+  int32_t splits = 1;       // of cuda_plan, or any of 1 .. kCudaMostSplits
+  int32_t block_heads = 0;  // of cuda_plan, or any of 8, 16, 32, 64 that divides heads; 0: the most
   float scale = 0.0f;
   bool dependent = false;  // a programmatic launch: may begin while its predecessor ends, reads nothing before
 };
 
-// A good number of splits, decided once for a shape; workspace for it (0 without splits).
-int32_t cuda_splits(int64_t tokens, int32_t heads, int32_t topk, int32_t processors);
+// How a shape is launched, decided once; a plan for as many tokens as a captured step has.
+struct CudaPlan {
+  int32_t splits = 1;
+  int32_t block_heads = 64;
+  int64_t workspace_bytes = 0;
+};
+CudaPlan cuda_plan(int64_t tokens, int32_t heads, int32_t topk, int32_t processors);
 int64_t cuda_workspace_bytes(int64_t tokens, int32_t heads, int32_t splits);
 
 // Throws std::runtime_error: of shapes and alignments that it does not take, and of launches that fail. A captured

@@ -1,4 +1,4 @@
-// Sparse attention of 8, 16 or 32 heads (sparse_attention_cuda.h).
+// Sparse attention of 8, 16 or 32 heads a block (sparse_attention_cuda.h).
 //
 // Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so that no
 // product is padded. A block is one warpgroup that does everything for its tiles, the next tile's rows under way in
@@ -77,6 +77,7 @@ struct Attend {
     wgmma_result(d);
   }
 
+  __device__ __forceinline__ int head(int i) const { return w.group * kHeads + Columns<kHeads>::head(i); }
   __device__ __forceinline__ int key(int second) const {
     return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
   }
@@ -89,8 +90,8 @@ struct Attend {
     if (p.scores == nullptr) return;
     for (int i = 0; i < kHeads / 2; ++i)
       if (key(i / 2 % 2) < left)
-        p.scores[(static_cast<int64_t>(w.token) * kHeads + Columns<kHeads>::head(i / 4 * 2 + i % 2)) * p.topk +
-                 tile * kCudaTile + key(i / 2 % 2)] = d[i];
+        p.scores[(static_cast<int64_t>(w.token) * p.heads + head(i / 4 * 2 + i % 2)) * p.topk + tile * kCudaTile +
+                 key(i / 2 % 2)] = d[i];
   }
 
   // The largest score of each head so far; with a __syncthreads.
@@ -200,7 +201,7 @@ struct Attend {
   __device__ __forceinline__ void write_run() const {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
-      const int64_t run = run_of(p, w.token, w.split, Columns<kHeads>::head(i));
+      const int64_t run = run_of(p, w.token, w.split, head(i));
       if (threadIdx.x / 4 == 0) ends_of(p)[run] = {largest[i], denominator[i]};
       float* const at = sums_of(p) + run * kCudaLatent + key(0);
 #pragma unroll
@@ -234,7 +235,7 @@ struct Attend {
         write_matrices_across(shared_address(stage + (8 * j + lane % 8) * kPitch + column * 2), m[0], m[1]);
       }
     __syncthreads();
-    uint16_t* const out = p.out + w.token * p.out_token;
+    uint16_t* const out = p.out + w.token * p.out_token + w.group * kHeads * p.out_head;
     for (int i = static_cast<int>(threadIdx.x); i < kHeads * 64; i += kThreads)
       *reinterpret_cast<uint4*>(out + i / 64 * p.out_head + i % 64 * 8) =
           *reinterpret_cast<const uint4*>(stage + i / 64 * kPitch + i % 64 * 16);
@@ -280,9 +281,11 @@ __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant_
   auto& s = *reinterpret_cast<Few<kHeads>*>(raw);
   wait_for_predecessor();
   release_successor();
-  copy_queries<kHeads, kThreads>(p, static_cast<int>(blockIdx.x) / p.splits, 0, s.queries);
+  const int groups = p.heads / kHeads;
+  copy_queries<kHeads, kThreads>(p, static_cast<int>(blockIdx.x) / groups / p.splits,
+                                 static_cast<int>(blockIdx.x) % groups * kHeads, s.queries);
   copies_commit();
-  const Work w = work_of<kThreads>(p, 1, s.counts);  // with a __syncthreads
+  const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
   attend<kHeads>(p, w, s);
 }
 
@@ -292,7 +295,7 @@ void launch(const CudaParams& p, cudaStream_t stream) {
       few_kernel<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Few<kHeads>)));
   check_cuda(allowed, "shared memory");
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits));
+  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = sizeof(Few<kHeads>);
   config.stream = stream;
@@ -306,9 +309,9 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 }  // namespace device
 
 void launch_few(const CudaParams& p, cudaStream_t stream) {
-  if (p.heads == 8)
+  if (p.block_heads == 8)
     device::launch<8>(p, stream);
-  else if (p.heads == 16)
+  else if (p.block_heads == 16)
     device::launch<16>(p, stream);
   else
     device::launch<32>(p, stream);

@@ -12,6 +12,7 @@
 // Limits of a tile: 2,176 clocks of the tensor cores; 2,300 of shared memory (128 bytes a clock).
 
 #include "fulgurite/cuda/cluster.h"
+#include "fulgurite/cuda/tma.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
@@ -21,7 +22,7 @@ namespace {
 constexpr int kHeads = 64;  // of a block
 constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
 constexpr int kHalfPieces = 4;  // of 64 columns
-constexpr int kOutPitch = 256 * 2 + 16;
+constexpr int kOutPitch = 256 * 2 + 16, kRunPitch = 256 * 4 + 32;  // of rows of results in shared memory
 
 enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether };
 
@@ -168,7 +169,7 @@ __device__ __forceinline__ void give_back_half(Many& s, int n, int half) {
   if (threadIdx.x % 32 != 0) return;
   Barrier* const empty = &s.empty[n % 2][half];
   barrier_arrive(empty);
-  if constexpr (kBlocks == 2) arrive_at(address_in(shared_address(empty), cluster_rank() ^ 1));
+  if constexpr (kBlocks == 2) arrive_at_having_read(address_in(shared_address(empty), cluster_rank() ^ 1));
 }
 
 // --- scores and the left half ---
@@ -355,14 +356,26 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
 
 // --- results ---
 
-__device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, int half, const float (&o)[128]) {
-  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
-  const int head = w.group * kHeads + thread / 32 * 16 + lane / 4;
-  float* const at =
-      sums_of(p) + run_of(p, w.token, w.split, head) * kCudaLatent + half * 256 + 2 * (lane % 4);
+// A row of 1024 bytes a head and half, through memory that no product reads any more: where the queries were, and the
+// tile that the last one is not in.
+__device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, Many& s, int half, const float (&o)[128]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, first = thread / 32 * 16;
+  const int tiles = w.last - w.first;
+  if (half == 1)  // the tile before the last has been read in every block
+    for (int i = 0; i < 2; ++i) barrier_wait(&s.empty[tiles % 2][i], phase_of(tiles) ^ 1);
+  Tile& stage = half == 0 ? s.queries : s.keys[tiles % 2];
+  uint8_t* const rows = stage.pieces[0] + first * kRunPitch;
+  uint8_t* const at = rows + lane / 4 * kRunPitch + lane % 4 * 8;
 #pragma unroll
   for (int i = 0; i < 128; i += 2)
-    *reinterpret_cast<float2*>(at + i % 4 / 2 * 8 * kCudaLatent + i / 4 * 8) = {o[i], o[i + 1]};
+    *reinterpret_cast<float2*>(at + i % 4 / 2 * 8 * kRunPitch + i / 4 * 32) = {o[i], o[i + 1]};
+  shared_writes_fence();
+  __syncwarp();
+  if (lane < 16) {
+    const int64_t run = run_of(p, w.token, w.split, w.group * kHeads + first + lane);
+    bulk_store(sums_of(p) + run * kCudaLatent + half * 256, rows + lane * kRunPitch, 256 * 4);
+    bulk_stores_wait();
+  }
 }
 
 // bf16 through shared memory (where the queries were), a row of 512 bytes a head and half.
@@ -398,7 +411,7 @@ __device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Man
     if (lane % 4 == 0)
       for (int r = 0; r < 2; ++r)
         ends_of(p)[run_of(p, w.token, w.split, w.group * kHeads + head + 8 * r)] = {softmax.largest[r], l[r]};
-    write_run(p, w, 0, o);
+    write_run(p, w, s, 0, o);
     return;
   }
   const float inverse[2] = {__frcp_rn(l[0]), __frcp_rn(l[1])};
@@ -410,7 +423,7 @@ __device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Man
 }
 
 __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Many& s, const float (&o)[128]) {
-  if (p.splits > 1) return write_run(p, w, 1, o);
+  if (p.splits > 1) return write_run(p, w, s, 1, o);
   const int thread = static_cast<int>(threadIdx.x) % 128, head = thread / 32 * 16 + thread % 32 / 4;
   named_barrier_sync(kTogether, 2 * kGroupThreads);
   named_barrier_sync(kTogether, 2 * kGroupThreads);
@@ -462,7 +475,7 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
     }
   }
   if constexpr (kBlocks == 2) {  // nothing may come to a block that has ended
-    cluster_arrive();
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 }

@@ -1,4 +1,5 @@
-// The second kernel of split lists (sparse_attention_cuda.h): a block has a head of a token.
+// The second kernel of split lists (sparse_attention_cuda.h): a warp has 128 columns of a
+// head of a token.
 
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
@@ -6,7 +7,7 @@ namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kThreads = kCudaLatent / 4;  // a thread has four columns
+constexpr int kThreads = 32, kParts = kCudaLatent / 4 / kThreads;  // a thread has four columns
 
 struct Ends {
   float weight;       // of split `lane`
@@ -30,13 +31,14 @@ template <int kSplits>  // at most, and more than half of it
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ CudaParams p) {
   wait_for_predecessor();
   release_successor();
-  const int head = static_cast<int>(blockIdx.x) % p.heads, token = static_cast<int>(blockIdx.x) / p.heads;
+  const int row = static_cast<int>(blockIdx.x) / kParts, head = row % p.heads, token = row / p.heads;
+  const int column = (static_cast<int>(blockIdx.x) % kParts * kThreads + static_cast<int>(threadIdx.x)) * 4;
   const int64_t run = run_of(p, token, 0, head), stride = p.heads;
-  const float* const sums = sums_of(p) + run * kCudaLatent + threadIdx.x * 4;
+  const float* const sums = sums_of(p) + run * kCudaLatent + column;
   float4 part[kSplits];
 #pragma unroll
   for (int i = 0; i < kSplits; ++i)
-    part[i] = i < p.splits ? __ldcs(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
+    part[i] = i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
   const Ends ends = merge_ends(ends_of(p) + run, stride, p.splits);
   float4 sum{};
 #pragma unroll
@@ -52,13 +54,13 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   uint2 out;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.x) : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.y) : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
-  *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + threadIdx.x * 4) = out;
+  *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + column) = out;
 }
 
 template <int kSplits>
 void launch(const CudaParams& p, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.heads));
+  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.heads * kParts));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   cudaLaunchAttribute attribute = dependent_launch(true);
