@@ -1,10 +1,11 @@
 // Sparse attention of 8, 16 or 32 heads a block (sparse_attention_cuda.h).
 //
 // Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so that no
-// product is padded. A block is one warpgroup that does everything for its tiles, the next tile's rows under way in
-// registers meanwhile; two blocks share a processor and fill each other's gaps.
-// Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory and 600 to
-// write it; about 1,000 issue slots of each scheduler to make bf16 of the codes.
+// product is padded. A block is two warpgroups: both bring the rows of a tile, the next tile's under way in registers
+// meanwhile; the first makes S and the softmax; each makes half of O. Two blocks share a processor and fill each
+// other's gaps.
+// Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write it,
+// and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16 of them.
 
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
@@ -12,7 +13,8 @@ namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kThreads = 128, kWarps = 4;
+constexpr int kGroupThreads = 128, kThreads = 2 * kGroupThreads, kWarps = 4;
+constexpr int kScoresName = 1;  // a barrier of the first warpgroup
 
 template <int kHeads>
 struct Few {
@@ -20,7 +22,8 @@ struct Few {
   alignas(1024) uint8_t queries[kPieces * kHeads * 128];
   alignas(1024) uint8_t weights[kHeads * 128];  // P^T, bf16
   float of_warps[kWarps][kHeads];
-  int counts[kWarps];
+  float factors[kHeads];  // of the sums before a tile; at the end 1 / l
+  int counts[kThreads / 32];
 };
 
 // Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j + b and
@@ -47,14 +50,14 @@ struct Attend {
   const CudaParams& p;
   const Work& w;
   Few<kHeads>& s;
-  float o[8][kHeads / 2];  // O^T: 64 latent columns each
-  float largest[kOwned], denominator[kOwned];
-  float rescale[kOwned];
+  const int half;          // the warpgroup: of latent columns
+  float o[4][kHeads / 2];  // O^T: 64 latent columns each
+  float largest[kOwned], denominator[kOwned], rescale[kOwned];  // the first warpgroup's
 
   __device__ __forceinline__ Attend(const CudaParams& params, const Work& work, Few<kHeads>& shared)
-      : p(params), w(work), s(shared) {
+      : p(params), w(work), s(shared), half(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
+    for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int j = 0; j < kHeads / 2; ++j) o[i][j] = 0.0f;
 #pragma unroll
@@ -79,7 +82,7 @@ struct Attend {
 
   __device__ __forceinline__ int head(int i) const { return w.group * kHeads + Columns<kHeads>::head(i); }
   __device__ __forceinline__ int key(int second) const {
-    return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
+    return static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
   }
 
   __device__ __forceinline__ void scale_scores(int tile, float (&d)[kHeads / 2]) const {
@@ -94,7 +97,7 @@ struct Attend {
                  key(i / 2 % 2)] = d[i];
   }
 
-  // The largest score of each head so far; with a __syncthreads.
+  // The largest score of each head so far.
   __device__ __forceinline__ void find_largest(const float (&d)[kHeads / 2]) {
     const auto larger = [](float a, float b) { return fmaxf(a, b); };
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -103,7 +106,7 @@ struct Attend {
       const float most = over_keys(fmaxf(d[i / 2 * 4 + i % 2], d[i / 2 * 4 + 2 + i % 2]), larger);
       if (lane < 4) s.of_warps[threadIdx.x / 32][Columns<kHeads>::head(i)] = most;
     }
-    __syncthreads();
+    named_barrier_sync(kScoresName, kGroupThreads);
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int head = Columns<kHeads>::head(i);
@@ -112,6 +115,7 @@ struct Attend {
       const float all = fmaxf(largest[i], most);
       rescale[i] = exponential(largest[i] - weighed_against(all));
       largest[i] = all;
+      if (threadIdx.x < 4) s.factors[head] = rescale[i];
     }
   }
 
@@ -127,7 +131,7 @@ struct Attend {
   }
 
   __device__ __forceinline__ void write_weights(const float (&d)[kHeads / 2]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32, chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;
+    const int lane = static_cast<int>(threadIdx.x) % 32, chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;  // of the first warpgroup
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
       uint32_t m[2];
@@ -140,22 +144,26 @@ struct Attend {
   }
 
   __device__ __forceinline__ void rescale_sums() {
+    float factor[kOwned];
     bool any = false;
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) any |= rescale[i] != 1.0f;
+    for (int i = 0; i < kOwned; ++i) {
+      factor[i] = s.factors[Columns<kHeads>::head(i)];
+      any |= factor[i] != 1.0f;
+    }
     if (!__any_sync(~0u, any)) return;
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
+    for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < kHeads / 2; ++j) o[i][j] = __fmul_rn(o[i][j], rescale[j / 4 * 2 + j % 2]);
+      for (int j = 0; j < kHeads / 2; ++j) o[i][j] = __fmul_rn(o[i][j], factor[j / 4 * 2 + j % 2]);
   }
 
   __device__ __forceinline__ void add_values() {
     const uint64_t weights = wgmma_operand(s.weights);
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint64_t v = wgmma_across(s.keys.pieces[i], kPiece);
+    for (int i = 0; i < 4; ++i) {
+      const uint64_t v = wgmma_across(s.keys.pieces[4 * half + i], kPiece);
 #pragma unroll
       for (int k = 0; k < 4; ++k)
         WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k, 1);
@@ -163,11 +171,10 @@ struct Attend {
     wgmma_commit();
     wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) wgmma_result(o[i]);
+    for (int i = 0; i < 4; ++i) wgmma_result(o[i]);
   }
 
-  // A tile whose rows are in shared memory, behind a barrier.
-  __device__ __forceinline__ void add_tile(int tile) {
+  __device__ __forceinline__ void make_weights(int tile) {
     float d[kHeads / 2];
     multiply_keys(d);
     scale_scores(tile, d);
@@ -175,13 +182,18 @@ struct Attend {
     weigh(d);
     write_weights(d);
     shared_writes_fence();
+  }
+
+  // A tile whose rows are in shared memory, behind a barrier.
+  __device__ __forceinline__ void add_tile(int tile) {
+    if (half == 0) make_weights(tile);
     __syncthreads();
     rescale_sums();
     add_values();
     __syncthreads();  // all have read the tile
   }
 
-  // The denominators, of all keys; with a __syncthreads.
+  // Of all keys: of the first warpgroup; 1 / l for both.
   __device__ __forceinline__ void whole_denominators() {
     const auto sum = [](float a, float b) { return __fadd_rn(a, b); };
 #pragma unroll
@@ -189,12 +201,13 @@ struct Attend {
       const float part = over_keys(denominator[i], sum);
       if (threadIdx.x % 32 < 4) s.of_warps[threadIdx.x / 32][Columns<kHeads>::head(i)] = part;
     }
-    __syncthreads();
+    named_barrier_sync(kScoresName, kGroupThreads);
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int head = Columns<kHeads>::head(i);
       denominator[i] = sum(sum(s.of_warps[0][head], s.of_warps[1][head]),
                            sum(s.of_warps[2][head], s.of_warps[3][head]));
+      if (threadIdx.x < 4) s.factors[head] = __frcp_rn(denominator[i]);
     }
   }
 
@@ -202,10 +215,10 @@ struct Attend {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int64_t run = run_of(p, w.token, w.split, head(i));
-      if (threadIdx.x / 4 == 0) ends_of(p)[run] = {largest[i], denominator[i]};
-      float* const at = sums_of(p) + run * kCudaLatent + key(0);
+      if (threadIdx.x < 4) ends_of(p)[run] = {largest[i], denominator[i]};
+      float* const at = sums_of(p) + run * kCudaLatent + half * 256 + key(0);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) {
+      for (int c = 0; c < 4; ++c) {
         at[c * 64] = o[c][i / 2 * 4 + i % 2];
         at[c * 64 + 8] = o[c][i / 2 * 4 + 2 + i % 2];
       }
@@ -219,9 +232,9 @@ struct Attend {
     uint8_t* const stage = s.keys.pieces[0];
     float inverse[kOwned];
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) inverse[i] = __frcp_rn(denominator[i]);
+    for (int i = 0; i < kOwned; ++i) inverse[i] = s.factors[Columns<kHeads>::head(i)];
 #pragma unroll
-    for (int c = 0; c < 8; ++c)
+    for (int c = 0; c < 4; ++c)
 #pragma unroll
       for (int j = 0; j < kHeads / 8; ++j) {
         uint32_t m[2];
@@ -231,7 +244,7 @@ struct Attend {
               : "=r"(m[r])
               : "f"(__fmul_rn(o[c][4 * j + 2 * r + 1], inverse[2 * j + 1])),
                 "f"(__fmul_rn(o[c][4 * j + 2 * r], inverse[2 * j])));
-        const int column = c * 64 + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 8 % 2 * 8;
+        const int column = half * 256 + c * 64 + static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane / 8 % 2 * 8;
         write_matrices_across(shared_address(stage + (8 * j + lane % 8) * kPitch + column * 2), m[0], m[1]);
       }
     __syncthreads();
@@ -248,9 +261,9 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
   constexpr bool kBothAhead = kHeads < 32;
   Attend<kHeads> a(p, w, s);
   const Rows rows(p, w);
-  Fp8Half<0, 16> left;
-  Fp8Half<1, 16> right;
-  const int row = static_cast<int>(threadIdx.x) / 32 * 16, lane = static_cast<int>(threadIdx.x) % 16;
+  Fp8Half<0, 8> left;
+  Fp8Half<1, 8> right;
+  const int row = static_cast<int>(threadIdx.x) / 32 * 8, lane = static_cast<int>(threadIdx.x) % 8;
   const auto slot_of = [&](int tile) { return rows.near_slot(tile * kCudaTile + row + lane); };
   int slot = slot_of(w.first), next = slot_of(w.first + 1);
   left.load(rows, slot);
@@ -268,7 +281,8 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
     slot = next;
     next = slot_of(tile + 2);
   }
-  a.whole_denominators();
+  if (a.half == 0) a.whole_denominators();
+  __syncthreads();
   if (p.splits > 1)
     a.write_run();
   else

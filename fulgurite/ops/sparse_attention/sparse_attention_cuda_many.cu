@@ -40,16 +40,25 @@ __device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_
 
 // --- rows ---
 
-// A warp's part of filling the n-th tile: rows [first, first + kRows) of it, which the blocks of a cluster share.
-template <int kBlocks>
+// How rows come: by kBlocks blocks of a cluster together, kAhead tiles ahead (fp8, in registers). And when `right`
+// begins with a tile: kLate, when the next scores are there; or with `scores`.
+template <int kBlocks_, int kAhead_, bool kLate_>
+struct Way {
+  static constexpr int kBlocks = kBlocks_, kAhead = kAhead_;
+  static constexpr bool kLate = kLate_;
+  static constexpr int kRows = 16 / kBlocks;  // of a tile, a warp
+};
+
+// A warp's part of filling the n-th tile: rows [first, first + kRows) of it.
+template <class W>
 struct Filling {
-  static constexpr int kRows = 16 / kBlocks;
+  static constexpr int kBlocks = W::kBlocks, kRows = W::kRows;
   Many& s;
   int first, peer;
 
   __device__ __forceinline__ explicit Filling(Many& shared) : s(shared) {
     const int rank = kBlocks == 1 ? 0 : static_cast<int>(cluster_rank());
-    first = rank * 32 + static_cast<int>(threadIdx.x) % 128 / 32 * kRows;
+    first = rank * 32 + (static_cast<int>(threadIdx.x) / 32 - 8) * kRows;
     peer = rank ^ 1;
   }
   __device__ __forceinline__ void wait(int n, int half) const {
@@ -67,7 +76,7 @@ struct Filling {
       if (lane < pieces) send_rows(s.keys[n % 2].pieces[piece] + first * 128, full);
     }
     if (lane == 0) {
-      if (kBlocks == 2 && threadIdx.x % 128 == 0)
+      if (kBlocks == 2 && threadIdx.x == 2 * kGroupThreads)
         barrier_expect(full, static_cast<uint32_t>(pieces * kPiece / 2));
       else
         barrier_arrive(full);
@@ -81,28 +90,28 @@ struct Filling {
   }
 };
 
-// Rows are under way in registers: of two tiles where a warp has eight rows of each, of one where it has 16.
-template <int kBlocks>
+// Rows are under way in registers.
+template <class W>
 __device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
-  constexpr int kRows = Filling<kBlocks>::kRows;
+  constexpr int kRows = W::kRows, kAhead = W::kAhead;
   const Rows rows(p, w);
-  const Filling<kBlocks> filling(s);
+  const Filling<W> filling(s);
   const auto slot_of = [&](int n) {
     return rows.near_slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
   };
-  Fp8Half<0, kRows> left[kBlocks];
-  Fp8Half<1, kRows> right[kBlocks];
+  Fp8Half<0, kRows> left[kAhead];
+  Fp8Half<1, kRows> right[kAhead];
 #pragma unroll
-  for (int i = 0; i < kBlocks; ++i) {
+  for (int i = 0; i < kAhead; ++i) {
     const int slot = slot_of(i);
     left[i].load(rows, slot);
     right[i].load(rows, slot);
   }
-  int slot = slot_of(kBlocks);
+  int slot = slot_of(kAhead);
   const int tiles = w.last - w.first;
-  for (int begin = 0; begin < tiles; begin += kBlocks)
+  for (int begin = 0; begin < tiles; begin += kAhead)
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       const int n = begin + i;
       if (n >= tiles) break;
       filling.wait(n, 0);
@@ -113,7 +122,7 @@ __device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Ma
       right[i].store(s.keys[n % 2], filling.first);
       filling.publish(n, 1);
       right[i].load(rows, slot);
-      slot = slot_of(n + kBlocks + 1);
+      slot = slot_of(n + kAhead + 1);
     }
 }
 
@@ -139,11 +148,11 @@ __device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slots, int 
   copies_commit();
 }
 
-template <int kBlocks>
+template <class W>
 __device__ __forceinline__ void bring_bf16(const CudaParams& p, const Work& w, Many& s) {
-  constexpr int kRows = Filling<kBlocks>::kRows;
+  constexpr int kRows = W::kRows;
   const Rows rows(p, w);
-  const Filling<kBlocks> filling(s);
+  const Filling<W> filling(s);
   const auto slot_of = [&](int n) {
     return rows.slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
   };
@@ -245,7 +254,7 @@ __device__ __forceinline__ void keep_scores(const CudaParams& p, const Work& w, 
   }
 }
 
-template <int kBlocks>
+template <class W>
 struct Scores {
   const CudaParams& p;
   const Work& w;
@@ -301,13 +310,14 @@ struct Scores {
       const bool more = n + 1 < tiles;
       if (n > 0) named_barrier_sync(kWeightsEmpty, 2 * kGroupThreads);
       share_weights();
+      if constexpr (!W::kLate) named_barrier_arrive(kWeightsFull, 2 * kGroupThreads);
       rescale_sums(o, softmax.rescale[0], softmax.rescale[1]);
       add_values(n, o);
       if (more) multiply_keys<0, kHalfPieces>(n + 1, d);
       give_back(n, more, o);
       if (more) multiply_keys<kHalfPieces, kPieces>(n + 1, d);
       wgmma_wait<0>();
-      named_barrier_arrive(kWeightsFull, 2 * kGroupThreads);
+      if constexpr (W::kLate) named_barrier_arrive(kWeightsFull, 2 * kGroupThreads);
       if (more) weigh(n + 1, d);
     }
   }
@@ -327,7 +337,7 @@ struct Scores {
     else
       wgmma_wait<0>();
     wgmma_result(o);
-    give_back_half<kBlocks>(s, n, 0);
+    give_back_half<W::kBlocks>(s, n, 0);
   }
 };
 
@@ -430,10 +440,11 @@ __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Ma
   write_out(p, w, s, 1, o, s.rescale[head], s.rescale[head + 8]);
 }
 
-template <CudaRows kForm, int kBlocks>
+template <CudaRows kForm, class W>
 __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   auto& s = *reinterpret_cast<Many*>(raw);
+  constexpr int kBlocks = W::kBlocks;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 4; ++i) {
       barrier_init(&s.full[i / 2][i % 2], 4);  // warps
@@ -454,22 +465,23 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
   if (warpgroup == 2) {
     give_registers<136>();
     if constexpr (kForm == CudaRows::kFp8)
-      bring_fp8<kBlocks>(p, w, s);
+      bring_fp8<W>(p, w, s);
     else
-      bring_bf16<kBlocks>(p, w, s);
+      bring_bf16<W>(p, w, s);
   } else {
     copies_wait<0>();
     shared_writes_fence();
-    float o[128] = {};
     if (warpgroup == 0) {
       take_registers<208>();
       named_barrier_sync(kTogether, 2 * kGroupThreads);  // queries are there
-      Scores<kBlocks> scores{p, w, s, {}, {}};
+      float o[128] = {};
+      Scores<W> scores{p, w, s, {}, {}};
       scores.run(o);
       end_left(p, w, s, scores.softmax, o);
     } else {
       give_registers<160>();
       named_barrier_sync(kTogether, 2 * kGroupThreads);
+      float o[128] = {};
       sum_right<kBlocks>(w, s, o);
       end_right(p, w, s, o);
     }
@@ -480,38 +492,35 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
   }
 }
 
-template <CudaRows kForm, int kBlocks>
+template <CudaRows kForm, class W>
 void launch(const CudaParams& p, cudaStream_t stream) {
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      many_kernel<kForm, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
+      many_kernel<kForm, W>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
   check_cuda(allowed, "shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = sizeof(Many);
   config.stream = stream;
-  cudaLaunchAttribute attributes[] = {dependent_launch(p.dependent), cluster_of(kBlocks)};
+  cudaLaunchAttribute attributes[] = {dependent_launch(p.dependent), cluster_of(W::kBlocks)};
   config.attrs = attributes;
   config.numAttrs = 2;
-  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm, kBlocks>, p), "a launch");
-}
-
-template <CudaRows kForm>
-void launch_form(const CudaParams& p, cudaStream_t stream) {
-  if (p.heads == 2 * kHeads)
-    launch<kForm, 2>(p, stream);
-  else
-    launch<kForm, 1>(p, stream);
+  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm, W>, p), "a launch");
 }
 
 }  // namespace
 }  // namespace device
 
 void launch_many(const CudaParams& p, cudaStream_t stream) {
-  if (p.form == CudaRows::kFp8)
-    device::launch_form<CudaRows::kFp8>(p, stream);
+  const bool pair = p.heads == 2 * device::kHeads;  // of blocks, that share their rows
+  if (p.form == CudaRows::kFp8 && pair)
+    device::launch<CudaRows::kFp8, device::Way<2, 2, true>>(p, stream);
+  else if (p.form == CudaRows::kFp8)
+    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
+  else if (pair)
+    device::launch<CudaRows::kBf16, device::Way<2, 1, true>>(p, stream);
   else
-    device::launch_form<CudaRows::kBf16>(p, stream);
+    device::launch<CudaRows::kBf16, device::Way<1, 1, true>>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention
