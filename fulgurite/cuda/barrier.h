@@ -82,4 +82,9 @@ __device__ __forceinline__ void named_barrier_sync(uint32_t name, uint32_t threa
   asm volatile("barrier.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
+// The part of those who do not wait.
+__device__ __forceinline__ void named_barrier_arrive(uint32_t name, uint32_t threads) {
+  asm volatile("barrier.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
+}
+
 }  // namespace fulgurite::cuda

@@ -51,6 +51,22 @@ __device__ inline void store_in(uint32_t remote, double value) {
   asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(remote), "d"(value) : "memory");
 }
 
+// Contiguous bytes of this block's shared memory (`from`, 16-byte aligned), by the bulk copy engine.
+__device__ inline void copy_to_block(uint32_t remote, uint32_t from, uint32_t bytes,
+                                     uint32_t remote_barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          remote),
+      "r"(from), "r"(bytes), "r"(remote_barrier)
+      : "memory");
+}
+
+// One arrival at another block's barrier by one who has but read: orders nothing that was written, and so does not
+// wait for writes to memory, as the one below does.
+__device__ inline void arrive_at_having_read(uint32_t remote_barrier) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
+}
+
 // One arrival at another block's barrier.
 __device__ inline void arrive_at(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)

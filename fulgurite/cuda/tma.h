@@ -39,6 +39,17 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint
       : "memory");
 }
 
+// The other way; what lies in shared memory has been made visible (shared_writes_fence). Shared memory may be left when
+// bulk_stores_wait, of the same thread, has returned; what is in global memory is seen by later kernels.
+__device__ __forceinline__ void bulk_store(void* global, const void* shared, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+               "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_stores_wait() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // A box of a tensor of three dimensions, at coordinates x (fastest), y, z.
 __device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map, int32_t x, int32_t y,
                                             int32_t z, Barrier* barrier, uint64_t policy) {
