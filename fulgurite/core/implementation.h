@@ -53,7 +53,7 @@ struct Implementation {
   // The problem as this implementation solves it: mma and the order of its sums, so that a reference repeats its
   // bits, and forms of weights other than `reads`. None: as asked.
   Problem (*states)(const Problem& problem) = nullptr;
-  const char* sums = "";  // the same, for a plan's reader
+  std::string (*sums)(const Problem& problem) = nullptr;  // the same, for a plan's reader
 };
 
 // A kernel that builds for other GPUs than Hopper, or for none, do not have.

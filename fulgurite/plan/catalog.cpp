@@ -14,8 +14,8 @@ constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &em
                                                            FULGURITE_ROWS_OF_GPU(embedding)};
 constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, FULGURITE_ROWS_OF_GPU(norm)};
 constexpr const linear::Implementation* kLinear[] = {
-    &linear::kCpuFp8,  &linear::kCpuBf16,     &linear::kCpu, &linear::kReference,
-    &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
+    &linear::kCpuFp8,     &linear::kCpuBf16, &linear::kCpu,         &linear::kReference,
+    &linear::kCudaHopper, &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
 constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference,
                                                      FULGURITE_ROWS_OF_GPU(rotary)};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {
@@ -31,10 +31,10 @@ constexpr const index_select::Implementation* kIndexSelect[] = {
     &index_select::kCuda};
 constexpr const head_projection::Implementation* kHeadProjection[] = {
     &head_projection::kCpuBf16, &head_projection::kCpu, &head_projection::kReference,
-    &head_projection::kCuda};
+    &head_projection::kCudaHopper, &head_projection::kCuda};
 constexpr const sparse_attention::Implementation* kSparseAttention[] = {
     &sparse_attention::kCpuPairs, &sparse_attention::kCpu, &sparse_attention::kReference,
-    &sparse_attention::kCuda};
+    &sparse_attention::kCudaHopper, &sparse_attention::kCuda};
 constexpr const expanded_attention::Implementation* kExpandedAttention[] = {
     &expanded_attention::kCpu, &expanded_attention::kReference, &expanded_attention::kCuda};
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference,

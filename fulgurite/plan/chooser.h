@@ -47,7 +47,7 @@ class Chooser {
       const Problem solved = as_read(*candidate, problem);
       const auto& runs = runner(*candidate, candidates);
       row.implementation = runs.name;
-      row.sums = candidate->sums;
+      if (candidate->sums != nullptr) row.sums = candidate->sums(problem);
       row.has_kernel =
           runs.run != nullptr && (plan_.device.accelerator != nullptr || are_built(candidate->device));
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);

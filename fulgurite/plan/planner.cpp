@@ -138,6 +138,9 @@ class Planner {
                                   sequences(), context(), batch(), page_tokens()});
     plan.value =
         choose_head_projection(layer, "value", kv_b, head_projection::Direction::kToRows, c_.nope, c_.value);
+    // One copy serves both: what reads any form reads that of the other.
+    MatrixFormat &one = plan.query.problem.weight, &other = plan.value.problem.weight;
+    if (one != other) one = other = one.form == MatrixForm::kBF16 ? one : other;
     return plan;
   }
 

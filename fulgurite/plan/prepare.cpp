@@ -158,7 +158,8 @@ void prepare_latent(const model::StoredLayer& w, const LatentAttentionPlan& plan
                     Floats& floats, PreparedLayer& layer) {
   layer.kv_a = as_stored(w.kv_a);
   layer.kv_a_norm = floats.exact(w.kv_a_norm);
-  layer.kv_b = as_stored(w.kv_b);
+  layer.kv_b =
+      plan.absorbed ? prepare_as(plan.absorbed->query.problem.weight, w.kv_b, floats) : as_stored(w.kv_b);
   layer.o = as_stored(w.o);
   if (plan.indexer) prepare_indexer(w.indexer, plan.indexer->projection.problem, numerics, floats, layer);
 }

@@ -1,32 +1,12 @@
-// The row of Hopper's kernels.
+// The row of the catalog: the contract's views as the kernels' parameters.
 
 #include "fulgurite/cuda/check.h"
 #include "fulgurite/ops/head_projection/head_projection.h"
 #include "fulgurite/ops/head_projection/head_projection_cuda_hopper.h"
+#include "fulgurite/ops/head_projection/head_projection_rules.h"
 
 namespace fulgurite::head_projection {
-namespace {
-
-Support takes_target(const Target& target) {
-  if (target.kind == DeviceKind::kCuda && target.sm == 90) return std::nullopt;
-  return Refusal{"target " + name(target) + ", takes sm90"};
-}
-
-Support takes_shape(const Problem& problem) {
-  if (problem.weight.form != MatrixForm::kBF16)
-    return Refusal{"weight in " + describe(problem.weight) + ", takes bf16"};
-  if (hopper::takes(problem.direction, problem.rows, problem.latent)) return std::nullopt;
-  return Refusal{std::to_string(problem.rows) + " rows of " + std::to_string(problem.latent) +
-                 ", takes 128 or 192 into and 128 or 256 out of a latent space of a multiple of 64"};
-}
-
-Support supports(const Problem& problem) {
-  return first_refusal({takes_target(problem.setting.target),
-                        takes(problem.setting.numerics.activation, {Activation::kBf16}),
-                        takes(problem.setting.numerics.mma, {Mma::kExact}), takes_shape(problem)});
-}
-
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const auto& weight = std::get<View<const bf16, 2>>(args.weight->as);
   hopper::Params params;
@@ -45,12 +25,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   params.first_row = static_cast<int>(problem.first_row);
   params.rows = static_cast<int>(problem.rows);
   params.latent = static_cast<int>(problem.latent);
+  params.dependent = !lane.waits;
   hopper::launch(params, static_cast<cudaStream_t>(lane.stream));
   cuda::launched(lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::head_projection

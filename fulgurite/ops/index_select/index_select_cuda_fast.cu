@@ -125,6 +125,7 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   params.top_k.slots = args.slots.data;
   params.top_k.topk = static_cast<int32_t>(problem.topk);
   params.top_k.context = problem.context;
+  logits.launch = params.top_k.launch = lane.waits ? Launch::kPlain : Launch::kProgrammatic;
   params.workspace = lane.workspace.data();
   params.workspace_bytes = workspace_bytes_hopper(problem);
   params.scores = args.scores.data;

@@ -37,6 +37,10 @@ Problem states(const Problem& problem) {
   return stated;
 }
 
+std::string sums(const Problem&) {
+  return "products by wgmma; the heads in 4 parts, (h / 2) % 4, added pairwise";
+}
+
 }  // namespace
 
 int64_t workspace_bytes_hopper(const Problem& problem) {
@@ -44,13 +48,7 @@ int64_t workspace_bytes_hopper(const Problem& problem) {
   return row * std::min(problem.largest_batch, std::max<int64_t>(kLogitsBudget / row, 1));
 }
 
-const Implementation kCudaHopper{"cuda_hopper",
-                                 supports,
-                                 workspace_bytes,
-                                 FULGURITE_KERNEL(run_hopper),
-                                 DeviceKind::kCuda,
-                                 nullptr,
-                                 states,
-                                 "products by wgmma; the heads in 4 parts, (h / 2) % 4, added pairwise"};
+const Implementation kCudaHopper{"cuda_hopper",     supports, workspace_bytes, FULGURITE_KERNEL(run_hopper),
+                                 DeviceKind::kCuda, nullptr,  states,          sums};
 
 }  // namespace fulgurite::index_select

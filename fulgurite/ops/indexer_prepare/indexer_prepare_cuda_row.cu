@@ -57,6 +57,7 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   set_queries(args, params);
   if (problem.keys) set_keys(args, params);
   set_numerics(problem, params);
+  params.dependent = !lane.waits;
   cuda::launch(params, static_cast<cudaStream_t>(lane.stream));
   fulgurite::cuda::launched(lane);
   if (args.rotated_q) show_rotated(problem, args, lane);

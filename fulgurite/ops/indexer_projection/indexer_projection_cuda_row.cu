@@ -38,6 +38,7 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   params.heads = static_cast<int>(problem.heads);
   params.round_gate = problem.setting.numerics.gate == Gate::kBf16;
   params.processors = problem.setting.target.multiprocessors;
+  params.dependent = !lane.waits;
   cuda::launch(params, static_cast<cudaStream_t>(lane.stream));
   fulgurite::cuda::launched(lane);
 }

@@ -25,15 +25,14 @@ Problem states(const Problem& problem) {
   return stated;
 }
 
+std::string sums(const Problem&) {
+  return "products by wgmma and mma.sync of bf16; K in 16 parts, added pairwise";
+}
+
 }  // namespace
 
-const Implementation kCudaHopper{"cuda_hopper",
-                                 supports,
-                                 no_workspace<Problem>,
-                                 FULGURITE_KERNEL(run_hopper),
-                                 DeviceKind::kCuda,
-                                 nullptr,
-                                 states,
-                                 "products by wgmma and mma.sync of bf16; K in 16 parts, added pairwise"};
+const Implementation kCudaHopper{
+    "cuda_hopper", supports, no_workspace<Problem>, FULGURITE_KERNEL(run_hopper), DeviceKind::kCuda, nullptr,
+    states,        sums};
 
 }  // namespace fulgurite::indexer_projection

@@ -1,25 +1,13 @@
-// The row of Hopper's kernels. What they take is what cuda_fp8's rule says of sm90.
+// The row of the catalog: the contract's views as the kernels' parameters.
 
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/cuda/check.h"
 #include "fulgurite/ops/linear/linear.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper.h"
+#include "fulgurite/ops/linear/linear_rules.h"
 
 namespace fulgurite::linear {
-namespace {
-
-Support supports(const Problem& problem) {
-  const Target& target = problem.setting.target;
-  if (target.kind != DeviceKind::kCuda || target.sm != 90)
-    return Refusal{"target " + name(target) + ", takes sm90"};
-  return kCudaFp8.supports(problem);
-}
-
-int64_t workspace_bytes(const Problem& problem, int) {
-  return hopper::workspace_bytes(problem.largest_batch, problem.in);
-}
-
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const auto& weight = std::get<BlockScaled>(args.weight->as);
   hopper::Params params;
@@ -36,12 +24,10 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   params.in = static_cast<int>(problem.in);
   params.out = static_cast<int>(problem.out);
   params.rounding = activation_rounding(problem.setting.numerics);
+  params.dependent = !lane.waits;
+  params.processors = problem.setting.target.multiprocessors;
   hopper::launch(params, static_cast<cudaStream_t>(lane.stream));
   cuda::launched(lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, workspace_bytes, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::linear

@@ -7,11 +7,6 @@
 
 namespace fulgurite::linear::hopper {
 
-int64_t workspace_bytes(int64_t tokens, int64_t in) {
-  return (coded_tokens(tokens) * in + 255) / 256 * 256 +
-         pieces(in, kBlock) * ((tokens + 255) / 256 * 256) * static_cast<int64_t>(sizeof(float));
-}
-
 namespace {
 
 void succeeded(cudaError_t error) {

@@ -41,8 +41,6 @@ struct Params {
   int processors = 132;  // to spread over where a block can do several tiles; no bit depends on it
 };
 
-int64_t workspace_bytes(int64_t tokens, int64_t in);
-
 void launch(const Params& params, cudaStream_t stream);
 
 // The two halves, for those who time them, or who quantize once for several products: the second reads what the

@@ -36,11 +36,6 @@ struct Coded {
   float* scales;   // [ceil(in / 128), scale_stride]
   int64_t scale_stride;
 };
-__host__ __device__ inline int64_t coded_tokens(int64_t tokens) {
-  for (const int tile : {8, 16, 32, 64, 128})
-    if (tokens <= tile) return tile;
-  return tokens;
-}
 __host__ __device__ inline Coded coded(const Params& params) {
   uint8_t* const codes = static_cast<uint8_t*>(params.workspace);
   const int64_t bytes = (coded_tokens(params.tokens) * params.in + 255) / 256 * 256;

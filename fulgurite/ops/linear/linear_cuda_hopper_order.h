@@ -1,6 +1,8 @@
 #pragma once
-// In which order Hopper's kernels of the fp8 linear add the parts of K; without CUDA, for rules and references.
+// In which order Hopper's kernels of the fp8 linear add the parts of K, and the memory that they need; without CUDA, for rules
+// and references.
 
+#include "fulgurite/core/host_device.h"
 #include "fulgurite/core/tensor_core.h"
 
 namespace fulgurite::linear::hopper {
@@ -15,6 +17,18 @@ inline int parts_of(int64_t in, int64_t out) {
 }
 inline SumOrder order_of(int64_t in, int64_t out) {
   return {parts_of(in, out), 0, SumOrder::Merge::kAscending};
+}
+
+// Tokens whose codes lie in the workspace: rounded up, so that a tile's can be copied whole.
+FULGURITE_HOST_DEVICE inline int64_t coded_tokens(int64_t tokens) {
+  for (const int tile : {8, 16, 32, 64, 128})
+    if (tokens <= tile) return tile;
+  return tokens;
+}
+// Their codes and scales.
+inline int64_t workspace_bytes(int64_t tokens, int64_t in) {
+  return (coded_tokens(tokens) * in + 255) / 256 * 256 +
+         (in + 127) / 128 * ((tokens + 255) / 256 * 256) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace fulgurite::linear::hopper

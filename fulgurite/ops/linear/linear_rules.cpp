@@ -1,6 +1,7 @@
-// The rows of a GPU: what each takes, and the scales that it reads. No kernel of them is in this build. What
-// a rule does not name, it refuses.
+// The rows of a GPU: what each takes, and the scales that it reads. What a rule does not name, it refuses. Of the two in the
+// middle there are no kernels.
 //
+//   cuda_hopper   cuda_fp8's path on sm90: linear_cuda_hopper.h.
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
@@ -19,7 +20,8 @@
 
 #include <algorithm>
 
-#include "fulgurite/ops/linear/linear.h"
+#include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
+#include "fulgurite/ops/linear/linear_rules.h"
 
 namespace fulgurite::linear {
 namespace {
@@ -114,6 +116,29 @@ MatrixFormat reads_fp8(const Problem& problem) {
   return blocks(kBlock, ScaleFormat::kE8M0, ScaleLayout::kPacked);
 }
 
+// --- cuda_hopper ---
+
+Support supports_hopper(const Problem& problem) {
+  return first_refusal({takes_sm(problem.setting.target, 90), supports_fp8(problem)});
+}
+
+int64_t workspace_of_hopper(const Problem& problem, int) {
+  return hopper::workspace_bytes(problem.largest_batch, problem.in);
+}
+
+Problem states_hopper(const Problem& problem) {
+  Problem stated = problem;
+  stated.setting.numerics.mma = Mma::kHopper;
+  stated.order = hopper::order_of(problem.in, problem.out);
+  return stated;
+}
+
+std::string sums_hopper(const Problem& problem) {
+  const int64_t parts = hopper::order_of(problem.in, problem.out).parts;
+  if (parts == 1) return "products by wgmma, 128 columns at a time";
+  return fmt::format("products by wgmma, 128 columns at a time; K in {} parts, added in order", parts);
+}
+
 // --- cublaslt_fp8 ---
 
 Support takes_library(const Problem& problem) {
@@ -193,6 +218,9 @@ Support supports_generic(const Problem& problem) {
   return refusal ? refusal : is_defined(problem);  // which is asked of known forms alone
 }
 
+const Implementation kCudaHopper{
+    "cuda_hopper",     supports_hopper, workspace_of_hopper, FULGURITE_KERNEL(run_hopper),
+    DeviceKind::kCuda, nullptr,         states_hopper,       sums_hopper};
 const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
                               nullptr,    DeviceKind::kCuda, reads_fp8};
 const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,

@@ -65,6 +65,9 @@ struct Problem {
   int64_t context = 0;
   int64_t largest_batch = 0;  // tokens that one call may bring
   int64_t page_tokens = 0;    // of a cache in pages (core/cache_pages.h); 0: a sequence's rows lie together
+  // Of a kernel that deals a list's tiles to runs, merged at the end, and whose exp is approximate (sparse_attention_cuda.h):
+  // the most runs. 0: neither. The reference makes one run; the tolerance is wider.
+  int64_t runs = 0;
 };
 
 struct Args {
@@ -100,8 +103,9 @@ void reference_attend(const Numerics& numerics, std::span<const float> scores,
                       float sink = kNoSink);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
-extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
-extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands, activation fp32 or fp16
+extern const Implementation kCpuPairs;    // bf16 operands, tiles of 64 or 128, running
+extern const Implementation kCudaHopper;  // rows of 512 + 64 in pages, fp8 or bf16: sparse_attention_cuda.h
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::sparse_attention

@@ -1,0 +1,10 @@
+#pragma once
+// Between the row of Hopper (head_projection_rules.cpp) and its kernels.
+
+#include "fulgurite/ops/head_projection/head_projection.h"
+
+namespace fulgurite::head_projection {
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane);  // head_projection_cuda_fast.cu
+
+}  // namespace fulgurite::head_projection

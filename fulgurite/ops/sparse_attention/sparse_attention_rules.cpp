@@ -1,0 +1,92 @@
+// The row of Hopper: what it takes, and how it is launched. Its kernels are sparse_attention_cuda_*.cu, which not every build has.
+
+#include "fulgurite/ops/sparse_attention/sparse_attention_rules.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace fulgurite::sparse_attention {
+namespace {
+
+constexpr int64_t kTile = 64, kMostRuns = 32, kProcessors = 132;  // whatever a device has: runs change bits
+
+Support takes_shape(const Problem& problem) {
+  const int64_t h = problem.heads;
+  if (problem.latent != 512 || problem.rope != 64)
+    return Refusal{fmt::format("rows of {} + {}, takes 512 + 64", problem.latent, problem.rope)};
+  if (h != 8 && h != 16 && h != 32 && h != 64 && h != 128)
+    return Refusal{fmt::format("{} heads, takes 8, 16, 32, 64 or 128", h)};
+  if (problem.page_tokens != kPageTokens)
+    return Refusal{fmt::format("pages of {} tokens, takes {}", problem.page_tokens, kPageTokens)};
+  return std::nullopt;
+}
+
+Support takes_rows(const Problem& problem) {
+  const LatentCache form = problem.setting.numerics.latent_cache;
+  if (form == LatentCache::kBf16 && problem.heads < 64)
+    return Refusal{fmt::format("rows of bf16 for {} heads, takes 64 or 128", problem.heads)};
+  return takes(form, {LatentCache::kFp8, LatentCache::kBf16});
+}
+
+Support supports(const Problem& problem) {
+  const Numerics& n = problem.setting.numerics;
+  return first_refusal({takes_sm(problem.setting.target, 90), takes(n.activation, {Activation::kBf16}),
+                        takes(n.mla, {Mla::kAbsorbed}), takes(n.qk_operands, {QkOperands::kBf16}),
+                        takes(n.softmax_tile, {SoftmaxTile::k64}),
+                        takes(n.softmax_merge, {SoftmaxMerge::kRunning}),
+                        takes(n.softmax_denominator, {SoftmaxDenominator::kUnrounded}),
+                        takes(n.softmax_p, {SoftmaxP::kBf16}), takes_shape(problem), takes_rows(problem)});
+}
+
+int64_t workspace_bytes(const Problem& problem, int) {
+  int64_t most = 0;
+  for (int64_t tokens = 1; tokens < problem.largest_batch; tokens *= 2)
+    most = std::max(most, hopper_workspace_bytes(problem, tokens));
+  return std::max(most, hopper_workspace_bytes(problem, problem.largest_batch));
+}
+
+Problem states(const Problem& problem) {
+  Problem stated = problem;
+  stated.setting.numerics.mma = Mma::kHopper;
+  stated.runs = kMostRuns;
+  return stated;
+}
+
+std::string sums(const Problem& problem) {
+  std::string text = "scores by wgmma; runs of a list:";
+  int32_t last = 0;
+  for (int64_t tokens = 1; tokens < 2 * problem.largest_batch; tokens *= 2) {
+    const int32_t runs = hopper_plan(problem, tokens).splits;
+    if (runs != last) text += fmt::format(" {} from {} token(s) on,", runs, tokens == 1 ? 1 : tokens / 2 + 1);
+    last = runs;
+  }
+  text.back() = ';';
+  return text + " merged in order";
+}
+
+}  // namespace
+
+// Few tokens: a tile a block, and as few heads a block as leave every block a processor. Otherwise as many runs as fill the
+// processors once; 64 heads take one, of fewer two blocks fit.
+HopperPlan hopper_plan(const Problem& problem, int64_t tokens) {
+  const int64_t tiles = std::min(kMostRuns, (problem.topk + kTile - 1) / kTile), heads = problem.heads;
+  const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(tokens, 1))));
+  HopperPlan plan{1, static_cast<int32_t>(std::min<int64_t>(heads, 64))};
+  const bool codes = problem.setting.numerics.latent_cache == LatentCache::kFp8;
+  for (const int32_t block : {32, 16, 8})
+    if (codes && block <= heads && rows * tiles * (heads / block) <= kProcessors) plan.block_heads = block;
+  const int64_t places = plan.block_heads == 64 ? kProcessors : 2 * kProcessors;
+  plan.splits =
+      static_cast<int32_t>(std::clamp<int64_t>(places / (rows * (heads / plan.block_heads)), 1, tiles));
+  return plan;
+}
+
+int64_t hopper_workspace_bytes(const Problem& problem, int64_t tokens) {
+  const int64_t runs = hopper_plan(problem, tokens).splits;
+  return runs == 1 ? 0 : tokens * problem.heads * runs * (problem.latent * 4 + 8);
+}
+
+const Implementation kCudaHopper{"cuda_hopper",     supports, workspace_bytes, FULGURITE_KERNEL(run_hopper),
+                                 DeviceKind::kCuda, nullptr,  states,          sums};
+
+}  // namespace fulgurite::sparse_attention
