@@ -146,6 +146,7 @@ Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool s
   Device<uint8_t> workspace(cuda_workspace_bytes(batch.tokens(), batch.heads, splits));
   const Device<TokenPlace> place(std::vector<TokenPlace>(batch.lists.size()));
   out.fill(0xCD);
+  of_scores.fill(0xCD);
   workspace.fill(0xCD);
   CudaParams p;
   p.q = q.data;

@@ -177,7 +177,7 @@ void time_decode(const std::string& only) {
   for (const Goal& g : goals) {
     const int sets = std::clamp(static_cast<int>(220e6 / (g.batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, g.batch, g.heads, sets, kRegions);
-    const CudaPlan good = cuda_plan(g.batch, g.heads, kTopk, 132);
+    const CudaPlan good = cuda_plan(CudaRows::kFp8, g.batch, g.heads, kTopk, 132);
     const double floor = std::max(flops(g.batch, g.heads) / 790e6, bytes(g.batch, g.heads) / 3.112e6);
     std::vector<CudaPlan> plans{good};
     if (only != "few")
@@ -211,7 +211,7 @@ void time_parts() {
   for (const auto& [heads, batch] : {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
     const int sets = std::clamp(static_cast<int>(220e6 / (batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, batch, heads, sets, kRegions);
-    const CudaPlan plan = cuda_plan(batch, heads, kTopk, 132);
+    const CudaPlan plan = cuda_plan(CudaRows::kFp8, batch, heads, kTopk, 132);
     for (const int splits : {plan.splits, std::max(plan.splits / 2, 1)}) {
       const CudaPlan run{splits, plan.block_heads, 0};
       const Timing main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
@@ -254,7 +254,7 @@ void run_one(const std::string& name) {
   const int heads = std::atoi(name.c_str()), batch = std::atoi(name.c_str() + name.find('x') + 1);
   const DecodePool pool;
   const Workload w(CudaRows::kFp8, batch, heads, 2, kRegions);
-  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_plan(batch, heads, kTopk, 132)), nullptr);
+  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_plan(CudaRows::kFp8, batch, heads, kTopk, 132)), nullptr);
   CUDA(cudaDeviceSynchronize());
 }
 

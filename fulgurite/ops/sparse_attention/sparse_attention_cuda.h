@@ -79,7 +79,7 @@ struct CudaPlan {
   int32_t block_heads = 64;
   int64_t workspace_bytes = 0;
 };
-CudaPlan cuda_plan(int64_t tokens, int32_t heads, int32_t topk, int32_t processors);
+CudaPlan cuda_plan(CudaRows form, int64_t tokens, int32_t heads, int32_t topk, int32_t processors);
 int64_t cuda_workspace_bytes(int64_t tokens, int32_t heads, int32_t splits);
 
 // Throws std::runtime_error: of shapes and alignments that it does not take, and of launches that fail. A captured

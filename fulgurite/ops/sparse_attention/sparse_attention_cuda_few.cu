@@ -1,9 +1,10 @@
 // Sparse attention of 8, 16 or 32 heads a block (sparse_attention_cuda.h).
 //
 // Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so that no
-// product is padded. A block is two warpgroups: both bring the rows of a tile, the next tile's under way in registers
-// meanwhile; the first makes S and the softmax; each makes half of O. Two blocks share a processor and fill each
-// other's gaps.
+// product is padded. A block is one warpgroup, or two: all bring the rows of a tile, the next tile's under way in
+// registers meanwhile; the first makes S and the softmax; each makes its part of O. Two blocks share a processor and fill
+// each other's gaps. Two warpgroups make a tile sooner, one takes fewer registers: which is faster depends on how many
+// blocks there are; no bit does.
 // Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write it,
 // and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16 of them.
 
@@ -13,8 +14,9 @@ namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kGroupThreads = 128, kThreads = 2 * kGroupThreads, kWarps = 4;
+constexpr int kGroupThreads = 128, kWarps = 4;
 constexpr int kScoresName = 1;  // a barrier of the first warpgroup
+constexpr int kFewBlocks = 132;  // up to here two warpgroups
 
 template <int kHeads>
 struct Few {
@@ -23,7 +25,7 @@ struct Few {
   alignas(1024) uint8_t weights[kHeads * 128];  // P^T, bf16
   float of_warps[kWarps][kHeads];
   float factors[kHeads];  // of the sums before a tile; at the end 1 / l
-  int counts[kThreads / 32];
+  int counts[2 * kWarps];
 };
 
 // Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j + b and
@@ -44,20 +46,21 @@ __device__ __forceinline__ float over_keys(float x, const Op& op) {
   return op(x, __shfl_xor_sync(~0u, x, 16));
 }
 
-template <int kHeads>
+template <int kHeads, int kGroups>
 struct Attend {
-  static constexpr int kOwned = Columns<kHeads>::kOwned;
+  static constexpr int kOwned = Columns<kHeads>::kOwned, kThreads = kGroups * kGroupThreads;
+  static constexpr int kOwnPieces = 8 / kGroups;  // of 64 latent columns
   const CudaParams& p;
   const Work& w;
   Few<kHeads>& s;
-  const int half;          // the warpgroup: of latent columns
-  float o[4][kHeads / 2];  // O^T: 64 latent columns each
+  const int group;               // which warpgroup
+  float o[kOwnPieces][kHeads / 2];  // O^T
   float largest[kOwned], denominator[kOwned], rescale[kOwned];  // the first warpgroup's
 
   __device__ __forceinline__ Attend(const CudaParams& params, const Work& work, Few<kHeads>& shared)
-      : p(params), w(work), s(shared), half(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
+      : p(params), w(work), s(shared), group(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < kOwnPieces; ++i)
 #pragma unroll
       for (int j = 0; j < kHeads / 2; ++j) o[i][j] = 0.0f;
 #pragma unroll
@@ -153,7 +156,7 @@ struct Attend {
     }
     if (!__any_sync(~0u, any)) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < kOwnPieces; ++i)
 #pragma unroll
       for (int j = 0; j < kHeads / 2; ++j) o[i][j] = __fmul_rn(o[i][j], factor[j / 4 * 2 + j % 2]);
   }
@@ -162,8 +165,8 @@ struct Attend {
     const uint64_t weights = wgmma_operand(s.weights);
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint64_t v = wgmma_across(s.keys.pieces[4 * half + i], kPiece);
+    for (int i = 0; i < kOwnPieces; ++i) {
+      const uint64_t v = wgmma_across(s.keys.pieces[kOwnPieces * group + i], kPiece);
 #pragma unroll
       for (int k = 0; k < 4; ++k)
         WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k, 1);
@@ -171,7 +174,7 @@ struct Attend {
     wgmma_commit();
     wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) wgmma_result(o[i]);
+    for (int i = 0; i < kOwnPieces; ++i) wgmma_result(o[i]);
   }
 
   __device__ __forceinline__ void make_weights(int tile) {
@@ -186,7 +189,7 @@ struct Attend {
 
   // A tile whose rows are in shared memory, behind a barrier.
   __device__ __forceinline__ void add_tile(int tile) {
-    if (half == 0) make_weights(tile);
+    if (group == 0) make_weights(tile);
     __syncthreads();
     rescale_sums();
     add_values();
@@ -216,9 +219,9 @@ struct Attend {
     for (int i = 0; i < kOwned; ++i) {
       const int64_t run = run_of(p, w.token, w.split, head(i));
       if (threadIdx.x < 4) ends_of(p)[run] = {largest[i], denominator[i]};
-      float* const at = sums_of(p) + run * kCudaLatent + half * 256 + key(0);
+      float* const at = sums_of(p) + run * kCudaLatent + group * kOwnPieces * 64 + key(0);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
+      for (int c = 0; c < kOwnPieces; ++c) {
         at[c * 64] = o[c][i / 2 * 4 + i % 2];
         at[c * 64 + 8] = o[c][i / 2 * 4 + 2 + i % 2];
       }
@@ -234,7 +237,7 @@ struct Attend {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) inverse[i] = s.factors[Columns<kHeads>::head(i)];
 #pragma unroll
-    for (int c = 0; c < 4; ++c)
+    for (int c = 0; c < kOwnPieces; ++c)
 #pragma unroll
       for (int j = 0; j < kHeads / 8; ++j) {
         uint32_t m[2];
@@ -244,7 +247,8 @@ struct Attend {
               : "=r"(m[r])
               : "f"(__fmul_rn(o[c][4 * j + 2 * r + 1], inverse[2 * j + 1])),
                 "f"(__fmul_rn(o[c][4 * j + 2 * r], inverse[2 * j])));
-        const int column = half * 256 + c * 64 + static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane / 8 % 2 * 8;
+        const int column = (group * kOwnPieces + c) * 64 + static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 +
+                           lane / 8 % 2 * 8;
         write_matrices_across(shared_address(stage + (8 * j + lane % 8) * kPitch + column * 2), m[0], m[1]);
       }
     __syncthreads();
@@ -256,15 +260,16 @@ struct Attend {
 };
 
 // With 32 heads registers allow half of the next tile.
-template <int kHeads>
+template <int kHeads, int kGroups>
 __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<kHeads>& s) {
   constexpr bool kBothAhead = kHeads < 32;
-  Attend<kHeads> a(p, w, s);
+  constexpr int kRows = 16 / kGroups;  // of a tile, a warp
+  Attend<kHeads, kGroups> a(p, w, s);
   const Rows rows(p, w);
-  Fp8Half<0, 8> left;
-  Fp8Half<1, 8> right;
-  const int row = static_cast<int>(threadIdx.x) / 32 * 8, lane = static_cast<int>(threadIdx.x) % 8;
+  const int row = static_cast<int>(threadIdx.x) / 32 * kRows, lane = static_cast<int>(threadIdx.x) % kRows;
   const auto slot_of = [&](int tile) { return rows.near_slot(tile * kCudaTile + row + lane); };
+  Fp8Half<0, kRows> left;
+  Fp8Half<1, kRows> right;
   int slot = slot_of(w.first), next = slot_of(w.first + 1);
   left.load(rows, slot);
   if constexpr (kBothAhead) right.load(rows, slot);
@@ -281,7 +286,7 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
     slot = next;
     next = slot_of(tile + 2);
   }
-  if (a.half == 0) a.whole_denominators();
+  if (a.group == 0) a.whole_denominators();
   __syncthreads();
   if (p.splits > 1)
     a.write_run();
@@ -289,9 +294,10 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
     a.write_out();
 }
 
-template <int kHeads>
-__global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant__ CudaParams p) {
+template <int kHeads, int kGroups>
+__global__ void __launch_bounds__(kGroups* kGroupThreads, 2) few_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
+  constexpr int kThreads = kGroups * kGroupThreads;
   auto& s = *reinterpret_cast<Few<kHeads>*>(raw);
   wait_for_predecessor();
   release_successor();
@@ -300,35 +306,40 @@ __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant_
                                  static_cast<int>(blockIdx.x) % groups * kHeads, s.queries);
   copies_commit();
   const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
-  attend<kHeads>(p, w, s);
+  attend<kHeads, kGroups>(p, w, s);
 }
 
-template <int kHeads>
-void launch(const CudaParams& p, cudaStream_t stream) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      few_kernel<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Few<kHeads>)));
+template <int kHeads, int kGroups>
+void launch(const CudaParams& p, unsigned blocks, cudaStream_t stream) {
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(few_kernel<kHeads, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(sizeof(Few<kHeads>)));
   check_cuda(allowed, "shared memory");
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
-  config.blockDim = dim3(kThreads);
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(kGroups * kGroupThreads);
   config.dynamicSmemBytes = sizeof(Few<kHeads>);
   config.stream = stream;
   cudaLaunchAttribute attribute = dependent_launch(p.dependent);
   config.attrs = &attribute;
   config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, few_kernel<kHeads>, p), "a launch");
+  check_cuda(cudaLaunchKernelEx(&config, few_kernel<kHeads, kGroups>, p), "a launch");
 }
 
 }  // namespace
 }  // namespace device
 
 void launch_few(const CudaParams& p, cudaStream_t stream) {
+  const int blocks = p.tokens * p.splits * (p.heads / p.block_heads);
+  const auto count = static_cast<unsigned>(blocks);
   if (p.block_heads == 8)
-    device::launch<8>(p, stream);
-  else if (p.block_heads == 16)
-    device::launch<16>(p, stream);
+    device::launch<8, 2>(p, count, stream);
+  else if (p.block_heads == 32)
+    device::launch<32, 1>(p, count, stream);
+  else if (blocks <= device::kFewBlocks)
+    device::launch<16, 2>(p, count, stream);
   else
-    device::launch<32>(p, stream);
+    device::launch<16, 1>(p, count, stream);
 }
 
 }  // namespace fulgurite::sparse_attention

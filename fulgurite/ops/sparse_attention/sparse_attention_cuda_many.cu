@@ -24,7 +24,7 @@ constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
 constexpr int kHalfPieces = 4;  // of 64 columns
 constexpr int kOutPitch = 256 * 2 + 16, kRunPitch = 256 * 4 + 32;  // of rows of results in shared memory
 
-enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether };
+enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether, kScoresAlone };
 
 struct Many {
   Tile queries;
@@ -371,6 +371,7 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
 __device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, Many& s, int half, const float (&o)[128]) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, first = thread / 32 * 16;
   const int tiles = w.last - w.first;
+  if (half == 0) named_barrier_sync(kScoresAlone, kGroupThreads);
   if (half == 1)  // the tile before the last has been read in every block
     for (int i = 0; i < 2; ++i) barrier_wait(&s.empty[tiles % 2][i], phase_of(tiles) ^ 1);
   Tile& stage = half == 0 ? s.queries : s.keys[tiles % 2];
@@ -512,15 +513,12 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 }  // namespace device
 
 void launch_many(const CudaParams& p, cudaStream_t stream) {
-  const bool pair = p.heads == 2 * device::kHeads;  // of blocks, that share their rows
-  if (p.form == CudaRows::kFp8 && pair)
-    device::launch<CudaRows::kFp8, device::Way<2, 2, true>>(p, stream);
-  else if (p.form == CudaRows::kFp8)
-    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
-  else if (pair)
-    device::launch<CudaRows::kBf16, device::Way<2, 1, true>>(p, stream);
-  else
+  if (p.form == CudaRows::kBf16)
     device::launch<CudaRows::kBf16, device::Way<1, 1, true>>(p, stream);
+  else if (p.heads == 2 * device::kHeads)  // two blocks share their rows
+    device::launch<CudaRows::kFp8, device::Way<2, 1, false>>(p, stream);
+  else
+    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention
