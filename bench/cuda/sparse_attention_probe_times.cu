@@ -33,7 +33,8 @@ __global__ void fill_fp8(uint8_t* rows, int64_t count) {
   }
 }
 __global__ void fill_bf16(uint32_t* data, int64_t pairs, uint64_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < pairs; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < pairs;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const uint64_t at = 2 * (seed + static_cast<uint64_t>(i));
     float x[2];
     for (int b = 0; b < 2; ++b) {
@@ -105,7 +106,8 @@ struct Workload {
         selected(lists(count * n, in_regions)),
         workspace(cuda_workspace_bytes(n, h, n * h > 4096 ? 4 : kCudaMostSplits)) {
     fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(q.data), static_cast<int64_t>(q.size / 2), 1);
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.size / 2), 1ull << 40);
+    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.size / 2),
+                             1ull << 40);
     CUDA(cudaDeviceSynchronize());
   }
 
@@ -118,7 +120,8 @@ struct Workload {
           i < 512 ? distinct(1000 + i, kTopk, kContext)
                   : std::vector<int32_t>(all.begin() + static_cast<int64_t>(i_distinct) * kTopk,
                                          all.begin() + static_cast<int64_t>(i_distinct + 1) * kTopk);
-      const int shift = i < 512 ? i % in_regions * kContext : (i % in_regions - i_distinct % in_regions) * kContext;
+      const int shift =
+          i < 512 ? i % in_regions * kContext : (i % in_regions - i_distinct % in_regions) * kContext;
       for (const int32_t slot : list) all.push_back(slot + shift);
     }
     return all;
@@ -173,7 +176,8 @@ void time_decode(const std::string& only) {
                         {32, 1, 0, 0},      {32, 8, 0, 0},      {32, 32, 0, 0},      {32, 128, 0, 0},
                         {16, 1, 9, 19.3},   {16, 8, 12, 25.7},  {16, 32, 28, 56.4},  {16, 128, 75, 123.8},
                         {8, 1, 0, 0},       {8, 8, 0, 0},       {8, 32, 0, 0},       {8, 128, 0, 0}};
-  std::printf("decode: heads batch splits x block  us (p10 p90)  dependent us | milestone public floor share\n");
+  std::printf(
+      "decode: heads batch splits x block  us (p10 p90)  dependent us | milestone public floor share\n");
   for (const Goal& g : goals) {
     const int sets = std::clamp(static_cast<int>(220e6 / (g.batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, g.batch, g.heads, sets, kRegions);
@@ -183,11 +187,12 @@ void time_decode(const std::string& only) {
     if (only != "few")
       for (const int block : {64, 32, 16, 8})
         for (const int splits : {good.splits, good.splits / 2, good.splits * 2})
-          if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 && splits <= kCudaMostSplits &&
-              (splits != good.splits || block != good.block_heads))
+          if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 &&
+              splits <= kCudaMostSplits && (splits != good.splits || block != good.block_heads))
             plans.push_back({splits, block, 0});
     for (const CudaPlan& plan : plans) {
-      if (cuda_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size)) continue;
+      if (cuda_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size))
+        continue;
       const int calls = std::clamp(static_cast<int>(3000.0 / (floor + 8.0)), sets, 256);
       const auto time = [&](bool dependent) {
         return time_graph(calls, [&](int i, cudaStream_t stream) {
@@ -208,7 +213,8 @@ void time_decode(const std::string& only) {
 // The two kernels of split lists apart.
 void time_parts() {
   const DecodePool pool;
-  for (const auto& [heads, batch] : {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
+  for (const auto& [heads, batch] :
+       {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
     const int sets = std::clamp(static_cast<int>(220e6 / (batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, batch, heads, sets, kRegions);
     const CudaPlan plan = cuda_plan(CudaRows::kFp8, batch, heads, kTopk, 132);
@@ -221,8 +227,7 @@ void time_parts() {
         launch_merge(w.params(i, pool, run), stream);
       });
       std::printf("parts: %d heads, batch %d, %d splits x %d: %.2f and %.2f us\n", heads, batch, splits,
-                  plan.block_heads, main.median,
-                  merge.median);
+                  plan.block_heads, main.median, merge.median);
     }
   }
 }
@@ -236,14 +241,16 @@ void time_prefill() {
       fill_fp8<<<4096, 256>>>(pool.data, kContext);
     else
       fill_bf16<<<4096, 256>>>(reinterpret_cast<uint32_t*>(pool.data), kContext * 288, 7);
-    for (const auto& [heads, tokens, best] : {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
+    for (const auto& [heads, tokens, best] :
+         {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);
       const Timing t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
         cuda_launch(w.params(i, pool, {1, 64, 0}), stream);
       });
       const double work = flops(tokens, heads) * 1e-6;
-      std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n", form == CudaRows::kFp8 ? "fp8 " : "bf16",
-                  heads, tokens, t.median, t.low, t.high, t.best, work / t.median, work / t.best, best);
+      std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n",
+                  form == CudaRows::kFp8 ? "fp8 " : "bf16", heads, tokens, t.median, t.low, t.high, t.best,
+                  work / t.median, work / t.best, best);
       std::fflush(stdout);
     }
   }
@@ -254,7 +261,8 @@ void run_one(const std::string& name) {
   const int heads = std::atoi(name.c_str()), batch = std::atoi(name.c_str() + name.find('x') + 1);
   const DecodePool pool;
   const Workload w(CudaRows::kFp8, batch, heads, 2, kRegions);
-  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_plan(CudaRows::kFp8, batch, heads, kTopk, 132)), nullptr);
+  for (int i = 0; i < 3; ++i)
+    cuda_launch(w.params(i, pool, cuda_plan(CudaRows::kFp8, batch, heads, kTopk, 132)), nullptr);
   CUDA(cudaDeviceSynchronize());
 }
 

@@ -40,11 +40,13 @@ __device__ inline void send(uint32_t remote, float4 value, uint32_t remote_barri
 }
 
 // Contiguous bytes of this block's shared memory (`from`, 16-byte aligned), by the bulk copy engine.
-__device__ inline void copy_to_block(uint32_t remote, uint32_t from, uint32_t bytes, uint32_t remote_barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   remote),
-               "r"(from), "r"(bytes), "r"(remote_barrier)
-               : "memory");
+__device__ inline void copy_to_block(uint32_t remote, uint32_t from, uint32_t bytes,
+                                     uint32_t remote_barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          remote),
+      "r"(from), "r"(bytes), "r"(remote_barrier)
+      : "memory");
 }
 
 // One arrival at another block's barrier by one who has but read: orders nothing that was written, and so does not

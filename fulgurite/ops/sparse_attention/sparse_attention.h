@@ -96,9 +96,9 @@ void reference_attend(const Numerics& numerics, std::span<const float> scores,
                       float sink = kNoSink);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
-extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
-extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands, activation fp32 or fp16
+extern const Implementation kCpuPairs;    // bf16 operands, tiles of 64 or 128, running
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 extern const Implementation kCudaHopper;  // sm90, of builds with CUDA: sparse_attention_cuda.h
 
 }  // namespace fulgurite::sparse_attention

@@ -70,7 +70,8 @@ struct CudaParams {
   int32_t splits = 1;       // of cuda_plan, or any of 1 .. kCudaMostSplits
   int32_t block_heads = 0;  // of cuda_plan, or any of 8, 16, 32, 64 that divides heads; 0: the most
   float scale = 0.0f;
-  bool dependent = false;  // a programmatic launch: may begin while its predecessor ends, reads nothing before
+  bool dependent =
+      false;  // a programmatic launch: may begin while its predecessor ends, reads nothing before
 };
 
 // How a shape is launched, decided once; a plan for as many tokens as a captured step has.

@@ -23,14 +23,18 @@ bool takes_heads(int64_t heads) {
 
 void check_params(const CudaParams& p) {
   require(takes_heads(p.heads), "8, 16, 32, 64 or 128 heads");
-  require(takes_heads(p.block_heads) && p.block_heads <= 64 && p.heads % p.block_heads == 0, "blocks of its heads");
+  require(takes_heads(p.block_heads) && p.block_heads <= 64 && p.heads % p.block_heads == 0,
+          "blocks of its heads");
   require(p.form == CudaRows::kFp8 || p.block_heads == 64, "rows of bf16 in blocks of 64 heads alone");
-  require(p.topk > 0 && p.splits >= 1 && p.splits <= kCudaMostSplits, "1 to 32 splits of a list of 1 entry or more");
-  require(p.row_stride % 16 == 0 && p.sequence_stride % 16 == 0 && aligned(p.rows), "rows aligned to 16 bytes");
+  require(p.topk > 0 && p.splits >= 1 && p.splits <= kCudaMostSplits,
+          "1 to 32 splits of a list of 1 entry or more");
+  require(p.row_stride % 16 == 0 && p.sequence_stride % 16 == 0 && aligned(p.rows),
+          "rows aligned to 16 bytes");
   require((p.q_token | p.q_head | p.q_rope_token | p.q_rope_head | p.out_token | p.out_head) % 8 == 0,
           "strides of q and out that are multiples of 8");
   require(aligned(p.q) && aligned(p.q_rope) && aligned(p.out), "q and out aligned to 16 bytes");
-  require(p.splits == 1 || (p.workspace != nullptr && aligned(p.workspace)), "a workspace aligned to 16 bytes");
+  require(p.splits == 1 || (p.workspace != nullptr && aligned(p.workspace)),
+          "a workspace aligned to 16 bytes");
 }
 
 int64_t tiles_of(int32_t topk) { return (topk + kCudaTile - 1) / kCudaTile; }
@@ -48,12 +52,12 @@ Support supports(const Problem& problem) {
     return Refusal{"its shape, takes 8, 16, 32, 64 or 128 heads of 512 + 64"};
   if (n.latent_cache == LatentCache::kBf16 && problem.heads < 64)
     return Refusal{"rows of bf16 with few heads, takes 64 or 128"};
-  return first_refusal({takes(n.mma, {Mma::kExact}), takes(n.mla, {Mla::kAbsorbed}),
-                        takes(n.activation, {Activation::kBf16}),
-                        takes(n.latent_cache, {LatentCache::kFp8, LatentCache::kBf16}),
-                        takes(n.softmax_tile, {SoftmaxTile::k64}), takes(n.softmax_merge, {SoftmaxMerge::kRunning}),
-                        takes(n.softmax_denominator, {SoftmaxDenominator::kUnrounded}),
-                        takes(n.softmax_p, {SoftmaxP::kBf16}), takes(n.qk_operands, {QkOperands::kBf16})});
+  return first_refusal(
+      {takes(n.mma, {Mma::kExact}), takes(n.mla, {Mla::kAbsorbed}), takes(n.activation, {Activation::kBf16}),
+       takes(n.latent_cache, {LatentCache::kFp8, LatentCache::kBf16}),
+       takes(n.softmax_tile, {SoftmaxTile::k64}), takes(n.softmax_merge, {SoftmaxMerge::kRunning}),
+       takes(n.softmax_denominator, {SoftmaxDenominator::kUnrounded}), takes(n.softmax_p, {SoftmaxP::kBf16}),
+       takes(n.qk_operands, {QkOperands::kBf16})});
 }
 
 CudaRows form_of(const Problem& problem) {
@@ -115,9 +119,11 @@ void check_cuda(cudaError_t status, const char* what) {
 // Few tokens: blocks of as few heads as leave eight to share the processors, so that each writes little. Otherwise as
 // many splits as fill the processors once (64 heads take one, of fewer heads two blocks fit); two tiles at least.
 CudaPlan cuda_plan(CudaRows form, int64_t tokens, int32_t heads, int32_t topk, int32_t processors) {
-  const int64_t tiles = std::min<int64_t>(kCudaMostSplits, tiles_of(topk)), rows = std::max<int64_t>(tokens, 1);
+  const int64_t tiles = std::min<int64_t>(kCudaMostSplits, tiles_of(topk)),
+                rows = std::max<int64_t>(tokens, 1);
   CudaPlan plan{1, std::min(heads, 64), 0};
-  int64_t most = std::max<int64_t>(tiles / 2, 1), places = plan.block_heads == 64 ? processors : 2 * processors;
+  int64_t most = std::max<int64_t>(tiles / 2, 1),
+          places = plan.block_heads == 64 ? processors : 2 * processors;
   for (const int32_t block : {16, 8})
     if (form == CudaRows::kFp8 && block <= heads && rows * (heads / block) <= 8) {
       plan.block_heads = block;

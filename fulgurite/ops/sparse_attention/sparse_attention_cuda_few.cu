@@ -15,7 +15,7 @@ namespace device {
 namespace {
 
 constexpr int kGroupThreads = 128, kWarps = 4;
-constexpr int kScoresName = 1;  // a barrier of the first warpgroup
+constexpr int kScoresName = 1;   // a barrier of the first warpgroup
 constexpr int kFewBlocks = 132;  // up to here two warpgroups
 
 template <int kHeads>
@@ -53,12 +53,15 @@ struct Attend {
   const CudaParams& p;
   const Work& w;
   Few<kHeads>& s;
-  const int group;               // which warpgroup
-  float o[kOwnPieces][kHeads / 2];  // O^T
+  const int group;                                              // which warpgroup
+  float o[kOwnPieces][kHeads / 2];                              // O^T
   float largest[kOwned], denominator[kOwned], rescale[kOwned];  // the first warpgroup's
 
   __device__ __forceinline__ Attend(const CudaParams& params, const Work& work, Few<kHeads>& shared)
-      : p(params), w(work), s(shared), group(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
+      : p(params),
+        w(work),
+        s(shared),
+        group(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
 #pragma unroll
     for (int i = 0; i < kOwnPieces; ++i)
 #pragma unroll
@@ -85,7 +88,8 @@ struct Attend {
 
   __device__ __forceinline__ int head(int i) const { return w.group * kHeads + Columns<kHeads>::head(i); }
   __device__ __forceinline__ int key(int second) const {
-    return static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
+    return static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 +
+           8 * second;
   }
 
   __device__ __forceinline__ void scale_scores(int tile, float (&d)[kHeads / 2]) const {
@@ -96,8 +100,8 @@ struct Attend {
     if (p.scores == nullptr) return;
     for (int i = 0; i < kHeads / 2; ++i)
       if (key(i / 2 % 2) < left)
-        p.scores[(static_cast<int64_t>(w.token) * p.heads + head(i / 4 * 2 + i % 2)) * p.topk + tile * kCudaTile +
-                 key(i / 2 % 2)] = d[i];
+        p.scores[(static_cast<int64_t>(w.token) * p.heads + head(i / 4 * 2 + i % 2)) * p.topk +
+                 tile * kCudaTile + key(i / 2 % 2)] = d[i];
   }
 
   // The largest score of each head so far.
@@ -134,15 +138,16 @@ struct Attend {
   }
 
   __device__ __forceinline__ void write_weights(const float (&d)[kHeads / 2]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32, chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;  // of the first warpgroup
+    const int lane = static_cast<int>(threadIdx.x) % 32,
+              chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;  // of the first warpgroup
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
       uint32_t m[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r)
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(m[r]) : "f"(d[4 * j + 2 * r + 1]), "f"(d[4 * j + 2 * r]));
-      write_matrices_across(shared_address(s.weights + (8 * j + lane % 8) * 128 + (chunk ^ lane % 8) * 16), m[0],
-                            m[1]);
+      write_matrices_across(shared_address(s.weights + (8 * j + lane % 8) * 128 + (chunk ^ lane % 8) * 16),
+                            m[0], m[1]);
     }
   }
 
@@ -169,7 +174,8 @@ struct Attend {
       const uint64_t v = wgmma_across(s.keys.pieces[kOwnPieces * group + i], kPiece);
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k, 1);
+        WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k,
+                                                                        1);
     }
     wgmma_commit();
     wgmma_wait<0>();
@@ -208,8 +214,8 @@ struct Attend {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int head = Columns<kHeads>::head(i);
-      denominator[i] = sum(sum(s.of_warps[0][head], s.of_warps[1][head]),
-                           sum(s.of_warps[2][head], s.of_warps[3][head]));
+      denominator[i] =
+          sum(sum(s.of_warps[0][head], s.of_warps[1][head]), sum(s.of_warps[2][head], s.of_warps[3][head]));
       if (threadIdx.x < 4) s.factors[head] = __frcp_rn(denominator[i]);
     }
   }
@@ -247,8 +253,8 @@ struct Attend {
               : "=r"(m[r])
               : "f"(__fmul_rn(o[c][4 * j + 2 * r + 1], inverse[2 * j + 1])),
                 "f"(__fmul_rn(o[c][4 * j + 2 * r], inverse[2 * j])));
-        const int column = (group * kOwnPieces + c) * 64 + static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 +
-                           lane / 8 % 2 * 8;
+        const int column = (group * kOwnPieces + c) * 64 +
+                           static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane / 8 % 2 * 8;
         write_matrices_across(shared_address(stage + (8 * j + lane % 8) * kPitch + column * 2), m[0], m[1]);
       }
     __syncthreads();
@@ -295,7 +301,8 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
 }
 
 template <int kHeads, int kGroups>
-__global__ void __launch_bounds__(kGroups* kGroupThreads, 2) few_kernel(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(kGroups* kGroupThreads, 2)
+    few_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   constexpr int kThreads = kGroups * kGroupThreads;
   auto& s = *reinterpret_cast<Few<kHeads>*>(raw);

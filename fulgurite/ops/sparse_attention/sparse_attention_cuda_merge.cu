@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constan
   float4 part[kSplits];
 #pragma unroll
   for (int i = 0; i < kSplits; ++i)
-    part[i] = i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
+    part[i] =
+        i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
   const Ends ends = merge_ends(ends_of(p) + run, stride, p.splits);
   float4 sum{};
 #pragma unroll
@@ -53,8 +54,12 @@ __global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constan
   }
   const float inverse = __frcp_rn(ends.denominator);
   uint2 out;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.x) : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.y) : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+      : "=r"(out.x)
+      : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+      : "=r"(out.y)
+      : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
   *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + column) = out;
 }
 

@@ -157,7 +157,8 @@ struct Fp8Half {
     if constexpr (kHalf == 0)
 #pragma unroll
       for (int g = 0; g < kRows / 4; ++g)
-        rope[g] = read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
+        rope[g] =
+            read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
   }
 
   // As rows `first` and further, a multiple of 8.
@@ -212,8 +213,7 @@ __device__ __forceinline__ void copy_queries(const CudaParams& p, int token, int
   const uint16_t* const rope = p.q_rope + token * p.q_rope_token + head * p.q_rope_head;
   for (int i = static_cast<int>(threadIdx.x); i < kHeads * 8 * kPieces; i += kThreads) {
     const int chunk = i % 8, row = i / 8 % kHeads, piece = i / 8 / kHeads;
-    const uint16_t* const from =
-        piece < 8 ? q + row * p.q_head + piece * 64 : rope + row * p.q_rope_head;
+    const uint16_t* const from = piece < 8 ? q + row * p.q_head + piece * 64 : rope + row * p.q_rope_head;
     copy16(pieces + (piece * kHeads + row) * 128 + (chunk ^ row % 8) * 16, from + chunk * 8);
   }
 }
@@ -250,7 +250,8 @@ __device__ __forceinline__ void write_matrices(uint32_t address, const uint32_t 
 }
 // Two, transposed.
 __device__ __forceinline__ void write_matrices_across(uint32_t address, uint32_t m0, uint32_t m1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(m0), "r"(m1)
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(m0),
+               "r"(m1)
                : "memory");
 }
 
