@@ -1,5 +1,5 @@
-// Times of sparse_attention's kernels: CUDA graphs of calls, other queries and lists each time, over more than 220 MB
-// of rows (so rows come from memory), median and p10 to p90 of 15 replays.
+// Times of sparse_attention's kernels: CUDA graphs of calls, other queries and lists each time, over more
+// than 220 MB of rows (so rows come from memory), median and p10 to p90 of 15 replays.
 
 #include <cmath>
 

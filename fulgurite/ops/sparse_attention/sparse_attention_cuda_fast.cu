@@ -116,8 +116,9 @@ void check_cuda(cudaError_t status, const char* what) {
     throw std::runtime_error(std::string("sparse_attention: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Few tokens: blocks of as few heads as leave eight to share the processors, so that each writes little. Otherwise as
-// many splits as fill the processors once (64 heads take one, of fewer heads two blocks fit); two tiles at least.
+// Few tokens: blocks of as few heads as leave eight to share the processors, so that each writes little.
+// Otherwise as many splits as fill the processors once (64 heads take one, of fewer heads two blocks fit);
+// two tiles at least.
 CudaPlan cuda_plan(CudaRows form, int64_t tokens, int32_t heads, int32_t topk, int32_t processors) {
   const int64_t tiles = std::min<int64_t>(kCudaMostSplits, tiles_of(topk)),
                 rows = std::max<int64_t>(tokens, 1);

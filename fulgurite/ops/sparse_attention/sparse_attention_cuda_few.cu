@@ -1,12 +1,12 @@
 // Sparse attention of 8, 16 or 32 heads a block (sparse_attention_cuda.h).
 //
-// Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so that no
-// product is padded. A block is one warpgroup, or two: all bring the rows of a tile, the next tile's under way in
-// registers meanwhile; the first makes S and the softmax; each makes its part of O. Two blocks share a processor and fill
-// each other's gaps. Two warpgroups make a tile sooner, one takes fewer registers: which is faster depends on how many
-// blocks there are; no bit does.
-// Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write it,
-// and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16 of them.
+// Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so
+// that no product is padded. A block is one warpgroup, or two: all bring the rows of a tile, the next tile's
+// under way in registers meanwhile; the first makes S and the softmax; each makes its part of O. Two blocks
+// share a processor and fill each other's gaps. Two warpgroups make a tile sooner, one takes fewer registers:
+// which is faster depends on how many blocks there are; no bit does. Limits of a tile: 42 kB of rows from
+// memory; 1,100 clocks to read the tile twice from shared memory, 600 to write it, and as many again for the
+// rows on their way to registers; about 900 issue slots of each scheduler to make bf16 of them.
 
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
@@ -28,8 +28,8 @@ struct Few {
   int counts[2 * kWarps];
 };
 
-// Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j + b and
-// 4 j + 2 + b. What belongs to a head is [2 j + b].
+// Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j +
+// b and 4 j + 2 + b. What belongs to a head is [2 j + b].
 template <int kHeads>
 struct Columns {
   static constexpr int kOwned = kHeads / 4;

@@ -1,9 +1,9 @@
 // Sparse attention of 64 heads a block (sparse_attention_cuda.h); 128 heads are two blocks.
 //
-// Heads are the 64 rows of wgmma. Three warpgroups: `scores` makes S = Q K^T, the softmax, and the left half of
-// O += P V; `right` the right half; `rows` brings rows into two tiles of shared memory, fp8 ones through registers.
-// A tile is keys and values in one. Its halves (columns 0 .. 255 and rope; 256 .. 511) are filled and given back
-// apart, so that a tile is refilled while the other is in use:
+// Heads are the 64 rows of wgmma. Three warpgroups: `scores` makes S = Q K^T, the softmax, and the left half
+// of O += P V; `right` the right half; `rows` brings rows into two tiles of shared memory, fp8 ones through
+// registers. A tile is keys and values in one. Its halves (columns 0 .. 255 and rope; 256 .. 511) are filled
+// and given back apart, so that a tile is refilled while the other is in use:
 //
 //   scores   | P V left (t) | Q K (t + 1)           | softmax (t + 1) | P V left (t + 1) ...
 //   right    |                                      | P V right (t)   |
@@ -20,8 +20,8 @@ namespace {
 
 // --- scores and the left half ---
 
-// Of a warp's 16 heads a thread has heads lane / 4 and 8 further: everywhere [2]. Keys 8 j + 2 (lane % 4) and the
-// next are its elements 4 j + 2 r, 4 j + 2 r + 1 of head r.
+// Of a warp's 16 heads a thread has heads lane / 4 and 8 further: everywhere [2]. Keys 8 j + 2 (lane % 4) and
+// the next are its elements 4 j + 2 r, 4 j + 2 r + 1 of head r.
 struct Softmax {
   float largest[2] = {minus_infinity(), minus_infinity()};
   float denominator[2] = {};  // this lane's part
@@ -204,8 +204,8 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
 
 // --- results ---
 
-// A row of 1024 bytes a head and half, through memory that no product reads any more: where the queries were, and the
-// tile that the last one is not in.
+// A row of 1024 bytes a head and half, through memory that no product reads any more: where the queries were,
+// and the tile that the last one is not in.
 __device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, Many& s, int half,
                                           const float (&o)[128]) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, first = thread / 32 * 16;

@@ -25,8 +25,8 @@ struct Many {
 // The n-th tile of a block lies in keys[n % 2]; a barrier's phase for it.
 __device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_t>(n) / 2 % 2; }
 
-// How rows come: by kBlocks blocks of a cluster together, kAhead tiles ahead (fp8, in registers). And when `right`
-// begins with a tile: kLate, when the next scores are there; or with `scores`.
+// How rows come: by kBlocks blocks of a cluster together, kAhead tiles ahead (fp8, in registers). And when
+// `right` begins with a tile: kLate, when the next scores are there; or with `scores`.
 template <int kBlocks_, int kAhead_, bool kLate_>
 struct Way {
   static constexpr int kBlocks = kBlocks_, kAhead = kAhead_;
@@ -50,7 +50,8 @@ struct Filling {
     barrier_wait(&s.empty[n % 2][half], phase_of(n) ^ 1);
   }
 
-  // The rows are written: they go to the other block as well, whose own rows this block's barrier counts in bytes.
+  // The rows are written: they go to the other block as well, whose own rows this block's barrier counts in
+  // bytes.
   __device__ __forceinline__ void publish(int n, int half) const {
     shared_writes_fence();
     __syncwarp();
