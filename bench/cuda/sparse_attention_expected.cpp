@@ -32,7 +32,8 @@ std::vector<float> expected_head(const std::vector<float>& scores, const float* 
   Numerics numerics = Numerics::serving();
   numerics.mma = Mma::kHopper;
   std::vector<float> out(kColumns);
-  reference_attend(numerics, scores, [&](int64_t j, int64_t c) { return rows[j * stride + c]; }, out);
+  reference_attend(
+      numerics, scores, [&](int64_t j, int64_t c) { return rows[j * stride + c]; }, out);
   return out;
 }
 
@@ -60,8 +61,9 @@ Exact exact_head(const std::vector<float>& scores, const float* rows, int stride
   }
   for (size_t c = 0; c < kColumns; ++c) {
     const double result = std::abs(exact.out[c]);
-    exact.bound[c] = weighted[c] + errors * result +
-                     (magnitude[c] + result) * (19.0 / 16.0 * static_cast<double>(n) + 8.0 * terms + 32.0) * unit;
+    exact.bound[c] =
+        weighted[c] + errors * result +
+        (magnitude[c] + result) * (19.0 / 16.0 * static_cast<double>(n) + 8.0 * terms + 32.0) * unit;
   }
   return exact;
 }

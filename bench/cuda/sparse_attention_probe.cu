@@ -6,8 +6,8 @@
 //   sparse_attention_probe parts    the two kernels of split lists apart
 //   sparse_attention_probe one NAME a few launches, for a profiler
 //
-// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. --expt-relaxed-constexpr -fmad=false of these
-// files and of sparse_attention_cuda_*.cu, with the library, fmt and pthread.
+// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. --expt-relaxed-constexpr -fmad=false
+// of these files and of sparse_attention_cuda_*.cu, with the library, fmt and pthread.
 
 #include "bench/cuda/sparse_attention_probe.h"
 
@@ -115,7 +115,8 @@ struct Batch {
     return c < kCudaLatent ? q[row * kPitch + c] : q_rope[row * kCudaRope + c - kCudaLatent];
   }
 
-  Batch(int h, int k, const std::vector<std::vector<int32_t>>& of, uint64_t seed) : heads(h), topk(k), lists(of) {
+  Batch(int h, int k, const std::vector<std::vector<int32_t>>& of, uint64_t seed)
+      : heads(h), topk(k), lists(of) {
     q.resize(static_cast<size_t>(tokens()) * heads * kPitch);
     q_rope.resize(static_cast<size_t>(tokens()) * heads * kCudaRope);
     for (int t = 0; t < tokens(); ++t)
@@ -137,15 +138,17 @@ Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool s
            int block_heads = 0) {
   std::vector<int32_t> selected(static_cast<size_t>(batch.tokens()) * batch.topk, -1);
   for (int t = 0; t < batch.tokens(); ++t)
-    std::copy(batch.lists[t].begin(), batch.lists[t].end(), selected.begin() + static_cast<size_t>(t) * batch.topk);
+    std::copy(batch.lists[t].begin(), batch.lists[t].end(),
+              selected.begin() + static_cast<size_t>(t) * batch.topk);
   const Device<uint8_t> rows(pool.bytes);
   const Device<int32_t> list(selected);
   const Device<uint16_t> q(batch.q), rope(batch.q_rope);
   Device<uint16_t> out(batch.q.size());
   Device<float> of_scores(scores ? static_cast<size_t>(batch.tokens()) * batch.heads * batch.topk : 0);
-  Device<uint8_t> workspace(cuda_workspace_bytes(batch.tokens(), batch.heads, splits));
+  Device<uint8_t> workspace(hopper_workspace_bytes(batch.tokens(), batch.heads, splits));
   const Device<TokenPlace> place(std::vector<TokenPlace>(batch.lists.size()));
   out.fill(0xCD);
+  of_scores.fill(0xCD);
   workspace.fill(0xCD);
   CudaParams p;
   p.q = q.data;
@@ -183,7 +186,7 @@ Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool s
 // --- judging ---
 
 struct Worst {
-  double share = 0.0;   // of the bound, against exact weights
+  double share = 0.0;      // of the bound, against exact weights
   double reference = 0.0;  // of the bound, against the reference's running softmax
   double error = 0.0, norm = 0.0;
   int64_t scores = 0, wrong_scores = 0, outside = 0, not_nan = 0, heads = 0;
@@ -200,7 +203,8 @@ struct Worst {
   }
 };
 
-Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, int t, int h, bool reference) {
+Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, int t, int h,
+                 bool reference) {
   Worst worst;
   worst.heads = 1;
   const std::vector<int32_t>& list = batch.lists[t];
@@ -224,7 +228,8 @@ Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, 
     return worst;
   }
   const Exact exact = exact_head(scores, rows.data(), kCudaLatent, splits);
-  const std::vector<float> expected = reference ? expected_head(scores, rows.data(), kCudaLatent) : std::vector<float>();
+  const std::vector<float> expected =
+      reference ? expected_head(scores, rows.data(), kCudaLatent) : std::vector<float>();
   for (int c = 0; c < kCudaLatent; ++c) {
     const double value = value_of(out[c]), off = std::abs(value - exact.out[c]);
     const double bound = exact.bound[c] + 0x1p-8 * (std::abs(exact.out[c]) + exact.bound[c]) + 1e-38;
@@ -245,7 +250,8 @@ void judge(const char* what, Batch& batch, const Pool& pool, int splits, bool pl
   const Result got = run(batch, pool, splits, places, true, 1, block_heads);
   std::vector<std::pair<int, int>> jobs;
   for (int t = 0; t < batch.tokens(); ++t) {
-    const int step = batch.lists[t].size() > 200 ? std::max(1, batch.heads / 4 - 1) : std::max(1, batch.heads / 16);
+    const int step =
+        batch.lists[t].size() > 200 ? std::max(1, batch.heads / 4 - 1) : std::max(1, batch.heads / 16);
     for (int h = t % step; h < batch.heads; h += step) jobs.emplace_back(t, h);
   }
   std::vector<Worst> of(jobs.size());
@@ -259,13 +265,14 @@ void judge(const char* what, Batch& batch, const Pool& pool, int splits, bool pl
   for (size_t i = 0; i < got.out.size(); ++i)
     if (i % Batch::kPitch >= kCudaLatent) written += got.out[i] != kPoison;
   char line[300];
-  std::snprintf(line, sizeof line,
-                "%-10s %s heads %3d splits %2d topk %4d: %lld of %lld scores differ, %lld outside, %lld not NaN, %lld "
-                "gaps written; of the bound %.2f, reference %.2f; error %.1e (%lld heads)",
-                what, pool.form == CudaRows::kFp8 ? "fp8 " : "bf16", batch.heads, splits, batch.topk,
-                (long long)worst.wrong_scores, (long long)worst.scores, (long long)worst.outside,
-                (long long)worst.not_nan, (long long)written, worst.share, worst.reference,
-                std::sqrt(worst.error / std::max(worst.norm, 1e-300)), (long long)worst.heads);
+  std::snprintf(
+      line, sizeof line,
+      "%-10s %s heads %3d splits %2d topk %4d: %lld of %lld scores differ, %lld outside, %lld not NaN, %lld "
+      "gaps written; of the bound %.2f, reference %.2f; error %.1e (%lld heads)",
+      what, pool.form == CudaRows::kFp8 ? "fp8 " : "bf16", batch.heads, splits, batch.topk,
+      (long long)worst.wrong_scores, (long long)worst.scores, (long long)worst.outside,
+      (long long)worst.not_nan, (long long)written, worst.share, worst.reference,
+      std::sqrt(worst.error / std::max(worst.norm, 1e-300)), (long long)worst.heads);
   std::printf("%s\n", line);
   std::fflush(stdout);
   expect(worst.wrong_scores == 0 && worst.outside == 0 && worst.not_nan == 0 && written == 0, line);
@@ -304,14 +311,22 @@ void check_odd(int heads, CudaRows form, int splits) {
     reinterpret_cast<uint16_t*>(pool.row(7))[200] = bf16_of(NAN);
   pool.read();
   const auto without = [](std::vector<int32_t> list, std::vector<int32_t> out, std::vector<int32_t> in) {
-    std::erase_if(list, [&](int32_t x) { return x < 8 && std::find(out.begin(), out.end(), x) == out.end(); });
+    std::erase_if(list,
+                  [&](int32_t x) { return x < 8 && std::find(out.begin(), out.end(), x) == out.end(); });
     list.insert(list.end(), in.begin(), in.end());
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());
     return list;
   };
   const std::vector<int32_t> some = distinct(3, 150, 512);
-  Batch batch(heads, 192, {without(some, {}, {3}), without(some, {}, {5}), without(some, {}, {7}), {3}, without(some, {}, {}), without(some, {}, {})}, 11);
+  Batch batch(heads, 192,
+              {without(some, {}, {3}),
+               without(some, {}, {5}),
+               without(some, {}, {7}),
+               {3},
+               without(some, {}, {}),
+               without(some, {}, {})},
+              11);
   for (int t = 0; t < batch.tokens(); ++t)
     for (int h = 0; h < heads; ++h) batch.at(t, h, kCudaLatent) = bf16_of(h % 2 == 0 ? 1.0f : -1.0f);
   for (int h = 0; h < heads; h += 3) batch.at(4, h, h % kWidth) = bf16_of(NAN);
@@ -350,7 +365,8 @@ void check(bool small) {
       Batch batch(heads, 2048, lists_of({2048, 1, 63, 64, 65, 2047, 129, 320}, pool.rows, 3), 2);
       for (const int splits : {1, 2, 7, 32}) judge("lists", batch, pool, splits, splits == 2);
       if (form == CudaRows::kFp8)
-        for (int block = 8; block < std::min(heads, 64); block *= 2) judge("blocks", batch, pool, 4, false, block);
+        for (int block = 8; block < std::min(heads, 64); block *= 2)
+          judge("blocks", batch, pool, 4, false, block);
       Batch narrow(heads, 100, lists_of({100, 99, 37}, pool.rows, 5), 4);
       judge("narrow", narrow, pool, 2, true);
       check_odd(heads, form, 1);

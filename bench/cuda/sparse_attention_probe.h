@@ -29,7 +29,9 @@ template <class T>
 struct Device {
   T* data = nullptr;
   size_t size = 0;
-  explicit Device(size_t count) : size(count) { CUDA(cudaMalloc(&data, std::max<size_t>(count, 4) * sizeof(T))); }
+  explicit Device(size_t count) : size(count) {
+    CUDA(cudaMalloc(&data, std::max<size_t>(count, 4) * sizeof(T)));
+  }
   explicit Device(const std::vector<T>& host) : Device(host.size()) {
     CUDA(cudaMemcpy(data, host.data(), size * sizeof(T), cudaMemcpyHostToDevice));
   }

@@ -1,5 +1,5 @@
-// Times of sparse_attention's kernels: CUDA graphs of calls, other queries and lists each time, over more than 220 MB
-// of rows (so rows come from memory), median and p10 to p90 of 15 replays.
+// Times of sparse_attention's kernels: CUDA graphs of calls, other queries and lists each time, over more
+// than 220 MB of rows (so rows come from memory), median and p10 to p90 of 15 replays.
 
 #include <cmath>
 
@@ -33,7 +33,8 @@ __global__ void fill_fp8(uint8_t* rows, int64_t count) {
   }
 }
 __global__ void fill_bf16(uint32_t* data, int64_t pairs, uint64_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < pairs; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < pairs;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const uint64_t at = 2 * (seed + static_cast<uint64_t>(i));
     float x[2];
     for (int b = 0; b < 2; ++b) {
@@ -103,9 +104,10 @@ struct Workload {
         rope(static_cast<size_t>(count) * n * h * kCudaRope),
         out(static_cast<size_t>(count) * n * h * kCudaLatent),
         selected(lists(count * n, in_regions)),
-        workspace(cuda_workspace_bytes(n, h, n * h > 4096 ? 4 : kCudaMostSplits)) {
+        workspace(hopper_workspace_bytes(n, h, n * h > 4096 ? 4 : kCudaMostSplits)) {
     fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(q.data), static_cast<int64_t>(q.size / 2), 1);
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.size / 2), 1ull << 40);
+    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.size / 2),
+                             1ull << 40);
     CUDA(cudaDeviceSynchronize());
   }
 
@@ -118,13 +120,14 @@ struct Workload {
           i < 512 ? distinct(1000 + i, kTopk, kContext)
                   : std::vector<int32_t>(all.begin() + static_cast<int64_t>(i_distinct) * kTopk,
                                          all.begin() + static_cast<int64_t>(i_distinct + 1) * kTopk);
-      const int shift = i < 512 ? i % in_regions * kContext : (i % in_regions - i_distinct % in_regions) * kContext;
+      const int shift =
+          i < 512 ? i % in_regions * kContext : (i % in_regions - i_distinct % in_regions) * kContext;
       for (const int32_t slot : list) all.push_back(slot + shift);
     }
     return all;
   }
 
-  CudaParams params(int call, const Device<uint8_t>& pool, const CudaPlan& plan) const {
+  CudaParams params(int call, const Device<uint8_t>& pool, const HopperPlan& plan) const {
     const int64_t first = static_cast<int64_t>(call % sets) * tokens;
     CudaParams p;
     p.q = q.data + first * heads * kCudaLatent;
@@ -173,21 +176,23 @@ void time_decode(const std::string& only) {
                         {32, 1, 0, 0},      {32, 8, 0, 0},      {32, 32, 0, 0},      {32, 128, 0, 0},
                         {16, 1, 9, 19.3},   {16, 8, 12, 25.7},  {16, 32, 28, 56.4},  {16, 128, 75, 123.8},
                         {8, 1, 0, 0},       {8, 8, 0, 0},       {8, 32, 0, 0},       {8, 128, 0, 0}};
-  std::printf("decode: heads batch splits x block  us (p10 p90)  dependent us | milestone public floor share\n");
+  std::printf(
+      "decode: heads batch splits x block  us (p10 p90)  dependent us | milestone public floor share\n");
   for (const Goal& g : goals) {
     const int sets = std::clamp(static_cast<int>(220e6 / (g.batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, g.batch, g.heads, sets, kRegions);
-    const CudaPlan good = cuda_plan(g.batch, g.heads, kTopk, 132);
+    const HopperPlan good = hopper_plan(LatentCache::kFp8, g.batch, g.heads, kTopk);
     const double floor = std::max(flops(g.batch, g.heads) / 790e6, bytes(g.batch, g.heads) / 3.112e6);
-    std::vector<CudaPlan> plans{good};
+    std::vector<HopperPlan> plans{good};
     if (only != "few")
       for (const int block : {64, 32, 16, 8})
         for (const int splits : {good.splits, good.splits / 2, good.splits * 2})
-          if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 && splits <= kCudaMostSplits &&
-              (splits != good.splits || block != good.block_heads))
+          if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 &&
+              splits <= kCudaMostSplits && (splits != good.splits || block != good.block_heads))
             plans.push_back({splits, block, 0});
-    for (const CudaPlan& plan : plans) {
-      if (cuda_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size)) continue;
+    for (const HopperPlan& plan : plans) {
+      if (hopper_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size))
+        continue;
       const int calls = std::clamp(static_cast<int>(3000.0 / (floor + 8.0)), sets, 256);
       const auto time = [&](bool dependent) {
         return time_graph(calls, [&](int i, cudaStream_t stream) {
@@ -208,12 +213,13 @@ void time_decode(const std::string& only) {
 // The two kernels of split lists apart.
 void time_parts() {
   const DecodePool pool;
-  for (const auto& [heads, batch] : {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
+  for (const auto& [heads, batch] :
+       {std::pair{128, 1}, {128, 8}, {128, 32}, {64, 8}, {16, 1}, {16, 8}, {16, 128}}) {
     const int sets = std::clamp(static_cast<int>(220e6 / (batch * 656.0 * kTopk)) + 1, 2, 165);
     const Workload w(CudaRows::kFp8, batch, heads, sets, kRegions);
-    const CudaPlan plan = cuda_plan(batch, heads, kTopk, 132);
+    const HopperPlan plan = hopper_plan(LatentCache::kFp8, batch, heads, kTopk);
     for (const int splits : {plan.splits, std::max(plan.splits / 2, 1)}) {
-      const CudaPlan run{splits, plan.block_heads, 0};
+      const HopperPlan run{splits, plan.block_heads};
       const Timing main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
         (plan.block_heads == 64 ? launch_many : launch_few)(w.params(i, pool, run), stream);
       });
@@ -221,8 +227,7 @@ void time_parts() {
         launch_merge(w.params(i, pool, run), stream);
       });
       std::printf("parts: %d heads, batch %d, %d splits x %d: %.2f and %.2f us\n", heads, batch, splits,
-                  plan.block_heads, main.median,
-                  merge.median);
+                  plan.block_heads, main.median, merge.median);
     }
   }
 }
@@ -236,14 +241,16 @@ void time_prefill() {
       fill_fp8<<<4096, 256>>>(pool.data, kContext);
     else
       fill_bf16<<<4096, 256>>>(reinterpret_cast<uint32_t*>(pool.data), kContext * 288, 7);
-    for (const auto& [heads, tokens, best] : {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
+    for (const auto& [heads, tokens, best] :
+         {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);
       const Timing t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
         cuda_launch(w.params(i, pool, {1, 64, 0}), stream);
       });
       const double work = flops(tokens, heads) * 1e-6;
-      std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n", form == CudaRows::kFp8 ? "fp8 " : "bf16",
-                  heads, tokens, t.median, t.low, t.high, t.best, work / t.median, work / t.best, best);
+      std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n",
+                  form == CudaRows::kFp8 ? "fp8 " : "bf16", heads, tokens, t.median, t.low, t.high, t.best,
+                  work / t.median, work / t.best, best);
       std::fflush(stdout);
     }
   }
@@ -254,7 +261,8 @@ void run_one(const std::string& name) {
   const int heads = std::atoi(name.c_str()), batch = std::atoi(name.c_str() + name.find('x') + 1);
   const DecodePool pool;
   const Workload w(CudaRows::kFp8, batch, heads, 2, kRegions);
-  for (int i = 0; i < 3; ++i) cuda_launch(w.params(i, pool, cuda_plan(batch, heads, kTopk, 132)), nullptr);
+  for (int i = 0; i < 3; ++i)
+    cuda_launch(w.params(i, pool, hopper_plan(LatentCache::kFp8, batch, heads, kTopk)), nullptr);
   CUDA(cudaDeviceSynchronize());
 }
 

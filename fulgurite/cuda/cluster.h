@@ -61,8 +61,8 @@ __device__ inline void copy_to_block(uint32_t remote, uint32_t from, uint32_t by
       : "memory");
 }
 
-// One arrival at another block's barrier by one who has but read: orders nothing that was written, and so does not
-// wait for writes to memory, as the one below does.
+// One arrival at another block's barrier by one who has but read: orders nothing that was written, and so
+// does not wait for writes to memory, as the one below does.
 __device__ inline void arrive_at_having_read(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
 }

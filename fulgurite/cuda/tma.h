@@ -39,8 +39,9 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint
       : "memory");
 }
 
-// The other way; what lies in shared memory has been made visible (shared_writes_fence). Shared memory may be left when
-// bulk_stores_wait, of the same thread, has returned; what is in global memory is seen by later kernels.
+// The other way; what lies in shared memory has been made visible (shared_writes_fence). Shared memory may be
+// left when bulk_stores_wait, of the same thread, has returned; what is in global memory is seen by later
+// kernels.
 __device__ __forceinline__ void bulk_store(void* global, const void* shared, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
                "r"(shared_address(shared)), "r"(bytes)
@@ -91,7 +92,8 @@ __device__ __forceinline__ void prefetch_l2(const void* global) {
 }
 
 // A tensor of bytes [z][y][x], x contiguous, copied in boxes of [1][box_y][128] into rows of 128 bytes whose
-// 16-byte pieces lie at piece ^ (row % 8): what wgmma reads as its 128-byte swizzle. Strides are multiples of 16.
+// 16-byte pieces lie at piece ^ (row % 8): what wgmma reads as its 128-byte swizzle. Strides are multiples of
+// 16.
 struct ByteTensor {
   const void* data = nullptr;
   uint64_t extent[3] = {};  // x, y, z

@@ -1,9 +1,9 @@
 #pragma once
-// Hopper's warpgroup matrix instruction, bf16 x bf16 -> fp32: D[64, N] = A[64, 16] B[16, N] (+ D). D, the order of
-// calls and wgmma_fence, _commit, _wait are those of wgmma.h; core/tensor_core.h has how it sums.
+// Hopper's warpgroup matrix instruction, bf16 x bf16 -> fp32: D[64, N] = A[64, 16] B[16, N] (+ D). D, the
+// order of calls and wgmma_fence, _commit, _wait are those of wgmma.h; core/tensor_core.h has how it sums.
 //
-// Tiles in shared memory have rows of 128 bytes (64 values), 16-byte pieces at piece ^ (row % 8), aligned to 1024
-// bytes. The same tile serves as either
+// Tiles in shared memory have rows of 128 bytes (64 values), 16-byte pieces at piece ^ (row % 8), aligned to
+// 1024 bytes. The same tile serves as either
 //   kAlong     rows are rows of A (columns of B), and the 64 values lie along the sum:    wgmma_operand(tile);
 //              16 columns further along the sum, the descriptor is 2 larger
 //   kAcross    rows are met one after the other by the sum, and the 64 values are rows of A (columns of B):
@@ -185,8 +185,8 @@ struct WgmmaBf16<256> {
         : "l"(a), "l"(b), "r"(add), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
   }
 
-  // A from registers: two bf16 each, of rows g, g + 8, g, g + 8 of the warp's 16 at columns 2 t, 2 t + 1 (the last
-  // two: 2 t + 8, 2 t + 9), with g = lane / 4 and t = lane % 4: as D holds them.
+  // A from registers: two bf16 each, of rows g, g + 8, g, g + 8 of the warp's 16 at columns 2 t, 2 t + 1 (the
+  // last two: 2 t + 8, 2 t + 9), with g = lane / 4 and t = lane % 4: as D holds them.
   template <Lie kB>
   static __device__ __forceinline__ void multiply(float (&d)[128], const uint32_t (&a)[4], uint64_t b,
                                                   int add) {

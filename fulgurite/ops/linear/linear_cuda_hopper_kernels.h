@@ -19,7 +19,7 @@ using namespace fulgurite::cuda;
 inline constexpr int kBlock = 128;  // columns of a scale, rows of a weight's scale
 // Blocks of a cluster that have the same tokens and neighbouring rows of the weight, and copy a share of the tokens
 // for each other: 1 or 2. 2 has the same bits; its time is not known (docs/gpu_linear.md).
-inline constexpr int kNeighbours = 1;
+inline constexpr int kNeighbours = 2;
 
 constexpr int pieces(int64_t count, int64_t of) { return static_cast<int>((count + of - 1) / of); }
 

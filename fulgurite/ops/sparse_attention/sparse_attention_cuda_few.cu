@@ -1,11 +1,13 @@
-// Sparse attention of 8, 16 or 32 heads a block (sparse_attention_cuda.h).
+// Sparse attention of 8 or 16 heads a block (sparse_attention_cuda.h); 32 heads are two blocks.
 //
 // Heads are the columns of wgmma and keys, or latent columns, its 64 rows: S^T = K Q^T, O^T = V^T P^T, so that no
-// product is padded. A block is two warpgroups: both bring the rows of a tile, the next tile's under way in registers
-// meanwhile; the first makes S and the softmax; each makes half of O. Two blocks share a processor and fill each
-// other's gaps.
-// Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write it,
-// and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16 of them.
+// product is padded. Two warpgroups: one multiplies and makes the softmax; the other brings rows through registers, the
+// next tile's under way while a tile is in use. A tile's halves (columns 0 .. 255 and rope; 256 .. 511) are filled and
+// given back apart. Two blocks share a processor and fill each other's gaps.
+// Fences between writes of a tile and wgmma are the reader's: one of a thread that has reads from memory under way would
+// wait for them.
+// Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write
+// it, and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16.
 
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
@@ -14,7 +16,8 @@ namespace device {
 namespace {
 
 constexpr int kGroupThreads = 128, kThreads = 2 * kGroupThreads, kWarps = 4;
-constexpr int kScoresName = 1;  // a barrier of the first warpgroup
+constexpr int kHalfPieces = 4;  // of 64 columns
+constexpr int kScoresName = 1;  // a barrier of the warpgroup that multiplies
 
 template <int kHeads>
 struct Few {
@@ -22,12 +25,12 @@ struct Few {
   alignas(1024) uint8_t queries[kPieces * kHeads * 128];
   alignas(1024) uint8_t weights[kHeads * 128];  // P^T, bf16
   float of_warps[kWarps][kHeads];
-  float factors[kHeads];  // of the sums before a tile; at the end 1 / l
-  int counts[kThreads / 32];
+  Barrier full[2], empty[2];  // of halves
+  int counts[2 * kWarps];
 };
 
-// Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j + b and
-// 4 j + 2 + b. What belongs to a head is [2 j + b].
+// Of the warp's 16 keys a thread has lane / 4 and 8 further, of heads 8 j + 2 (lane % 4) + b: elements 4 j +
+// b and 4 j + 2 + b. What belongs to a head is [2 j + b].
 template <int kHeads>
 struct Columns {
   static constexpr int kOwned = kHeads / 4;
@@ -50,14 +53,14 @@ struct Attend {
   const CudaParams& p;
   const Work& w;
   Few<kHeads>& s;
-  const int half;          // the warpgroup: of latent columns
-  float o[4][kHeads / 2];  // O^T: 64 latent columns each
-  float largest[kOwned], denominator[kOwned], rescale[kOwned];  // the first warpgroup's
+  float o[8][kHeads / 2];  // O^T: 64 latent columns each
+  float largest[kOwned], denominator[kOwned];
+  float rescale[kOwned];
 
   __device__ __forceinline__ Attend(const CudaParams& params, const Work& work, Few<kHeads>& shared)
-      : p(params), w(work), s(shared), half(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0)) {
+      : p(params), w(work), s(shared) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 8; ++i)
 #pragma unroll
       for (int j = 0; j < kHeads / 2; ++j) o[i][j] = 0.0f;
 #pragma unroll
@@ -67,22 +70,24 @@ struct Attend {
     }
   }
 
-  __device__ __forceinline__ void multiply_keys(float (&d)[kHeads / 2]) const {
+  // Pieces [first, last) of the sum S of the n-th tile, when their half is there.
+  template <int kFirst, int kLast>
+  __device__ __forceinline__ void multiply_keys(int n, float (&d)[kHeads / 2]) const {
     const uint64_t k = wgmma_operand(&s.keys), q = wgmma_operand(s.queries);
+    barrier_wait(&s.full[kFirst > 0], static_cast<uint32_t>(n) % 2);
+    shared_writes_fence();
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4 * kPieces; ++i)
+    for (int i = kFirst * 4; i < kLast * 4; ++i)
       WgmmaBf16<kHeads>::template multiply<Lie::kAlong, Lie::kAlong>(
           d, k + static_cast<uint64_t>(i / 4 * (kPiece >> 4) + 2 * (i % 4)),
           q + static_cast<uint64_t>(i / 4 * kHeads * 8 + 2 * (i % 4)), i > 0);
     wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_result(d);
   }
 
   __device__ __forceinline__ int head(int i) const { return w.group * kHeads + Columns<kHeads>::head(i); }
   __device__ __forceinline__ int key(int second) const {
-    return static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
+    return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * second;
   }
 
   __device__ __forceinline__ void scale_scores(int tile, float (&d)[kHeads / 2]) const {
@@ -93,8 +98,8 @@ struct Attend {
     if (p.scores == nullptr) return;
     for (int i = 0; i < kHeads / 2; ++i)
       if (key(i / 2 % 2) < left)
-        p.scores[(static_cast<int64_t>(w.token) * p.heads + head(i / 4 * 2 + i % 2)) * p.topk + tile * kCudaTile +
-                 key(i / 2 % 2)] = d[i];
+        p.scores[(static_cast<int64_t>(w.token) * p.heads + head(i / 4 * 2 + i % 2)) * p.topk +
+                 tile * kCudaTile + key(i / 2 % 2)] = d[i];
   }
 
   // The largest score of each head so far.
@@ -115,7 +120,6 @@ struct Attend {
       const float all = fmaxf(largest[i], most);
       rescale[i] = exponential(largest[i] - weighed_against(all));
       largest[i] = all;
-      if (threadIdx.x < 4) s.factors[head] = rescale[i];
     }
   }
 
@@ -131,69 +135,74 @@ struct Attend {
   }
 
   __device__ __forceinline__ void write_weights(const float (&d)[kHeads / 2]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32, chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;  // of the first warpgroup
+    const int lane = static_cast<int>(threadIdx.x) % 32,
+              chunk = 2 * (static_cast<int>(threadIdx.x) / 32) + lane / 8 % 2;
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
       uint32_t m[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r)
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(m[r]) : "f"(d[4 * j + 2 * r + 1]), "f"(d[4 * j + 2 * r]));
-      write_matrices_across(shared_address(s.weights + (8 * j + lane % 8) * 128 + (chunk ^ lane % 8) * 16), m[0],
-                            m[1]);
+      write_matrices_across(shared_address(s.weights + (8 * j + lane % 8) * 128 + (chunk ^ lane % 8) * 16),
+                            m[0], m[1]);
     }
   }
 
   __device__ __forceinline__ void rescale_sums() {
-    float factor[kOwned];
     bool any = false;
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) {
-      factor[i] = s.factors[Columns<kHeads>::head(i)];
-      any |= factor[i] != 1.0f;
-    }
+    for (int i = 0; i < kOwned; ++i) any |= rescale[i] != 1.0f;
     if (!__any_sync(~0u, any)) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 8; ++i)
 #pragma unroll
-      for (int j = 0; j < kHeads / 2; ++j) o[i][j] = __fmul_rn(o[i][j], factor[j / 4 * 2 + j % 2]);
+      for (int j = 0; j < kHeads / 2; ++j) o[i][j] = __fmul_rn(o[i][j], rescale[j / 4 * 2 + j % 2]);
   }
 
+  template <int kHalf>
   __device__ __forceinline__ void add_values() {
     const uint64_t weights = wgmma_operand(s.weights);
-    wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint64_t v = wgmma_across(s.keys.pieces[4 * half + i], kPiece);
+    for (int i = kHalf * kHalfPieces; i < (kHalf + 1) * kHalfPieces; ++i) {
+      const uint64_t v = wgmma_across(s.keys.pieces[i], kPiece);
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k, 1);
+        WgmmaBf16<kHeads>::template multiply<Lie::kAcross, Lie::kAlong>(o[i], v + 128 * k, weights + 2 * k,
+                                                                        1);
     }
     wgmma_commit();
-    wgmma_wait<0>();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) wgmma_result(o[i]);
   }
 
-  __device__ __forceinline__ void make_weights(int tile) {
+  __device__ __forceinline__ void give_back(int half) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[half]);
+  }
+
+  __device__ __forceinline__ void add_tile(int n) {
     float d[kHeads / 2];
-    multiply_keys(d);
-    scale_scores(tile, d);
+    multiply_keys<0, kHalfPieces>(n, d);
+    multiply_keys<kHalfPieces, kPieces>(n, d);
+    wgmma_wait<0>();
+    wgmma_result(d);
+    scale_scores(w.first + n, d);
     find_largest(d);
     weigh(d);
     write_weights(d);
     shared_writes_fence();
-  }
-
-  // A tile whose rows are in shared memory, behind a barrier.
-  __device__ __forceinline__ void add_tile(int tile) {
-    if (half == 0) make_weights(tile);
-    __syncthreads();
+    named_barrier_sync(kScoresName, kGroupThreads);
     rescale_sums();
-    add_values();
-    __syncthreads();  // all have read the tile
+    wgmma_fence();
+    add_values<0>();
+    add_values<1>();
+    wgmma_wait<1>();
+    give_back(0);
+    wgmma_wait<0>();
+    give_back(1);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) wgmma_result(o[i]);
   }
 
-  // Of all keys: of the first warpgroup; 1 / l for both.
+  // The denominators, of all keys.
   __device__ __forceinline__ void whole_denominators() {
     const auto sum = [](float a, float b) { return __fadd_rn(a, b); };
 #pragma unroll
@@ -205,9 +214,8 @@ struct Attend {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int head = Columns<kHeads>::head(i);
-      denominator[i] = sum(sum(s.of_warps[0][head], s.of_warps[1][head]),
-                           sum(s.of_warps[2][head], s.of_warps[3][head]));
-      if (threadIdx.x < 4) s.factors[head] = __frcp_rn(denominator[i]);
+      denominator[i] =
+          sum(sum(s.of_warps[0][head], s.of_warps[1][head]), sum(s.of_warps[2][head], s.of_warps[3][head]));
     }
   }
 
@@ -215,10 +223,10 @@ struct Attend {
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) {
       const int64_t run = run_of(p, w.token, w.split, head(i));
-      if (threadIdx.x < 4) ends_of(p)[run] = {largest[i], denominator[i]};
-      float* const at = sums_of(p) + run * kCudaLatent + half * 256 + key(0);
+      if (threadIdx.x / 4 == 0) ends_of(p)[run] = {largest[i], denominator[i]};
+      float* const at = sums_of(p) + run * kCudaLatent + key(0);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
+      for (int c = 0; c < 8; ++c) {
         at[c * 64] = o[c][i / 2 * 4 + i % 2];
         at[c * 64 + 8] = o[c][i / 2 * 4 + 2 + i % 2];
       }
@@ -232,9 +240,9 @@ struct Attend {
     uint8_t* const stage = s.keys.pieces[0];
     float inverse[kOwned];
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) inverse[i] = s.factors[Columns<kHeads>::head(i)];
+    for (int i = 0; i < kOwned; ++i) inverse[i] = __frcp_rn(denominator[i]);
 #pragma unroll
-    for (int c = 0; c < 4; ++c)
+    for (int c = 0; c < 8; ++c)
 #pragma unroll
       for (int j = 0; j < kHeads / 8; ++j) {
         uint32_t m[2];
@@ -244,45 +252,27 @@ struct Attend {
               : "=r"(m[r])
               : "f"(__fmul_rn(o[c][4 * j + 2 * r + 1], inverse[2 * j + 1])),
                 "f"(__fmul_rn(o[c][4 * j + 2 * r], inverse[2 * j])));
-        const int column = half * 256 + c * 64 + static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane / 8 % 2 * 8;
+        const int column = c * 64 + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 8 % 2 * 8;
         write_matrices_across(shared_address(stage + (8 * j + lane % 8) * kPitch + column * 2), m[0], m[1]);
       }
-    __syncthreads();
+    named_barrier_sync(kScoresName, kGroupThreads);
     uint16_t* const out = p.out + w.token * p.out_token + w.group * kHeads * p.out_head;
-    for (int i = static_cast<int>(threadIdx.x); i < kHeads * 64; i += kThreads)
+    for (int i = static_cast<int>(threadIdx.x); i < kHeads * 64; i += kGroupThreads)
       *reinterpret_cast<uint4*>(out + i / 64 * p.out_head + i % 64 * 8) =
           *reinterpret_cast<const uint4*>(stage + i / 64 * kPitch + i % 64 * 16);
   }
 };
 
-// With 32 heads registers allow half of the next tile.
 template <int kHeads>
-__device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<kHeads>& s) {
-  constexpr bool kBothAhead = kHeads < 32;
+__device__ __forceinline__ void multiply(const CudaParams& p, const Work& w, Few<kHeads>& s) {
+  copy_queries<kHeads, kGroupThreads>(p, w.token, w.group * kHeads, s.queries);
+  copies_commit();
+  copies_wait<0>();
+  shared_writes_fence();
+  named_barrier_sync(kScoresName, kGroupThreads);
   Attend<kHeads> a(p, w, s);
-  const Rows rows(p, w);
-  Fp8Half<0, 8> left;
-  Fp8Half<1, 8> right;
-  const int row = static_cast<int>(threadIdx.x) / 32 * 8, lane = static_cast<int>(threadIdx.x) % 8;
-  const auto slot_of = [&](int tile) { return rows.near_slot(tile * kCudaTile + row + lane); };
-  int slot = slot_of(w.first), next = slot_of(w.first + 1);
-  left.load(rows, slot);
-  if constexpr (kBothAhead) right.load(rows, slot);
-  copies_wait<0>();  // queries; a fence follows
-  for (int tile = w.first; tile < w.last; ++tile) {
-    if constexpr (!kBothAhead) right.load(rows, slot);
-    left.store(s.keys, row);
-    left.load(rows, next);
-    right.store(s.keys, row);
-    if constexpr (kBothAhead) right.load(rows, next);
-    shared_writes_fence();
-    __syncthreads();
-    a.add_tile(tile);
-    slot = next;
-    next = slot_of(tile + 2);
-  }
-  if (a.half == 0) a.whole_denominators();
-  __syncthreads();
+  for (int n = 0; n < w.last - w.first; ++n) a.add_tile(n);
+  a.whole_denominators();
   if (p.splits > 1)
     a.write_run();
   else
@@ -290,17 +280,54 @@ __device__ __forceinline__ void attend(const CudaParams& p, const Work& w, Few<k
 }
 
 template <int kHeads>
+__device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Few<kHeads>& s) {
+  const Rows rows(p, w);
+  const int row = (static_cast<int>(threadIdx.x) - kGroupThreads) / 32 * 16;
+  const auto slot_of = [&](int n) {
+    return rows.near_slot((w.first + n) * kCudaTile + row + static_cast<int>(threadIdx.x) % 16);
+  };
+  const auto publish = [&](int half) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.full[half]);
+  };
+  Fp8Half<0, 16> left;
+  Fp8Half<1, 16> right;
+  int slot = slot_of(0);
+  left.load(rows, slot);
+  right.load(rows, slot);
+  slot = slot_of(1);
+  for (int n = 0; n < w.last - w.first; ++n) {
+    const uint32_t parity = static_cast<uint32_t>(n) % 2 ^ 1;
+    barrier_wait(&s.empty[0], parity);
+    left.store(s.keys, row);
+    publish(0);
+    left.load(rows, slot);
+    barrier_wait(&s.empty[1], parity);
+    right.store(s.keys, row);
+    publish(1);
+    right.load(rows, slot);
+    slot = slot_of(n + 2);
+  }
+}
+
+template <int kHeads>
 __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   auto& s = *reinterpret_cast<Few<kHeads>*>(raw);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(&s.full[i], kWarps);
+      barrier_init(&s.empty[i], kWarps);
+    }
+    barrier_init_fence();
+  }
   wait_for_predecessor();
   release_successor();
-  const int groups = p.heads / kHeads;
-  copy_queries<kHeads, kThreads>(p, static_cast<int>(blockIdx.x) / groups / p.splits,
-                                 static_cast<int>(blockIdx.x) % groups * kHeads, s.queries);
-  copies_commit();
-  const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
-  attend<kHeads>(p, w, s);
+  const Work w = work_of<kThreads>(p, p.heads / kHeads, s.counts);  // with a __syncthreads
+  if (__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0) == 0)
+    multiply<kHeads>(p, w, s);
+  else
+    bring<kHeads>(p, w, s);
 }
 
 template <int kHeads>
@@ -325,10 +352,8 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 void launch_few(const CudaParams& p, cudaStream_t stream) {
   if (p.block_heads == 8)
     device::launch<8>(p, stream);
-  else if (p.block_heads == 16)
-    device::launch<16>(p, stream);
   else
-    device::launch<32>(p, stream);
+    device::launch<16>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention

@@ -1,9 +1,9 @@
 // Sparse attention of 64 heads a block (sparse_attention_cuda.h); 128 heads are two blocks.
 //
-// Heads are the 64 rows of wgmma. Three warpgroups: `scores` makes S = Q K^T, the softmax, and the left half of
-// O += P V; `right` the right half; `rows` brings rows into two tiles of shared memory, fp8 ones through registers.
-// A tile is keys and values in one. Its halves (columns 0 .. 255 and rope; 256 .. 511) are filled and given back
-// apart, so that a tile is refilled while the other is in use:
+// Heads are the 64 rows of wgmma. Three warpgroups: `scores` makes S = Q K^T, the softmax, and the left half
+// of O += P V; `right` the right half; `rows` brings rows into two tiles of shared memory, fp8 ones through
+// registers. A tile is keys and values in one. Its halves (columns 0 .. 255 and rope; 256 .. 511) are filled
+// and given back apart, so that a tile is refilled while the other is in use:
 //
 //   scores   | P V left (t) | Q K (t + 1)           | softmax (t + 1) | P V left (t + 1) ...
 //   right    |                                      | P V right (t)   |
@@ -11,180 +11,17 @@
 // `right` begins when Q K (t + 1) has ended, so that the tensor cores work under the softmax.
 // Limits of a tile: 2,176 clocks of the tensor cores; 2,300 of shared memory (128 bytes a clock).
 
-#include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/tma.h"
-#include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
+#include "fulgurite/ops/sparse_attention/sparse_attention_cuda_many_rows.h"
 
 namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kHeads = 64;  // of a block
-constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
-constexpr int kHalfPieces = 4;  // of 64 columns
-constexpr int kOutPitch = 256 * 2 + 16, kRunPitch = 256 * 4 + 32;  // of rows of results in shared memory
-
-enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether };
-
-struct Many {
-  Tile queries;
-  Tile keys[2];
-  alignas(1024) uint8_t weights[kHeads * 128];  // P, bf16
-  float rescale[kHeads];                         // of the sums before the tile; at the end 1 / l
-  Barrier full[2][2], empty[2][2];               // [tile][half]
-  int counts[kThreads / 32];
-};
-
-// The n-th tile of a block lies in keys[n % 2]; a barrier's phase for it.
-__device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_t>(n) / 2 % 2; }
-
-// --- rows ---
-
-// How rows come: by kBlocks blocks of a cluster together, kAhead tiles ahead (fp8, in registers). And when `right`
-// begins with a tile: kLate, when the next scores are there; or with `scores`.
-template <int kBlocks_, int kAhead_, bool kLate_>
-struct Way {
-  static constexpr int kBlocks = kBlocks_, kAhead = kAhead_;
-  static constexpr bool kLate = kLate_;
-  static constexpr int kRows = 16 / kBlocks;  // of a tile, a warp
-};
-
-// A warp's part of filling the n-th tile: rows [first, first + kRows) of it.
-template <class W>
-struct Filling {
-  static constexpr int kBlocks = W::kBlocks, kRows = W::kRows;
-  Many& s;
-  int first, peer;
-
-  __device__ __forceinline__ explicit Filling(Many& shared) : s(shared) {
-    const int rank = kBlocks == 1 ? 0 : static_cast<int>(cluster_rank());
-    first = rank * 32 + (static_cast<int>(threadIdx.x) / 32 - 8) * kRows;
-    peer = rank ^ 1;
-  }
-  __device__ __forceinline__ void wait(int n, int half) const {
-    barrier_wait(&s.empty[n % 2][half], phase_of(n) ^ 1);
-  }
-
-  // The rows are written: they go to the other block as well, whose own rows this block's barrier counts in bytes.
-  __device__ __forceinline__ void publish(int n, int half) const {
-    shared_writes_fence();
-    __syncwarp();
-    const int lane = static_cast<int>(threadIdx.x) % 32, pieces = half == 0 ? kHalfPieces + 1 : kHalfPieces;
-    Barrier* const full = &s.full[n % 2][half];
-    if constexpr (kBlocks == 2) {
-      const int piece = lane == kHalfPieces ? kPieces - 1 : half * kHalfPieces + lane;
-      if (lane < pieces) send_rows(s.keys[n % 2].pieces[piece] + first * 128, full);
-    }
-    if (lane == 0) {
-      if (kBlocks == 2 && threadIdx.x == 2 * kGroupThreads)
-        barrier_expect(full, static_cast<uint32_t>(pieces * kPiece / 2));
-      else
-        barrier_arrive(full);
-    }
-  }
-
- private:
-  __device__ __forceinline__ void send_rows(const uint8_t* rows, const Barrier* full) const {
-    const uint32_t from = shared_address(rows), rank = static_cast<uint32_t>(peer);
-    copy_to_block(address_in(from, rank), from, kRows * 128, address_in(shared_address(full), rank));
-  }
-};
-
-// Rows are under way in registers.
-template <class W>
-__device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
-  constexpr int kRows = W::kRows, kAhead = W::kAhead;
-  const Rows rows(p, w);
-  const Filling<W> filling(s);
-  const auto slot_of = [&](int n) {
-    return rows.near_slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
-  };
-  Fp8Half<0, kRows> left[kAhead];
-  Fp8Half<1, kRows> right[kAhead];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    const int slot = slot_of(i);
-    left[i].load(rows, slot);
-    right[i].load(rows, slot);
-  }
-  int slot = slot_of(kAhead);
-  const int tiles = w.last - w.first;
-  for (int begin = 0; begin < tiles; begin += kAhead)
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int n = begin + i;
-      if (n >= tiles) break;
-      filling.wait(n, 0);
-      left[i].store(s.keys[n % 2], filling.first);
-      filling.publish(n, 0);
-      left[i].load(rows, slot);
-      filling.wait(n, 1);
-      right[i].store(s.keys[n % 2], filling.first);
-      filling.publish(n, 1);
-      right[i].load(rows, slot);
-      slot = slot_of(n + kAhead + 1);
-    }
-}
-
-// Eight lanes share a row of bf16, four rows of a warp at a time. `slot`: of row lane % kRows.
-template <int kRows>
-__device__ __forceinline__ void copy_bf16_half(const Rows& rows, int slots, int first, int half, Tile& tile) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int g = 0; g < kRows / 4; ++g) {
-    const int row = first + 4 * g + lane / 8, slot = __shfl_sync(~0u, slots, 4 * g + lane / 8);
-    const int at = row * 128 + (lane % 8 ^ row % 8) * 16;
-    const uint8_t* const from = rows.row(slot) + lane % 8 * 16;
-    const auto piece = [&](int i) {
-      if (slot >= 0)
-        copy16(tile.pieces[i] + at, from + i * 128);
-      else
-        write16(tile.pieces[i] + at, {});
-    };
-#pragma unroll
-    for (int i = 0; i < kHalfPieces; ++i) piece(kHalfPieces * half + i);
-    if (half == 0) piece(kPieces - 1);
-  }
-  copies_commit();
-}
-
-template <class W>
-__device__ __forceinline__ void bring_bf16(const CudaParams& p, const Work& w, Many& s) {
-  constexpr int kRows = W::kRows;
-  const Rows rows(p, w);
-  const Filling<W> filling(s);
-  const auto slot_of = [&](int n) {
-    return rows.slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
-  };
-  int slot = slot_of(0);
-  for (int n = 0; n < w.last - w.first; ++n) {
-    const int next = slot_of(n + 1);
-    filling.wait(n, 0);
-    copy_bf16_half<kRows>(rows, slot, filling.first, 0, s.keys[n % 2]);
-    filling.wait(n, 1);
-    copy_bf16_half<kRows>(rows, slot, filling.first, 1, s.keys[n % 2]);
-    copies_wait<1>();
-    filling.publish(n, 0);
-    copies_wait<0>();
-    filling.publish(n, 1);
-    slot = next;
-  }
-}
-
-// A warp has read a half of the n-th tile.
-template <int kBlocks>
-__device__ __forceinline__ void give_back_half(Many& s, int n, int half) {
-  __syncwarp();
-  if (threadIdx.x % 32 != 0) return;
-  Barrier* const empty = &s.empty[n % 2][half];
-  barrier_arrive(empty);
-  if constexpr (kBlocks == 2) arrive_at_having_read(address_in(shared_address(empty), cluster_rank() ^ 1));
-}
-
 // --- scores and the left half ---
 
-// Of a warp's 16 heads a thread has heads lane / 4 and 8 further: everywhere [2]. Keys 8 j + 2 (lane % 4) and the
-// next are its elements 4 j + 2 r, 4 j + 2 r + 1 of head r.
+// Of a warp's 16 heads a thread has heads lane / 4 and 8 further: everywhere [2]. Keys 8 j + 2 (lane % 4) and
+// the next are its elements 4 j + 2 r, 4 j + 2 r + 1 of head r.
 struct Softmax {
   float largest[2] = {minus_infinity(), minus_infinity()};
   float denominator[2] = {};  // this lane's part
@@ -244,7 +81,8 @@ __device__ __forceinline__ void rescale_sums(float (&o)[128], float first, float
   for (int i = 0; i < 128; ++i) o[i] = __fmul_rn(o[i], i % 4 < 2 ? first : second);
 }
 
-__device__ __forceinline__ void keep_scores(const CudaParams& p, const Work& w, int tile, const float (&d)[32]) {
+__device__ __forceinline__ void keep_scores(const CudaParams& p, const Work& w, int tile,
+                                            const float (&d)[32]) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
   for (int i = 0; i < 32; ++i) {
     const int head = w.group * kHeads + thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8;
@@ -366,11 +204,13 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
 
 // --- results ---
 
-// A row of 1024 bytes a head and half, through memory that no product reads any more: where the queries were, and the
-// tile that the last one is not in.
-__device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, Many& s, int half, const float (&o)[128]) {
+// A row of 1024 bytes a head and half, through memory that no product reads any more: where the queries were,
+// and the tile that the last one is not in.
+__device__ __forceinline__ void write_run(const CudaParams& p, const Work& w, Many& s, int half,
+                                          const float (&o)[128]) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, first = thread / 32 * 16;
   const int tiles = w.last - w.first;
+  if (half == 0) named_barrier_sync(kScoresAlone, kGroupThreads);
   if (half == 1)  // the tile before the last has been read in every block
     for (int i = 0; i < 2; ++i) barrier_wait(&s.empty[tiles % 2][i], phase_of(tiles) ^ 1);
   Tile& stage = half == 0 ? s.queries : s.keys[tiles % 2];
@@ -406,7 +246,8 @@ __device__ __forceinline__ void write_out(const CudaParams& p, const Work& w, Ma
     write_matrices(shared_address(stage + lane % 16 * kOutPitch + (j + lane / 16) * 16), m);
   }
   __syncwarp();
-  uint16_t* const out = p.out + w.token * p.out_token + (w.group * kHeads + warp * 16) * p.out_head + half * 256;
+  uint16_t* const out =
+      p.out + w.token * p.out_token + (w.group * kHeads + warp * 16) * p.out_head + half * 256;
 #pragma unroll
   for (int row = 0; row < 16; ++row)
     *reinterpret_cast<uint4*>(out + row * p.out_head + lane * 8) =
@@ -415,7 +256,8 @@ __device__ __forceinline__ void write_out(const CudaParams& p, const Work& w, Ma
 
 __device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Many& s, const Softmax& softmax,
                                          const float (&o)[128]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32,
+            head = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
   const float l[2] = {softmax.whole_denominator(0), softmax.whole_denominator(1)};
   if (p.splits > 1) {
     if (lane % 4 == 0)
@@ -432,7 +274,8 @@ __device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Man
   write_out(p, w, s, 0, o, inverse[0], inverse[1]);
 }
 
-__device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Many& s, const float (&o)[128]) {
+__device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Many& s,
+                                          const float (&o)[128]) {
   if (p.splits > 1) return write_run(p, w, s, 1, o);
   const int thread = static_cast<int>(threadIdx.x) % 128, head = thread / 32 * 16 + thread % 32 / 4;
   named_barrier_sync(kTogether, 2 * kGroupThreads);
@@ -512,15 +355,12 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 }  // namespace device
 
 void launch_many(const CudaParams& p, cudaStream_t stream) {
-  const bool pair = p.heads == 2 * device::kHeads;  // of blocks, that share their rows
-  if (p.form == CudaRows::kFp8 && pair)
-    device::launch<CudaRows::kFp8, device::Way<2, 2, true>>(p, stream);
-  else if (p.form == CudaRows::kFp8)
-    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
-  else if (pair)
-    device::launch<CudaRows::kBf16, device::Way<2, 1, true>>(p, stream);
-  else
+  if (p.form == CudaRows::kBf16)
     device::launch<CudaRows::kBf16, device::Way<1, 1, true>>(p, stream);
+  else if (p.heads == 2 * device::kHeads)  // two blocks share their rows
+    device::launch<CudaRows::kFp8, device::Way<2, 1, false>>(p, stream);
+  else
+    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention

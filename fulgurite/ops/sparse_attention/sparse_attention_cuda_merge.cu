@@ -7,7 +7,8 @@ namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kThreads = 32, kParts = kCudaLatent / 4 / kThreads;  // a thread has four columns
+constexpr int kParts = kCudaLatent / 4 / 32;  // of a row: a thread has four columns
+constexpr int kFewRows = 512;                 // up to here a warp is a block: they spread further
 
 struct Ends {
   float weight;       // of split `lane`
@@ -28,17 +29,18 @@ __device__ __forceinline__ Ends merge_ends(const float2* ends, int64_t stride, i
 }
 
 template <int kSplits>  // at most, and more than half of it
-__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constant__ CudaParams p) {
   wait_for_predecessor();
   release_successor();
-  const int row = static_cast<int>(blockIdx.x) / kParts, head = row % p.heads, token = row / p.heads;
-  const int column = (static_cast<int>(blockIdx.x) % kParts * kThreads + static_cast<int>(threadIdx.x)) * 4;
+  const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = at / (32 * kParts);
+  const int head = row % p.heads, token = row / p.heads, column = at % (32 * kParts) * 4;
   const int64_t run = run_of(p, token, 0, head), stride = p.heads;
   const float* const sums = sums_of(p) + run * kCudaLatent + column;
   float4 part[kSplits];
 #pragma unroll
   for (int i = 0; i < kSplits; ++i)
-    part[i] = i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
+    part[i] =
+        i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kCudaLatent)) : float4{};
   const Ends ends = merge_ends(ends_of(p) + run, stride, p.splits);
   float4 sum{};
 #pragma unroll
@@ -52,16 +54,21 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   }
   const float inverse = __frcp_rn(ends.denominator);
   uint2 out;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.x) : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out.y) : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+      : "=r"(out.x)
+      : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+      : "=r"(out.y)
+      : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
   *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + column) = out;
 }
 
 template <int kSplits>
 void launch(const CudaParams& p, cudaStream_t stream) {
+  const int rows = p.tokens * p.heads, together = rows <= kFewRows ? 1 : kParts;  // warps of a block
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.heads * kParts));
-  config.blockDim = dim3(kThreads);
+  config.gridDim = dim3(static_cast<unsigned>(rows * kParts / together));
+  config.blockDim = dim3(static_cast<unsigned>(32 * together));
   config.stream = stream;
   cudaLaunchAttribute attribute = dependent_launch(true);
   config.attrs = &attribute;

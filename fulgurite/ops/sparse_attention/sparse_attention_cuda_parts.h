@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels of sparse_attention_cuda.h share: which tiles a block takes, rows on their way into a tile of
-// shared memory, and the workspace of split lists.
+// What the kernels of sparse_attention_cuda.h share: which tiles a block takes, rows on their way into a tile
+// of shared memory, and the workspace of split lists.
 
 #include "fulgurite/cuda/barrier.h"
 #include "fulgurite/cuda/dependent_launch.h"
@@ -18,7 +18,8 @@ namespace device {
 
 using namespace fulgurite::cuda;
 
-// 64 rows of 64 bf16, as wgmma reads them; nine of them hold a tile of keys: eight of latent columns, one of rope.
+// 64 rows of 64 bf16, as wgmma reads them; nine of them hold a tile of keys: eight of latent columns, one of
+// rope.
 constexpr int kPiece = kCudaTile * 128, kPieces = 9;
 struct alignas(1024) Tile {
   uint8_t pieces[kPieces][kPiece];
@@ -72,14 +73,15 @@ struct Rows {
         list(list_of(p, w.token)),
         count(min(w.count, w.last * kCudaTile)) {}
   __device__ __forceinline__ int slot(int entry) const { return entry < count ? list[entry] : -1; }
-  // Beyond the last entry its slot: what is no entry has no weight, and a NaN there is one of the list already.
+  // Beyond the last entry its slot: what is no entry has no weight, and a NaN there is one of the list
+  // already.
   __device__ __forceinline__ int near_slot(int entry) const { return list[max(min(entry, count - 1), 0)]; }
   __device__ __forceinline__ const uint8_t* row(int slot) const { return base + slot * stride; }
 };
 
 __device__ __forceinline__ uint4 read16(const uint8_t* at) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(at));
   return v;
@@ -102,8 +104,9 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t factor) {  // 
   return product;
 }
 
-// Two e4m3 codes of a word (kFirst: bytes 0, 1; kSecond: 2, 3) as bf16: their values times 2^-120, exact but for codes
-// of NaN. A code's sign is spread over the byte above it, and goes to bit 15; the other seven bits to 10 .. 4.
+// Two e4m3 codes of a word (kFirst: bytes 0, 1; kSecond: 2, 3) as bf16: their values times 2^-120, exact but
+// for codes of NaN. A code's sign is spread over the byte above it, and goes to bit 15; the other seven bits
+// to 10 .. 4.
 enum class Pair : uint32_t { kFirst = 0x9180, kSecond = 0xB3A2 };
 template <Pair kPair>
 __device__ __forceinline__ uint32_t code_pair(uint32_t word) {
@@ -115,7 +118,8 @@ __device__ __forceinline__ uint32_t code_pair(uint32_t word) {
 // Bit 7 of a byte is set if that byte of the word is a code of NaN, 0x7F or 0xFF.
 __device__ __forceinline__ uint32_t nan_codes(uint32_t word) { return (word & 0x7F7F7F7Fu) + 0x01010101u; }
 
-// What the pairs above are multiplied with: scale * 2^120, and where that is beyond bf16 (kTwice), 2^120 and scale.
+// What the pairs above are multiplied with: scale * 2^120, and where that is beyond bf16 (kTwice), 2^120 and
+// scale.
 constexpr uint32_t kTwo120 = 0x7B807B80u;
 __device__ __forceinline__ bool within_once(uint32_t scales) {
   const uint32_t low = scales & 0x7FFFu, high = scales >> 16 & 0x7FFFu;
@@ -123,8 +127,8 @@ __device__ __forceinline__ bool within_once(uint32_t scales) {
 }
 __device__ __forceinline__ uint32_t once(uint32_t scales) { return scales + 0x3C003C00u; }
 
-// 16 codes of one scale become 16 bf16 values, in two 16-byte pieces of a row of the tile. A NaN among them makes all
-// NaN: what reads the row is NaN in any case.
+// 16 codes of one scale become 16 bf16 values, in two 16-byte pieces of a row of the tile. A NaN among them
+// makes all NaN: what reads the row is NaN in any case.
 template <bool kTwice>
 __device__ __forceinline__ void write_codes(uint8_t* low, uint8_t* high, uint4 codes, uint32_t factor) {
   const uint32_t nan =
@@ -137,9 +141,9 @@ __device__ __forceinline__ void write_codes(uint8_t* low, uint8_t* high, uint4 c
   write16(high, {first(codes.z), second(codes.z), first(codes.w), second(codes.w)});
 }
 
-// Half of the latent columns (256 bytes) of some of a tile's rows, kRows of a warp, in registers; the first half has
-// rope with it. Lane 8 q + 4 b + i has 16 codes of rows 2 g + b: the i-th of the q-th 64 columns; so reads meet whole
-// lines, and writes all banks. Of rope, lane 8 r + i has the i-th 16 bytes of rows 4 g + r.
+// Half of the latent columns (256 bytes) of some of a tile's rows, kRows of a warp, in registers; the first
+// half has rope with it. Lane 8 q + 4 b + i has 16 codes of rows 2 g + b: the i-th of the q-th 64 columns; so
+// reads meet whole lines, and writes all banks. Of rope, lane 8 r + i has the i-th 16 bytes of rows 4 g + r.
 template <int kHalf, int kRows>
 struct Fp8Half {
   uint4 codes[kRows / 2];
@@ -157,7 +161,8 @@ struct Fp8Half {
     if constexpr (kHalf == 0)
 #pragma unroll
       for (int g = 0; g < kRows / 4; ++g)
-        rope[g] = read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
+        rope[g] =
+            read16(rows.row(__shfl_sync(~0u, slot, 4 * g + lane / 8)) + kCudaLatent + 16 + lane % 8 * 16);
   }
 
   // As rows `first` and further, a multiple of 8.
@@ -205,15 +210,15 @@ __device__ __forceinline__ void copies_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Queries of kHeads heads from `head` on, into nine pieces of kHeads rows; by kThreads threads. To be committed.
+// Queries of kHeads heads from `head` on, into nine pieces of kHeads rows; by kThreads threads. To be
+// committed.
 template <int kHeads, int kThreads>
 __device__ __forceinline__ void copy_queries(const CudaParams& p, int token, int head, uint8_t* pieces) {
   const uint16_t* const q = p.q + token * p.q_token + head * p.q_head;
   const uint16_t* const rope = p.q_rope + token * p.q_rope_token + head * p.q_rope_head;
   for (int i = static_cast<int>(threadIdx.x); i < kHeads * 8 * kPieces; i += kThreads) {
     const int chunk = i % 8, row = i / 8 % kHeads, piece = i / 8 / kHeads;
-    const uint16_t* const from =
-        piece < 8 ? q + row * p.q_head + piece * 64 : rope + row * p.q_rope_head;
+    const uint16_t* const from = piece < 8 ? q + row * p.q_head + piece * 64 : rope + row * p.q_rope_head;
     copy16(pieces + (piece * kHeads + row) * 128 + (chunk ^ row % 8) * 16, from + chunk * 8);
   }
 }
@@ -232,7 +237,8 @@ __device__ __forceinline__ float weighed_against(float largest) {
   return largest == minus_infinity() ? 0.0f : largest;
 }
 
-// --- the workspace: sums [tokens, splits, heads, 512], then (largest, denominator) [tokens, splits, heads] ---
+// --- the workspace: sums [tokens, splits, heads, 512], then (largest, denominator) [tokens, splits, heads]
+// ---
 
 __device__ __forceinline__ int64_t run_of(const CudaParams& p, int token, int split, int head) {
   return (static_cast<int64_t>(token) * p.splits + split) * p.heads + head;
@@ -250,7 +256,8 @@ __device__ __forceinline__ void write_matrices(uint32_t address, const uint32_t 
 }
 // Two, transposed.
 __device__ __forceinline__ void write_matrices_across(uint32_t address, uint32_t m0, uint32_t m1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(m0), "r"(m1)
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(m0),
+               "r"(m1)
                : "memory");
 }
 

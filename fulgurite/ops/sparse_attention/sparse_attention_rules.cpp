@@ -8,11 +8,11 @@
 namespace fulgurite::sparse_attention {
 namespace {
 
-constexpr int64_t kTile = 64, kMostRuns = 32, kProcessors = 132;  // whatever a device has: runs change bits
+constexpr int64_t kLatent = 512, kTile = 64, kMostRuns = 32, kProcessors = 132;  // whatever a device has: runs change bits
 
 Support takes_shape(const Problem& problem) {
   const int64_t h = problem.heads;
-  if (problem.latent != 512 || problem.rope != 64)
+  if (problem.latent != kLatent || problem.rope != 64)
     return Refusal{fmt::format("rows of {} + {}, takes 512 + 64", problem.latent, problem.rope)};
   if (h != 8 && h != 16 && h != 32 && h != 64 && h != 128)
     return Refusal{fmt::format("{} heads, takes 8, 16, 32, 64 or 128", h)};
@@ -38,11 +38,19 @@ Support supports(const Problem& problem) {
                         takes(n.softmax_p, {SoftmaxP::kBf16}), takes_shape(problem), takes_rows(problem)});
 }
 
+HopperPlan plan_of(const Problem& problem, int64_t tokens) {
+  return hopper_plan(problem.setting.numerics.latent_cache, tokens, problem.heads, problem.topk);
+}
+
+int64_t workspace_of(const Problem& problem, int64_t tokens) {
+  return hopper_workspace_bytes(tokens, problem.heads, plan_of(problem, tokens).splits);
+}
+
 int64_t workspace_bytes(const Problem& problem, int) {
-  int64_t most = 0;
+  int64_t most = workspace_of(problem, problem.largest_batch);
   for (int64_t tokens = 1; tokens < problem.largest_batch; tokens *= 2)
-    most = std::max(most, hopper_workspace_bytes(problem, tokens));
-  return std::max(most, hopper_workspace_bytes(problem, problem.largest_batch));
+    most = std::max(most, workspace_of(problem, tokens));
+  return most;
 }
 
 Problem states(const Problem& problem) {
@@ -56,7 +64,7 @@ std::string sums(const Problem& problem) {
   std::string text = "scores by wgmma; runs of a list:";
   int32_t last = 0;
   for (int64_t tokens = 1; tokens < 2 * problem.largest_batch; tokens *= 2) {
-    const int32_t runs = hopper_plan(problem, tokens).splits;
+    const int32_t runs = plan_of(problem, tokens).splits;
     if (runs != last) text += fmt::format(" {} from {} token(s) on,", runs, tokens == 1 ? 1 : tokens / 2 + 1);
     last = runs;
   }
@@ -66,24 +74,26 @@ std::string sums(const Problem& problem) {
 
 }  // namespace
 
-// Few tokens: a tile a block, and as few heads a block as leave every block a processor. Otherwise as many runs as fill the
-// processors once; 64 heads take one, of fewer two blocks fit.
-HopperPlan hopper_plan(const Problem& problem, int64_t tokens) {
-  const int64_t tiles = std::min(kMostRuns, (problem.topk + kTile - 1) / kTile), heads = problem.heads;
+// Few tokens: blocks of as few heads as leave eight to share the processors, so that each writes little. Otherwise as many runs
+// as fill the processors once (64 heads take one, of fewer heads two blocks fit); two tiles each at least.
+HopperPlan hopper_plan(LatentCache form, int64_t tokens, int64_t heads, int64_t topk) {
+  const int64_t tiles = std::min(kMostRuns, (topk + kTile - 1) / kTile);
   const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(tokens, 1))));
-  HopperPlan plan{1, static_cast<int32_t>(std::min<int64_t>(heads, 64))};
-  const bool codes = problem.setting.numerics.latent_cache == LatentCache::kFp8;
-  for (const int32_t block : {32, 16, 8})
-    if (codes && block <= heads && rows * tiles * (heads / block) <= kProcessors) plan.block_heads = block;
-  const int64_t places = plan.block_heads == 64 ? kProcessors : 2 * kProcessors;
+  HopperPlan plan{1, static_cast<int32_t>(heads == 32 ? 16 : std::min<int64_t>(heads, 64))};
+  int64_t most = std::max<int64_t>(tiles / 2, 1), places = plan.block_heads == 64 ? kProcessors : 2 * kProcessors;
+  for (const int32_t block : {16, 8})
+    if (form == LatentCache::kFp8 && block <= heads && rows * (heads / block) <= 8) {
+      plan.block_heads = block;
+      places = kProcessors;
+      most = tiles;
+    }
   plan.splits =
-      static_cast<int32_t>(std::clamp<int64_t>(places / (rows * (heads / plan.block_heads)), 1, tiles));
+      static_cast<int32_t>(std::clamp<int64_t>(places / (rows * (heads / plan.block_heads)), 1, most));
   return plan;
 }
 
-int64_t hopper_workspace_bytes(const Problem& problem, int64_t tokens) {
-  const int64_t runs = hopper_plan(problem, tokens).splits;
-  return runs == 1 ? 0 : tokens * problem.heads * runs * (problem.latent * 4 + 8);
+int64_t hopper_workspace_bytes(int64_t tokens, int64_t heads, int64_t splits) {
+  return splits == 1 ? 0 : tokens * heads * splits * (kLatent * 4 + 8);
 }
 
 const Implementation kCudaHopper{"cuda_hopper",     supports, workspace_bytes, FULGURITE_KERNEL(run_hopper),

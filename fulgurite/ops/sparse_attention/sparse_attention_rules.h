@@ -11,8 +11,8 @@ struct HopperPlan {
   int32_t splits = 1;
   int32_t block_heads = 64;
 };
-HopperPlan hopper_plan(const Problem& problem, int64_t tokens);
-int64_t hopper_workspace_bytes(const Problem& problem, int64_t tokens);
+HopperPlan hopper_plan(LatentCache form, int64_t tokens, int64_t heads, int64_t topk);
+int64_t hopper_workspace_bytes(int64_t tokens, int64_t heads, int64_t splits);
 
 void run_hopper(const Problem& problem, const Args& args, const Lane& lane);  // sparse_attention_cuda_row.cu
 
