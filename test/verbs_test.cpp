@@ -31,7 +31,6 @@ TEST(verbs, run_on_a_model_of_every_family) {
         fmt::format("trace {} --ids {}:seq0.input_ids --out {}", of, model.golden(), trace.string()));
     expect_success(fmt::format("compare {0} {0}", trace.string()));
     expect_success("audit " + of + " --text " + test::kSource + "/golden/text/public.txt --context 16");
-    expect_success(
     expect_success(fmt::format("convert {} {} --form bf16", of, converted.string()));
     expect_success("generate " + converted.string() + " --prompt 'The sea' --greedy --max-new-tokens 1");
     expect_success(fmt::format("synth {}/config.json --layers 2 --out {}", of, synthetic.string()));
