@@ -192,8 +192,8 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
 #include "fulgurite/cpu/softmax_body.h"
 
 #include "fulgurite/cpu/dots_body.h"  // after the products
-#include "fulgurite/cpu/double_dots_body.h"
 #include "fulgurite/cpu/dots_e2m1_body.h"
+#include "fulgurite/cpu/double_dots_body.h"
 #include "fulgurite/cpu/gated_body.h"  // after the exponential
 
 namespace {
