@@ -76,6 +76,19 @@ TEST(knobs, of_glm_5_run_and_change_the_logits) {
     EXPECT_EQ(logits_of(glm.model, std::string("serving,") + setting), expected) << setting;
 }
 
+TEST(knobs, of_deepseek_v4_run_and_change_the_logits) {
+  const test::TinyModel v4(test::kTinyV4);
+  expect_difference(
+      v4.model, "serving",
+      {"kv_quant=none,latent_cache=bf16", "index_quant=fp8", "activation_scale=fp32", "activation_quant=none",
+       "hadamard=none", "rsqrt=error:1e-3", "activation=fp16", "softmax_denominator=rounded"});
+  // The row of 584 bytes and that of 1,024 hold the same values; no gate of the shared expert is at its limit.
+  const std::vector<float> expected = logits_of(v4.model, "serving");
+  for (const char* const setting :
+       {"latent_cache=bf16", "index_quant=fp4", "activation_scale=pow2", "shared_clamp=on"})
+    EXPECT_EQ(logits_of(v4.model, std::string("serving,") + setting), expected) << setting;
+}
+
 // Values that the kernels of serving do not take: the row that does may sum in another order, which changes the
 // logits as well, so references are held against references.
 TEST(knobs, values_that_another_row_takes_change_the_references_too) {

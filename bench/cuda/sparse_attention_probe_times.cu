@@ -189,7 +189,7 @@ void time_decode(const std::string& only) {
         for (const int splits : {good.splits, good.splits / 2, good.splits * 2})
           if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 &&
               splits <= kCudaMostSplits && (splits != good.splits || block != good.block_heads))
-            plans.push_back({splits, block, 0});
+            plans.push_back({splits, block});
     for (const HopperPlan& plan : plans) {
       if (hopper_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size))
         continue;
@@ -245,7 +245,7 @@ void time_prefill() {
          {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);
       const Timing t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
-        cuda_launch(w.params(i, pool, {1, 64, 0}), stream);
+        cuda_launch(w.params(i, pool, {1, 64}), stream);
       });
       const double work = flops(tokens, heads) * 1e-6;
       std::printf("%s %4d %5d %8.1f (%.1f %.1f) %8.1f  %6.1f (%.1f) | %.1f\n",

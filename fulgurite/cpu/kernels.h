@@ -275,6 +275,8 @@ struct Kernels {
   // passes. out may be gate or up.
   void (*silu_mul_limited)(const float* gate, const float* up, int64_t count, float limit, float factor,
                            float* out);
+  // dot_rows, of exact products summed in double: eight lanes, then lane l and l + 4, l + 2, l + 1.
+  void (*dot_rows_in_double)(const Rows& x, const Rows& w, int64_t width, double* y, int64_t y_stride);
 };
 
 // The loops of an instruction set that this machine has.

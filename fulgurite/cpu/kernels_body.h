@@ -193,6 +193,7 @@ void combine_rows(const float* p, int64_t p_stride, int64_t p_step, int64_t outp
 
 #include "fulgurite/cpu/dots_body.h"  // after the products
 #include "fulgurite/cpu/dots_e2m1_body.h"
+#include "fulgurite/cpu/double_dots_body.h"
 #include "fulgurite/cpu/gated_body.h"  // after the exponential
 
 namespace {
@@ -204,16 +205,11 @@ void add(const float* a, const float* b, int64_t count, float* out) {
 }
 
 double sum_squares(const float* x, int64_t count) {
-  typedef float HalfFloats __attribute__((vector_size(kRegisterBytes / 2)));
-  typedef double Doubles __attribute__((vector_size(kRegisterBytes)));
-  constexpr int64_t kDoubles = kWidth / 2;
   Doubles sums[kLanes / kDoubles] = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (int64_t k = 0; k < kLanes / kDoubles; ++k) {
-      HalfFloats narrow;
-      std::memcpy(&narrow, x + i + k * kDoubles, sizeof narrow);
-      const Doubles wide = __builtin_convertvector(narrow, Doubles);
+      const Doubles wide = widen(x + i + k * kDoubles);
       sums[k] = sums[k] + wide * wide;
     }
   }
@@ -406,6 +402,7 @@ constexpr fulgurite::cpu::Kernels kTable{decode_e4m3,
                                          false,
                                          widen_e2m1,
                                          dots_e2m1,
-                                         silu_mul_limited};
+                                         silu_mul_limited,
+                                         dot_rows_in_double};
 
 }  // namespace

@@ -72,6 +72,27 @@ TEST(kernels, dot_is_sixteen_lanes_and_a_tree_in_every_build) {
   }
 }
 
+TEST(kernels, dots_in_double_are_eight_lanes_and_a_tree_in_every_build) {
+  for (const int64_t width : {0, 1, 7, 8, 9, 256, 1000}) {
+    const int64_t rows = 6, columns = 5, stride = width + 3;
+    const auto x = normals(7, rows * stride + 1), w = normals(8, columns * stride + 1);
+    for (const Isa isa : test::machine_isas()) {
+      std::vector<double> y(static_cast<size_t>(rows * columns));
+      kernels(isa).dot_rows_in_double({x.data(), stride, rows}, {w.data(), stride, columns}, width, y.data(),
+                                      columns);
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        double lanes[8] = {};
+        for (int64_t c = 0; c < width; ++c)
+          lanes[c % 8] += static_cast<double>(x[static_cast<size_t>(i / columns * stride + c)]) *
+                          static_cast<double>(w[static_cast<size_t>(i % columns * stride + c)]);
+        for (int step = 4; step >= 1; step /= 2)
+          for (int l = 0; l < step; ++l) lanes[l] = lanes[l] + lanes[l + step];
+        EXPECT_EQ(y[static_cast<size_t>(i)], lanes[0]) << name(isa) << " width " << width << " at " << i;
+      }
+    }
+  }
+}
+
 TEST(kernels, rows_may_be_named_by_an_index) {
   const auto x = normals(3, 40 * 20), w = normals(4, 20);
   const std::vector<int32_t> index{39, 0, 7, 7, 12};

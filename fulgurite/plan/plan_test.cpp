@@ -171,6 +171,28 @@ TEST(plan, cache_bytes_are_rows_times_width) {
   EXPECT_EQ(serving.bytes.index_cache, 4 * (3 * 100 * 128 + 1216));  // scales fill whole 64 bytes
 }
 
+// Window rings and entries, in whole blocks of 64 rows.
+TEST(plan, the_cache_row_of_deepseek_v4_is_a_choice) {
+  const test::TinyModel v4(test::kTinyV4);
+  Options options;
+  options.context = 1000;
+  options.sequences = 3;
+  for (const auto& [form, bytes] : {std::pair{LatentCache::kFp8, 584}, {LatentCache::kBf16, 1024}}) {
+    options.numerics.latent_cache = form;
+    const Plan plan = make(v4.model, test::device(1), options);
+    EXPECT_NE(row_of(plan, 0, "kv_prepare").format.find(fmt::format("{} bytes each", bytes)),
+              std::string::npos);
+    int64_t all = 0;
+    for (const LayerPlan& layer : plan.layers) {
+      const KvRow row = compressed_attention::row_of(layer.window->attention.problem);
+      EXPECT_EQ(row.bytes() + row.scale_bytes(), bytes);
+      all += row.cache_bytes(3, layer.window->attention.problem.ring) +
+             row.cache_bytes(3, layer.window->attention.problem.entries);
+    }
+    EXPECT_EQ(plan.bytes.latent_cache, all);
+  }
+}
+
 // The other two layers attend to what these selected: index keys of theirs would never be read.
 TEST(plan, layers_that_share_a_selection_have_no_index_keys) {
   const test::TinyModel glm(test::kTinyGlm5);

@@ -32,8 +32,9 @@
 //            write nothing.
 // Errors     check() throws Error naming the tensor.
 // Tolerance  streams_out: 0. The others: what they can be where m has the error of sums of 256 columns in
-//            fp32, 16 lanes, added in double, and the squares that of a double sum in another order; through
-//            Sinkhorn to first order. hyper_connection_audit.cpp has it.
+//            fp32, 16 lanes, added in double (the CPU's are double throughout, and within it by far), and the
+//            squares that of a double sum in another order; through Sinkhorn to first order.
+//            hyper_connection_audit.cpp has it.
 // Source     DeepSeek-V4 inference/model.py, hc_pre, hc_post, hc_head; kernel.py, hc_split_sinkhorn;
 //            arXiv:2512.24880.
 

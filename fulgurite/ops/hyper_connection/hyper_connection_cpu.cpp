@@ -1,6 +1,8 @@
 // Some tokens at a time, in pieces of columns that the threads share: a piece of the streams is updated,
 // written, and while it is in cache multiplied with its columns of fn, which a chunk of tokens reads once.
-// The pieces' sums are added in double; then come the coefficients, token by token, and the collapse.
+// Sums are double, as the contract's, so that coefficients are nearly always the reference's bits: one ulp of
+// theirs moves some bf16 values of the collapse, which are quantized next, and a code of those moves all of q.
+// Then come the coefficients, token by token, and the collapse.
 
 #include <algorithm>
 
@@ -35,7 +37,7 @@ struct PieceSums {
 struct PieceMemory {
   float* x;       // [chunk, kStreams, kPiece]: X'
   float* inputs;  // [kInputs, kPiece]
-  float* dots;    // [chunk, kMostOutputs]
+  double* dots;   // [chunk, kMostOutputs]
 };
 
 struct Scratch {
@@ -47,10 +49,12 @@ struct Scratch {
 Scratch cut(const Problem& problem, int64_t thread, int64_t threads, cpu::Cutter& cutter) {
   const int64_t chunk = chunk_of(problem);
   const auto own = [&](int64_t floats) { return cutter.take<float>(threads * floats) + thread * floats; };
+  const int64_t dots = chunk * kMostOutputs;
   Scratch scratch;
   scratch.sums = cutter.take<PieceSums>(pieces_of(problem) * chunk);
   scratch.coefficients = cutter.take<Coefficients>(chunk);
-  scratch.piece = {own(chunk * kStreams * kPiece), own(kInputs * kPiece), own(chunk * kMostOutputs)};
+  scratch.piece = {own(chunk * kStreams * kPiece), own(kInputs * kPiece),
+                   cutter.take<double>(threads * dots) + thread * dots};
   return scratch;
 }
 
@@ -128,10 +132,9 @@ void sum_piece(const cpu::Kernels& kernels, const Problem& problem, const Args& 
   for (int64_t k = 0; k < kStreams; ++k) {
     const cpu::Rows x{memory.x + k * kPiece, kStreams * kPiece, tokens};
     const cpu::Rows fn{args.fn.data + k * problem.hidden + columns.first, args.fn.stride[0], count};
-    kernels.dot_rows(x, fn, columns.count, memory.dots, kMostOutputs);
+    kernels.dot_rows_in_double(x, fn, columns.count, memory.dots, kMostOutputs);
     for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t n = 0; n < count; ++n)
-        sums[t].dots[n] += static_cast<double>(memory.dots[t * kMostOutputs + n]);
+      for (int64_t n = 0; n < count; ++n) sums[t].dots[n] += memory.dots[t * kMostOutputs + n];
   }
 }
 
