@@ -12,41 +12,48 @@ namespace {
 
 using Scan = cub::BlockScan<uint32_t, kMostExperts>;
 
-// The rows of an expert, ascending, written where `order` is not null; returns how many.
-__device__ int rows_of(const PartRows& rows, const uint16_t* ids, int expert, int* order) {
-  int count = 0;
-  const auto add = [&](int row) {
-    if (order != nullptr) order[count] = row;
-    ++count;
-  };
+// Calls add(row) for the rows of an expert, ascending.
+template <class Add>
+__device__ void for_rows(const PartRows& rows, const uint16_t* ids, int expert, const Add& add) {
   if (rows.rows > rows.routed && expert == rows.experts - 1) {
     for (int row = rows.routed; row < rows.rows; ++row) add(row);
-  } else {
-#pragma unroll 8
-    for (int row = 0; row < rows.routed; ++row)
-      if (ids[row] == expert) add(row);
+    return;
   }
-  return count;
+#pragma unroll 8
+  for (int row = 0; row < rows.routed; ++row)
+    if (ids[row] == expert) add(row);
+}
+
+__device__ void write_entries(const PartRows& rows, const uint16_t* ids, int expert, int count,
+                              Entry* entry) {
+  int n = 0;
+  for_rows(rows, ids, expert, [&](int row) {
+    Entry& to = entry[n / kEntryRows];
+    const int at = n++ % kEntryRows, token = rows.token_of(row);
+    if (at == 0) {
+      to.expert = expert;
+      to.count = min(kEntryRows, count - n + 1);
+    }
+    for (int i = at; i < (at == 0 ? kEntryRows : at + 1); ++i) to.rows[i] = row, to.tokens[i] = token;
+  });
 }
 
 __global__ void __launch_bounds__(kMostExperts) make_entries(const __grid_constant__ PartRows rows) {
   extern __shared__ uint16_t ids[];
-  __shared__ typename Scan::TempStorage rows_scan, entries_scan;
+  __shared__ typename Scan::TempStorage scan;
   cuda::release_successor();
   cuda::wait_for_predecessor();
   for (int row = static_cast<int>(threadIdx.x); row < rows.routed; row += kMostExperts)
     ids[row] = static_cast<uint16_t>(rows.expert_ids(row / rows.slots, row % rows.slots));
   __syncthreads();
   const int expert = static_cast<int>(threadIdx.x);
-  const int count = expert < rows.experts ? rows_of(rows, ids, expert, nullptr) : 0;
-  uint32_t first, entry, all;
-  Scan(rows_scan).ExclusiveSum(static_cast<uint32_t>(count), first);
-  Scan(entries_scan).ExclusiveSum(static_cast<uint32_t>((count + kEntryRows - 1) / kEntryRows), entry, all);
-  if (expert == 0) *rows.entry_count = static_cast<int>(all);
-  if (count == 0) return;
-  rows_of(rows, ids, expert, rows.order + first);
-  for (int i = 0; i < count; i += kEntryRows, ++entry)
-    rows.entries[entry] = {expert, static_cast<int>(first) + i, min(kEntryRows, count - i)};
+  int count = 0;
+  if (expert < rows.experts) for_rows(rows, ids, expert, [&](int) { ++count; });
+  uint32_t first, all;
+  Scan(scan).ExclusiveSum(static_cast<uint32_t>((count + kEntryRows - 1) / kEntryRows), first, all);
+  if (count > 0) write_entries(rows, ids, expert, count, rows.entries + first);
+  for (int i = static_cast<int>(all) + expert; i < rows.most_entries; i += kMostExperts)
+    rows.entries[i].count = 0;
 }
 
 // --- operands: a warp a group of 128 columns, a lane four of them ---

@@ -10,7 +10,7 @@ namespace fulgurite::norm {
 namespace {
 
 constexpr int kWidest = 8192;   // 1024 threads
-constexpr int kFewTokens = 33;  // of a cluster each
+constexpr int kFewTokens = 9;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
 template <class T>  // uint16_t: bf16, or float
