@@ -18,7 +18,7 @@ __device__ float gated(float gate, float up, float limit, float before) {
 }
 
 template <class Form>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, Form::kBlocksOfProcessor)
     gate_up(const __grid_constant__ PartRows rows, const __grid_constant__ MatrixShape shape,
             const __grid_constant__ GateUpTable table, const __grid_constant__ Operand x,
             const __grid_constant__ Gating gating, uint16_t* hidden) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 }
 
 template <class Form>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, Form::kBlocksOfProcessor)
     down(const __grid_constant__ PartRows rows, const __grid_constant__ MatrixShape shape,
          const __grid_constant__ DownTable table, const __grid_constant__ Operand hidden, uint16_t* y) {
   extern __shared__ __align__(128) std::byte shared[];
@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int first = (static_cast<int>(blockIdx.y) * kWarps + warp) * kTileRows;
   const MatrixAt& matrix = table.down[entry.expert];
-  const Tile tile{{matrix, matrix}, {first, first + 8}};
+  const int rows_there = min(first, shape.rows - kTileRows);  // of tiles beyond the last too
+  const Tile tile{{matrix, matrix}, {rows_there, rows_there + 8}};
   float sums[4] = {};
   Stream<Form>(shared, rows.tokens, shape, tile, hidden, entry.count, entry.rows).sum(sums);
 #pragma unroll

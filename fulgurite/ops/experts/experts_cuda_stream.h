@@ -19,6 +19,7 @@ inline constexpr int kWarps = 4, kStages = 3, kStageBytes = 128, kTileRows = 16,
 template <bool kExponents>  // scales are e8m0
 struct Fp8Form {
   using Scale = std::conditional_t<kExponents, uint8_t, float>;
+  static constexpr int kBlocksOfProcessor = 5;  // at once: how many registers there may be
   static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kFp8);  // bytes and columns of a lane
   static constexpr int kBlocksOfGroup = 2;
   static constexpr double kPerProduct = 4.0;  // 2^(1016 - 1014)
@@ -37,6 +38,7 @@ struct Fp8Form {
 
 struct Fp4Form {
   using Scale = uint8_t;
+  static constexpr int kBlocksOfProcessor = 4;
   static constexpr int kUnit = 4, kColumns = columns_of_lane(Weights::kFp4), kBlocksOfGroup = 1;
   static constexpr double kPerProduct = 256.0;  // 2^(1022 - 1014)
   static constexpr int kSwizzle = 7;
@@ -49,6 +51,7 @@ struct Fp4Form {
 
 struct Bf16Form {
   using Scale = float;  // has none
+  static constexpr int kBlocksOfProcessor = 5;
   static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kBf16);
   static constexpr int kBlocksOfGroup = 0;  // one sum
   static constexpr double kPerProduct = 1.0;
@@ -68,7 +71,8 @@ struct Sizes {
   static constexpr int kGroups = Form::kBlocksOfGroup == 0 ? 1 : kBlocks / Form::kBlocksOfGroup;
   static constexpr int kGroupColumns = kColumns / kGroups,
                        kOperandGroups = kColumns > 128 ? kColumns / 128 : 1;
-  static_assert(kBlocks % 2 == 0);
+  static_assert(kBlocks % 2 == 0 && kStages * (kWeightBytes + kEntryRows * kOperandBytes) <=
+                                        48 << 10);  // which needs no attribute
 };
 
 template <class Form>
@@ -84,7 +88,7 @@ __device__ inline void copy_16(std::byte* to, const void* from, bool there) {
                : "memory");
 }
 
-// A warp's tile: rows 0 .. 7 are rows of the first matrix, 8 .. 15 of the second.
+// A warp's tile: eight rows of the first matrix, then eight of the second.
 struct Tile {
   MatrixAt matrix[2];
   int first[2];
@@ -105,17 +109,16 @@ class Stream {
     bytes_ = shape.columns * Form::kUnit / Form::kColumns;
     groups_ = (shape.columns + Size::kGroupColumns - 1) / Size::kGroupColumns;
     scale_step_ = shape.scale_step;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      weights_[i] = tile.matrix[i / 2].data + row_of(shape, tile, 4 * i + lane() / 8) * shape.row_bytes +
-                    lane() % 8 * 16;
+    four_rows_ = 4 * shape.row_bytes;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      const int64_t first = tile.first[i];
+      weights_[i] = tile.matrix[i].data + (first + lane() / 8) * shape.row_bytes + lane() % 8 * 16;
       operands_[i] =
           operand.words + int64_t{operand_rows[warp() + kWarps * i]} * operand.columns + lane() * 4;
       operand_scales_[i] = operand.scales + int64_t{operand_rows[2 * t + i]} * operand.groups;
-      const int64_t block = row_of(shape, tile, g + 8 * i) / shape.block_rows;
-      weight_scales_[i] = reinterpret_cast<const Scale*>(tile.matrix[i].scales) + block * shape.scale_stride;
+      weight_scales_[i] = reinterpret_cast<const Scale*>(tile.matrix[i].scales) +
+                          static_cast<int>(first + g) / shape.block_rows * shape.scale_stride;
       read_operand_[i] = kWeightBytes + n * Size::kOperandBytes + t * 16 + (i == 0 ? 64 : -64) * (n & 1);
     }
   }
@@ -149,11 +152,6 @@ class Stream {
   __device__ static int swizzled(int row, int unit) {
     return unit ^ (row & Form::kSwizzle) * (8 / (Form::kSwizzle + 1));
   }
-  // Of a tile's row, in its matrix; rows beyond the last stand for it.
-  __device__ static int row_of(const MatrixShape& shape, const Tile& tile, int row) {
-    return min(tile.first[row / 8] + row % 8, shape.rows - 1);
-  }
-
   // --- copies ---
 
   __device__ void load(int s) {
@@ -165,7 +163,7 @@ class Stream {
       for (int i = 0; i < 4; ++i) {
         const int row = 4 * i + lane() / 8;
         copy_16(to + (warp() * kTileRows + row) * kStageBytes + swizzled(row, unit) * 16,
-                there ? weights_[i] + at : weights_[i], there);
+                weights_[i / 2] + i % 2 * four_rows_ + (there ? at : 0), there);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i)
@@ -299,7 +297,8 @@ class Stream {
 
   std::byte* shared_;
   int stage_bytes_, count_, stages_, bytes_, groups_, scale_step_;
-  const std::byte* weights_[4];  // what this lane copies
+  int64_t four_rows_;
+  const std::byte* weights_[2];  // what this lane copies, but for the stage
   const uint32_t* operands_[2];
   const Scale* weight_scales_[2];  // of rows g, g + 8
   const float* operand_scales_[2];
