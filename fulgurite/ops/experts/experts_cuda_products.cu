@@ -18,7 +18,7 @@ __device__ float gated(float gate, float up, float limit, float before) {
 }
 
 template <class Form>
-__global__ void __launch_bounds__(32 * kWarps, Form::kBlocksOfProcessor)
+__global__ void __launch_bounds__(32 * kWarps, kBlocksOfProcessor)
     gate_up(const __grid_constant__ PartRows rows, const __grid_constant__ MatrixShape shape,
             const __grid_constant__ GateUpTable table, const __grid_constant__ Operand x,
             const __grid_constant__ Gating gating, uint16_t* hidden) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(32 * kWarps, Form::kBlocksOfProcessor)
 }
 
 template <class Form>
-__global__ void __launch_bounds__(32 * kWarps, Form::kBlocksOfProcessor)
+__global__ void __launch_bounds__(32 * kWarps, kBlocksOfProcessor)
     down(const __grid_constant__ PartRows rows, const __grid_constant__ MatrixShape shape,
          const __grid_constant__ DownTable table, const __grid_constant__ Operand hidden, uint16_t* y) {
   extern __shared__ __align__(128) std::byte shared[];

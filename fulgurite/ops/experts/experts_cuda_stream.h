@@ -11,6 +11,7 @@
 
 namespace fulgurite::experts {
 
+inline constexpr int kBlocksOfProcessor = 4;  // at once: how many registers there may be
 inline constexpr int kWarps = 4, kStages = 3, kStageBytes = 128, kTileRows = 16,
                      kWeightBytes = kWarps * kTileRows * kStageBytes;
 
@@ -19,7 +20,6 @@ inline constexpr int kWarps = 4, kStages = 3, kStageBytes = 128, kTileRows = 16,
 template <bool kExponents>  // scales are e8m0
 struct Fp8Form {
   using Scale = std::conditional_t<kExponents, uint8_t, float>;
-  static constexpr int kBlocksOfProcessor = 5;  // at once: how many registers there may be
   static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kFp8);  // bytes and columns of a lane
   static constexpr int kBlocksOfGroup = 2;
   static constexpr double kPerProduct = 4.0;  // 2^(1016 - 1014)
@@ -38,7 +38,6 @@ struct Fp8Form {
 
 struct Fp4Form {
   using Scale = uint8_t;
-  static constexpr int kBlocksOfProcessor = 4;
   static constexpr int kUnit = 4, kColumns = columns_of_lane(Weights::kFp4), kBlocksOfGroup = 1;
   static constexpr double kPerProduct = 256.0;  // 2^(1022 - 1014)
   static constexpr int kSwizzle = 7;
@@ -51,7 +50,6 @@ struct Fp4Form {
 
 struct Bf16Form {
   using Scale = float;  // has none
-  static constexpr int kBlocksOfProcessor = 5;
   static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kBf16);
   static constexpr int kBlocksOfGroup = 0;  // one sum
   static constexpr double kPerProduct = 1.0;

@@ -3,14 +3,13 @@
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/cuda/scaled_double.h"
 #include "fulgurite/cuda/settled.h"
 #include "fulgurite/ops/norm/norm.h"
 
 namespace fulgurite::norm {
 namespace {
 
-constexpr int kWidest = 8192;  // 1024 threads
+constexpr int kWidest = 8192;   // 1024 threads
 constexpr int kFewTokens = 9;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
@@ -67,19 +66,14 @@ __device__ double ordered_squares(const Params<T>& p, int64_t t) {
   return sum;
 }
 
-template <class Widen>
-__device__ double tree_of_squares(const cuda::Eight& s, const Widen& widen) {
+__device__ double tree_of_squares(const cuda::Eight& s) {
   double sums[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const double even = widen(s[2 * i]), odd = widen(s[2 * i + 1]);
+    const double even = s[2 * i], odd = s[2 * i + 1];
     sums[i] = __fma_rn(even, even, __dmul_rn(odd, odd));
   }
   return __dadd_rn(__dadd_rn(sums[0], sums[1]), __dadd_rn(sums[2], sums[3]));
-}
-__device__ double tree_of_squares(const cuda::Eight& s) {
-  if (!cuda::all_finite(s)) return tree_of_squares(s, [](float x) { return static_cast<double>(x); });
-  return __dmul_rn(tree_of_squares(s, [](float x) { return cuda::scaled_up(x); }), 0x1p-208);
 }
 
 // The sum of all warps' values of the cluster, in the order of their threads.
