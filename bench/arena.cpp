@@ -59,6 +59,7 @@ int64_t matrix_bytes(int64_t out, int64_t in, const MatrixFormat& format) {
 
 std::span<std::byte> Arena::bytes(int64_t count, Pages pages) {
   buffers_.emplace_back(std::max<int64_t>(count, 1), pages);
+  regions_.push_back({buffers_.back().bytes(), Kind::kInput});
   return buffers_.back().bytes().first(static_cast<size_t>(count));
 }
 

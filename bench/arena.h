@@ -4,7 +4,10 @@
 
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <span>
+#include <type_traits>
+#include <vector>
 
 #include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/host_buffer.h"
@@ -25,6 +28,14 @@ int64_t matrix_bytes(int64_t out, int64_t in, const MatrixFormat& format);
 
 class Arena {
  public:
+  // What it holds: numbers that are read, numbers that an operation writes, or objects that point into it.
+  enum class Kind { kInput, kOutput, kObjects };
+  struct Region {
+    std::span<std::byte> bytes;
+    Kind kind = Kind::kInput;
+  };
+  const std::vector<Region>& regions() const { return regions_; }
+
   Random& random() { return random_; }
 
   std::span<std::byte> bytes(int64_t count, Pages pages = Pages::kLarge);
@@ -33,6 +44,7 @@ class Arena {
   template <int Rank>
   Tensor<Rank> unwritten(DType dtype, std::array<int64_t, Rank> extent) {
     Tensor<Rank> tensor = shaped<Rank>(dtype, extent);
+    regions_.back().kind = Kind::kOutput;
     std::memset(tensor.data, 0x5A, static_cast<size_t>(bytes_of(tensor)));
     return tensor;
   }
@@ -49,6 +61,23 @@ class Arena {
   }
   // `count` floats in [low, high).
   View<float, 1> vector(int64_t count, double low, double high);
+
+  // What operands point to besides numbers.
+  template <class T>
+  std::span<T> objects(int64_t count) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const std::span<std::byte> memory = bytes(count * static_cast<int64_t>(sizeof(T)), Pages::kSmall);
+    regions_.back().kind = Kind::kObjects;
+    T* const first = reinterpret_cast<T*>(memory.data());
+    std::uninitialized_value_construct_n(first, count);
+    return {first, static_cast<size_t>(count)};
+  }
+  template <class T>
+  T* object(const T& value) {
+    T& kept = objects<T>(1).front();
+    kept = value;
+    return &kept;
+  }
 
   PreparedMatrix matrix(int64_t out, int64_t in, const MatrixFormat& format);
   LatentRows latent_cache(const LatentRow& row, int64_t sequences, int64_t context);
@@ -79,6 +108,7 @@ class Arena {
 
   Random random_{20260131};
   std::deque<HostBuffer> buffers_;
+  std::vector<Region> regions_;  // of each buffer
 };
 
 // Rows [first, first + count) of a matrix; first is a multiple of its block's rows.

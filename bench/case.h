@@ -24,11 +24,19 @@ struct Work {
   Arithmetic arithmetic = Arithmetic::kFp32;  // of the row that runs it
 };
 
-// What a row of the catalog multiplies, which its name says: cpu_pairs, cpu_bf16 and cpu_fp8 pairs of bf16 (a
+// What a CPU's row of the catalog multiplies, which its name says: cpu_pairs, cpu_bf16 and cpu_fp8 pairs of bf16 (a
 // code is one), cpu and reference fp32, whatever the activations are.
 Arithmetic arithmetic_of(std::string_view implementation);
 
 using Failure = std::optional<std::string>;  // nullopt: right
+
+// The operands of a case in a GPU's memory, several times over: calls take turns, so that each finds its own cold.
+class Turns {
+ public:
+  virtual ~Turns() = default;
+  virtual int64_t count() const = 0;
+  virtual void run(int64_t turn, const Lane& lane) const = 0;  // turn in [0, count)
+};
 
 // An operation with its operands and the catalog row that runs it.
 class Runnable {
@@ -44,6 +52,13 @@ class Runnable {
   // After judge(): the whole case, bit for bit against tokens that were run alone.
   virtual Failure compare(const Lane& lane) = 0;
   virtual void run(const Lane& lane) = 0;
+
+  // On a GPU, in the place of those three. judge_on(): all that judge() and compare() say, the judged parts in
+  // memory that the host reads too, everything else in the GPU's own.
+  virtual Failure judge_on(const Accelerator& gpu, const Lane& lane) = 0;
+  // Copies that together are `wanted` bytes of what a call moves, as far as `most` bytes hold them.
+  virtual std::unique_ptr<Turns> turns(const Accelerator& gpu, void* stream, int64_t wanted,
+                                       int64_t most) const = 0;
 };
 
 struct Case {
@@ -53,6 +68,7 @@ struct Case {
   int64_t tokens = 0;
   int64_t memory_bytes = 0;  // of its operands
   std::function<std::unique_ptr<Runnable>()> make;
+  int64_t steps = 0;  // of a GPU's generic row, besides its sums
 
   std::string title() const { return name.empty() ? operation : operation + "." + name; }
 };

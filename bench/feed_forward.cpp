@@ -106,20 +106,21 @@ experts::Mlp make_mlp(Arena& arena, int64_t hidden, int64_t width, const MatrixF
 }
 
 struct Mlps {
-  std::vector<experts::Mlp> routed;
-  experts::Mlp shared;
-  experts::Mlp judged_shared;
+  std::span<experts::Mlp> routed;
+  const experts::Mlp* shared;
+  const experts::Mlp* judged_shared;
 };
 
-std::shared_ptr<Mlps> make_mlps(Arena& arena, const Shape& s, int64_t experts, int64_t shared_width) {
-  const auto mlps = std::make_shared<Mlps>();
+Mlps make_mlps(Arena& arena, const Shape& s, int64_t experts, int64_t shared_width) {
+  Mlps mlps{arena.objects<experts::Mlp>(experts), nullptr, nullptr};
   const auto owning = static_cast<size_t>(owning_experts(s));
-  for (size_t e = 0; e < static_cast<size_t>(experts); ++e)
-    mlps->routed.push_back(e < owning ? make_mlp(arena, s.hidden, s.expert_width, expert_matrix(s))
-                                      : mlps->routed[e % owning]);
-  mlps->shared = make_mlp(arena, s.hidden, shared_width, fp8_matrix(s));
-  mlps->judged_shared =
-      shared_width > kJudgedWidth ? make_mlp(arena, s.hidden, kJudgedWidth, fp8_matrix(s)) : mlps->shared;
+  for (size_t e = 0; e < mlps.routed.size(); ++e)
+    mlps.routed[e] =
+        e < owning ? make_mlp(arena, s.hidden, s.expert_width, expert_matrix(s)) : mlps.routed[e % owning];
+  mlps.shared = arena.object(make_mlp(arena, s.hidden, shared_width, fp8_matrix(s)));
+  mlps.judged_shared = shared_width > kJudgedWidth
+                           ? arena.object(make_mlp(arena, s.hidden, kJudgedWidth, fp8_matrix(s)))
+                           : mlps.shared;
   return mlps;
 }
 
@@ -159,9 +160,9 @@ Part<experts::Problem, experts::Args> experts_part(ExpertsOperands& o, const Mlp
   int64_t chosen = o.problem.experts_per_token;
   if (judged == Judged::kYes) {
     chosen = std::min(kJudgedExperts, chosen);
-    part.args.shared = &mlps.judged_shared;
+    part.args.shared = mlps.judged_shared;
     part.problem.experts_per_token = chosen;
-    part.problem.shared_width = mlps.judged_shared.gate.out;
+    part.problem.shared_width = mlps.judged_shared->gate.out;
     part.name += fmt::format(", {} experts, shared width {}", chosen, part.problem.shared_width);
   } else {
     part.twins = {{"out", all_bytes(out), leading_bytes(o.args.out[token], o.problem.hidden)}};
@@ -195,12 +196,11 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
     problem.width = s.expert_width;
     problem.weight = expert_matrix(s);
   }
-  const auto mlps = make_mlps(arena, s, problem.experts, problem.shared_width);
-  o->held = mlps;
+  const Mlps mlps = make_mlps(arena, s, problem.experts, problem.shared_width);
   const Tensor<2> out = arena.unwritten<2>(request.activation(), {tokens, s.hidden});
   o->args.x = arena.drawn<2>(request.activation(), {tokens, s.hidden});
-  o->args.experts = mlps->routed;
-  o->args.shared = &mlps->shared;
+  o->args.experts = mlps.routed;
+  o->args.shared = mlps.shared;
   o->args.out = out;
   o->outputs = {all_bytes(out)};
   int64_t read = 0;
@@ -215,10 +215,12 @@ std::unique_ptr<Runnable> make_experts(const Request& request, Layer layer, int6
   const int64_t columns = problem.experts_per_token * problem.width + problem.shared_width;
   o->work = {read * expert_bytes(s) + shared_bytes(s, problem.shared_width) +
                  tokens * (2 * s.hidden * request.activation_bytes() + problem.experts_per_token * 8),
-             2 * tokens * 3 * s.hidden * columns};
+             2 * tokens * 3 * s.hidden * columns,
+             linear::quantizes(gate_problem(problem, experts::Part::kShared)) ? Arithmetic::kCodes
+                                                                              : Arithmetic::kFp32};
   for (const int64_t token : sample_tokens(tokens))
-    o->parts.push_back(experts_part(*o, *mlps, token, Judged::kNo));
-  if (tokens > 0) o->parts.push_back(experts_part(*o, *mlps, tokens - 1, Judged::kYes));
+    o->parts.push_back(experts_part(*o, mlps, token, Judged::kNo));
+  if (tokens > 0) o->parts.push_back(experts_part(*o, mlps, tokens - 1, Judged::kYes));
   return prepare(request, request.catalog->experts, &experts::judge, std::move(o));
 }
 

@@ -222,6 +222,7 @@ Work select_work(const SelectOperands& o) {
     work.bytes += p.heads * (p.head_dim * operand + 4) + p.topk * 4;
   }
   for (const int64_t count : rows) work.bytes += count * key;
+  if (o.args.q.dtype == DType::kF8_E4M3) work.arithmetic = Arithmetic::kCodes;
   return work;
 }
 
@@ -282,7 +283,8 @@ void add_indexer(const Request& request, std::vector<Case>& cases) {
       cases.push_back(
           {"index_select", fmt::format("{}", context),
            fmt::format("top {} of {}, {} heads", std::min(s.index_topk, context), context, s.index_heads),
-           tokens, memory, [=, &request] { return make_select(request, context, tokens); }});
+           tokens, memory, [=, &request] { return make_select(request, context, tokens); },
+           tokens * context * context});  // each key beside every other
     }
   }
 }

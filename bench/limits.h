@@ -9,16 +9,19 @@
 
 namespace fulgurite::bench {
 
-// The arithmetic that an operation's products are made with: of bf16 pairs, or in fp32.
-enum class Arithmetic { kPairs, kFp32 };
+// The arithmetic that an operation's products are made with: of bf16 pairs, of e4m3 codes (which a CPU takes for
+// pairs), or in fp32.
+enum class Arithmetic { kPairs, kCodes, kFp32 };
 
 struct Limits {
   int threads = 1;
   double read_bytes = 0.0;  // a second
   double pairs_flops = 0.0;
   double fp32_flops = 0.0;
+  double codes_flops = 0.0;  // of a GPU
 
   double flops(Arithmetic arithmetic) const {
+    if (arithmetic == Arithmetic::kCodes) return codes_flops;
     return arithmetic == Arithmetic::kPairs ? pairs_flops : fp32_flops;
   }
 };

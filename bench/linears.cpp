@@ -43,7 +43,8 @@ std::unique_ptr<Runnable> make_linear(const Request& request, const Linear& c, i
   o->outputs = {all_bytes(o->args.y)};
   o->work = {matrix_bytes(c.out, c.in, c.weight) +
                  tokens * (c.in * request.activation_bytes() + c.out * bits(y_type) / 8),
-             2 * tokens * c.in * c.out};
+             2 * tokens * c.in * c.out,
+             linear::quantizes(o->problem) ? Arithmetic::kCodes : Arithmetic::kFp32};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(linear_part(*o, token));
   return prepare(request, request.catalog->linear, &linear::judge, std::move(o));
 }

@@ -1,97 +1,16 @@
 #pragma once
-// A Runnable of any operation: its operands, the row of the catalog, and parts of the case to be judged.
+// A Runnable of any operation: its operands and the row of the catalog.
 
-#include <algorithm>
-#include <cstring>
-#include <deque>
-#include <span>
-
-#include "bench/arena.h"
-#include "bench/case.h"
+#include "bench/operands.h"
+#include "bench/placed.h"
 #include "fulgurite/audit/report.h"
 #include "fulgurite/core/error.h"
 
 namespace fulgurite::bench {
 
-// The same elements in a part's output and in the case's: they must have the same bits, as no result may
-// depend on the number of tokens or threads.
-struct Twin {
-  std::string output;
-  std::span<const std::byte> part;
-  std::span<const std::byte> whole;
-};
-
-enum class Judged { kNo, kYes };  // kNo: only run, for its twins
-
-template <class Problem, class Args>
-struct Part {
-  std::string name;  // "token 7"
-  Problem problem;
-  Args args;  // with outputs of its own
-  std::vector<Twin> twins;
-  Judged judged = Judged::kYes;
-};
-
-template <class Problem, class Args>
-struct Operands {
-  Arena arena;
-  std::deque<PreparedMatrix> matrices;
-  int64_t tokens = 0;
-  Problem problem;
-  Args args;
-  Work work;  // its arithmetic follows from the row
-  std::vector<Part<Problem, Args>> parts;
-  std::vector<std::span<std::byte>> outputs;  // of args: overwritten with rubbish before they are compared
-  std::function<void()> restore = [] {};      // an input that the operation overwrites
-  // What else must hold, once the parts have run.
-  std::function<Failure(const Implementation<Problem, Args>&, const Lane&)> also;
-
-  std::shared_ptr<void> held;  // what views point into besides the arena
-
-  const PreparedMatrix* keep(PreparedMatrix matrix) { return &matrices.emplace_back(std::move(matrix)); }
-};
-
 template <class Problem, class Args>
 using Judge = audit::OpReport (*)(const Implementation<Problem, Args>&, const Problem&, const Args&,
                                   const Lane&);
-
-// The tokens that are also run alone: the first, one in the middle and the last, which is the judged one.
-inline std::vector<int64_t> sample_tokens(int64_t tokens) {
-  if (tokens == 0) return {};
-  if (tokens == 1) return {0};
-  if (tokens == 2) return {0, 1};
-  return {0, tokens / 2, tokens - 1};
-}
-
-inline constexpr int64_t kPrepareContext = 4096;  // of what writes cache rows, wherever they lie
-// Multiplications that a reference does in well under a second.
-inline constexpr int64_t kJudgedProducts = int64_t{1} << 25;
-
-// Up to so many tokens are a batch that decodes, a sequence each, at the end of its context; more are the
-// last tokens of one sequence.
-inline constexpr int64_t kDecodeBatch = 16;
-inline int64_t sequences_of(int64_t tokens) {
-  return tokens <= kDecodeBatch ? std::max<int64_t>(tokens, 1) : 1;
-}
-inline TokenPlace place_of(int64_t token, int64_t tokens, int64_t context) {
-  if (tokens <= kDecodeBatch) return {static_cast<int32_t>(token), static_cast<int32_t>(context - 1)};
-  return {0, static_cast<int32_t>(context - tokens + token)};
-}
-inline View<TokenPlace, 1> places_of(Arena& arena, int64_t tokens, int64_t context) {
-  std::vector<TokenPlace> places;
-  for (int64_t token = 0; token < tokens; ++token) places.push_back(place_of(token, tokens, context));
-  return arena.places(places);
-}
-
-// The bytes of the first `count` elements behind `tensor`'s first.
-template <int Rank>
-std::span<const std::byte> leading_bytes(const Tensor<Rank>& tensor, int64_t count) {
-  return {tensor.data, static_cast<size_t>(count * tensor.element_bytes())};
-}
-template <int Rank>
-std::span<std::byte> all_bytes(const Tensor<Rank>& contiguous) {
-  return {contiguous.data, static_cast<size_t>(Arena::bytes_of(contiguous))};
-}
 
 template <class Problem, class Args>
 class Prepared : public Runnable {
@@ -103,11 +22,14 @@ class Prepared : public Runnable {
            std::unique_ptr<Operands<Problem, Args>> operands)
       : judge_(judge), operands_(std::move(operands)) {
     for (const Row* const row : rows) {
+      if (row->device != request.setting.target.kind) continue;
       if (!request.implementation.empty() && request.implementation != row->name) continue;
-      const Support refusal = row->supports(operands_->problem);
+      Support refusal = row->supports(operands_->problem);
+      if (!refusal && row->run == nullptr) refusal = Refusal{"this build has no kernel of it"};
+      if (!refusal) refusal = reads_as_stored(*row);
       if (!refusal) {
         row_ = row;
-        operands_->work.arithmetic = arithmetic_of(row->name);
+        choose_arithmetic(request);
         return;
       }
       refused_.push_back(std::string(row->name) + ": " + refusal->reason);
@@ -144,10 +66,102 @@ class Prepared : public Runnable {
   }
 
   Failure compare(const Lane& lane) override {
+    spoil_outputs();
+    run(lane);
+    return other_bits(lane);
+  }
+
+  void run(const Lane& lane) override { row_->run(operands_->problem, operands_->args, lane); }
+
+  Failure judge_on(const Accelerator& gpu, const Lane& lane) override {
+    for (const Part<Problem, Args>& part : operands_->parts)
+      if (Failure failure = judge_part_on(gpu, lane, part)) return failure;
+    if (operands_->also)
+      if (Failure failure = operands_->also(*row_, lane)) return failure;
+    spoil_outputs();
+    run_on(gpu, lane, operands_->problem, operands_->args);
+    return other_bits(lane);
+  }
+
+  std::unique_ptr<Turns> turns(const Accelerator& gpu, void* stream, int64_t wanted,
+                               int64_t most) const override {
+    return std::make_unique<PlacedTurns>(*this, gpu, stream, wanted, most);
+  }
+
+ private:
+  using Here = Placed<Args>;
+
+  class PlacedTurns : public Turns {
+   public:
+    PlacedTurns(const Prepared& of, const Accelerator& gpu, void* stream, int64_t wanted, int64_t most)
+        : of_(of) {
+      constexpr int64_t kMostTurns = 512;
+      const Operands<Problem, Args>& o = *of.operands_;
+      placed_.push_back(std::make_unique<Here>(o.arena, o.args, *gpu.own, stream));
+      const int64_t moved = std::max<int64_t>(o.work.bytes, 1), each = placed_.front()->copies().bytes();
+      const int64_t count = std::min({(wanted + moved - 1) / moved, most / each, kMostTurns});
+      while (this->count() < count) placed_.push_back(std::make_unique<Here>(*placed_.front(), stream));
+    }
+    int64_t count() const override { return static_cast<int64_t>(placed_.size()); }
+    void run(int64_t turn, const Lane& lane) const override {
+      of_.row_->run(of_.operands_->problem, placed_[static_cast<size_t>(turn)]->args(), lane);
+    }
+
+   private:
+    const Prepared& of_;
+    std::vector<std::unique_ptr<Here>> placed_;
+  };
+
+  // Cases make weights in the form of a checkpoint.
+  Support reads_as_stored(const Row& row) const {
+    if constexpr (requires { operands_->problem.weight; }) {
+      if (row.reads == nullptr || row.reads(operands_->problem) == operands_->problem.weight)
+        return std::nullopt;
+      return Refusal{"reads the weight as " + describe(row.reads(operands_->problem)) +
+                     ", which no case makes"};
+    }
+    return std::nullopt;
+  }
+
+  // A CPU's is its row's; of a GPU, the fastest that the operands allow: codes where the case says so.
+  void choose_arithmetic(const Request& request) {
+    Arithmetic& arithmetic = operands_->work.arithmetic;
+    if (row_->device == DeviceKind::kCpu)
+      arithmetic = arithmetic_of(row_->name);
+    else if (arithmetic != Arithmetic::kCodes && request.activation() != DType::kF32)
+      arithmetic = Arithmetic::kPairs;
+  }
+
+  Failure judge_part_on(const Accelerator& gpu, const Lane& lane, const Part<Problem, Args>& part) {
+    if (const Support refusal = row_->supports(part.problem))
+      return part.name + " alone: " + row_->name + " refuses it: " + refusal->reason;
+    if (part.judged == Judged::kYes) {
+      const Here shared(operands_->arena, part.args, *gpu.shared, lane.stream);
+      const audit::OpReport report = judge_(*row_, part.problem, shared.args(), lane);
+      if (report.outputs.empty()) return part.name + ": the audit compared nothing";
+      if (!report.within()) return part.name + " against the reference: " + audit::describe(report);
+      shared.copies().read_back(lane.stream);
+      return std::nullopt;
+    }
+    run_on(gpu, lane, part.problem, part.args);
+    return std::nullopt;
+  }
+
+  // In the GPU's own memory; what it writes comes back into the arena.
+  void run_on(const Accelerator& gpu, const Lane& lane, const Problem& problem, const Args& args) {
+    const Here own(operands_->arena, args, *gpu.own, lane.stream);
+    row_->run(problem, own.args(), lane);
+    gpu.wait(lane.stream);
+    own.copies().read_back(lane.stream);
+  }
+
+  void spoil_outputs() {
     for (const std::span<std::byte> output : operands_->outputs)
       std::memset(output.data(), 0x5A, output.size());
     operands_->restore();
-    run(lane);
+  }
+
+  Failure other_bits(const Lane& lane) const {
     for (const Part<Problem, Args>& part : operands_->parts) {
       for (const Twin& twin : part.twins) {
         FULGURITE_ASSERT(twin.part.size() == twin.whole.size(), "{} and {} bytes", twin.part.size(),
@@ -160,9 +174,6 @@ class Prepared : public Runnable {
     return std::nullopt;
   }
 
-  void run(const Lane& lane) override { row_->run(operands_->problem, operands_->args, lane); }
-
- private:
   const Row* row_ = nullptr;
   Judge<Problem, Args> judge_;
   std::unique_ptr<Operands<Problem, Args>> operands_;

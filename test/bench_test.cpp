@@ -121,7 +121,7 @@ TEST(bench, the_list_is_a_table_or_json) {
 }
 
 TEST(bench, a_case_that_throws_fails_and_the_next_one_runs) {
-  bench::Bench bench(cpu::best_isa(), {1}, 0.0);
+  bench::CpuBench bench(cpu::best_isa(), {1}, 0.0);
   bench::Case bad;
   bad.make = []() -> std::unique_ptr<bench::Runnable> { throw std::bad_alloc(); };
   EXPECT_TRUE(bench.run(bad).failure);
@@ -150,7 +150,7 @@ constexpr linear::Implementation kWrongLinear{
     run_wrongly<wrong>};
 
 TEST(bench, a_wrong_row_fails_and_has_no_number) {
-  bench::Bench bench(cpu::best_isa(), {1, 2}, 0.0);
+  bench::CpuBench bench(cpu::best_isa(), {1, 2}, 0.0);
   const auto failure = [&](const linear::Implementation& row) {
     const linear::Implementation* const rows[] = {&row};
     plan::Catalog catalog = plan::catalog();
@@ -189,7 +189,7 @@ TEST(bench, a_wrong_choice_in_a_context_too_long_for_the_reference_fails) {
   bench::Request request = tiny_request(catalog);
   request.shape.index_contexts = {kLongContext};
   request.tokens = {1};
-  bench::Bench bench(cpu::best_isa(), {1}, 0.0);
+  bench::CpuBench bench(cpu::best_isa(), {1}, 0.0);
   const bench::Result result = run_case(bench, request, "index_select");
   ASSERT_TRUE(result.failure);
   EXPECT_NE(result.failure->find("is not the exact top"), std::string::npos) << *result.failure;

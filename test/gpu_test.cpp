@@ -93,10 +93,129 @@ TEST(gpu, an_audit_holds_every_row_against_its_reference) {
     const audit::AuditReport report = audit::run_audit(tiny.model, test::gpu(), plan::Options{},
                                                        std::span(ids).first(kTokens + 1), {2, false}, {});
     for (const audit::OperationResult& operation : report.operations) {
-      EXPECT_TRUE(operation.implementation.starts_with("cuda")) << operation.operation;
+      EXPECT_THAT(operation.implementation, testing::StartsWith("cuda")) << operation.operation;
       EXPECT_TRUE(operation.within()) << recorded.name << " " << operation.operation;
     }
   }
+}
+
+// What the rows of Hopper state (Implementation::states) a reference repeats, bit for bit: on a model's own activations, in a
+// context longer than its top k.
+TEST(gpu, the_indexer_has_the_bits_of_its_references) {
+  if (!cuda::is_built() || test::gpu().target.sm != 90)
+    GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  const test::TinyModel tiny;
+  const auto ids = test::golden_ids(0);
+  const audit::AuditReport report =
+      audit::run_audit(tiny.model, test::gpu(), plan::Options{}, std::span(ids).first(193), {64, false}, {});
+  int64_t rows = 0;
+  for (const audit::OperationResult& operation : report.operations) {
+    if (!operation.operation.starts_with("index") || operation.implementation != "cuda_hopper") continue;
+    rows += 1;
+    for (const audit::Judged& output : operation.judged)
+      EXPECT_TRUE(output.beyond == 0 && output.worst_share == 0.0 && output.relative_l2 == 0.0)
+          << operation.layer << " " << operation.operation << " " << output.name;
+  }
+  EXPECT_EQ(rows, 3 * tiny.model.config.layers);
+}
+
+// Logits of `steps` tokens, each chosen by the one before, after a prompt.
+std::vector<std::vector<float>> decode(const model::Model& model, const Device& device, plan::Options options,
+                                       std::span<const int32_t> prompt, int64_t steps) {
+  options.context = std::ssize(prompt) + steps;
+  options.logits = plan::LogitRows::kLast;
+  execute::Session session(model, plan::make(model, device, options));
+  std::vector<std::vector<float>> all;
+  std::vector<int32_t> next(prompt.begin(), prompt.end());
+  for (int64_t step = 0; step <= steps; ++step) {
+    for (size_t first = 0; first < next.size(); first += static_cast<size_t>(options.chunk_tokens)) {
+      const size_t count = std::min(static_cast<size_t>(options.chunk_tokens), next.size() - first);
+      const View<const float, 1> logits = session.forward(0, std::span(next).subspan(first, count))[0];
+      if (first + count < next.size()) continue;
+      all.emplace_back(logits.data, logits.data + logits.extent[0]);
+    }
+    next = {static_cast<int32_t>(std::ranges::max_element(all.back()) - all.back().begin())};
+  }
+  return all;
+}
+
+// The prompt's last pass is padded: 30 tokens to 32, or 10 to 16.
+TEST(gpu, recorded_passes_have_the_bits_of_eager_ones) {
+  const bool fast = cuda::is_built();  // loops on the host take their time
+  const int64_t prompt = fast ? 150 : 26, steps = fast ? 100 : 2;
+  for (const test::Recorded& recorded : test::kRecorded) {
+    const test::TinyModel tiny(recorded.directory());
+    const auto ids = test::golden_ids(0, recorded.golden());
+    const auto some = std::span(ids).first(static_cast<size_t>(prompt));
+    plan::Options options = options_of(Numerics::serving());
+    options.chunk_tokens = fast ? 60 : 16;
+    const auto found = decode(tiny.model, test::gpu(), options, some, steps);
+    options.passes = plan::Passes::kEager;
+    EXPECT_EQ(decode(tiny.model, test::gpu(), options, some, steps), found) << recorded.name;
+  }
+}
+
+TEST(gpu, no_bit_depends_on_the_number_of_multiprocessors) {
+  if (!cuda::is_built()) GTEST_SKIP() << "loops on the host have none";
+  const test::TinyModel tiny;
+  const auto ids = test::golden_ids(0);
+  const auto run = [&](int multiprocessors) {
+    Device device = test::gpu();
+    device.target.multiprocessors = multiprocessors;
+    return decode(tiny.model, device, options_of(Numerics::serving()), std::span(ids).first(200), 10);
+  };
+  const auto whole = run(132);
+  EXPECT_EQ(run(66), whole);
+  EXPECT_EQ(run(7), whole);
+}
+
+// Two sequences that grow in turns take pages in turns; then a second one takes those that the first gave back, in another order.
+TEST(gpu, no_bit_depends_on_the_order_of_pages) {
+  const test::TinyModel tiny;
+  const auto ids = test::golden_ids(0);
+  plan::Options options = options_of(Numerics::serving());
+  options.context = 80;
+  options.chunk_tokens = 25;
+  options.sequences = 2;
+  execute::Session session(tiny.model, plan::make(tiny.model, test::gpu(), options));
+  const auto part = [&](int64_t first) { return std::span(ids).subspan(static_cast<size_t>(first), 25); };
+  std::vector<std::vector<float>> one, two, again;
+  const auto keep = [](std::vector<std::vector<float>>& to, View<const float, 2> logits) {
+    to.emplace_back(logits.data, logits.data + logits.size());
+  };
+  for (const int64_t first : {0, 25, 50}) {
+    keep(one, session.forward(0, part(first)));
+    keep(two, session.forward(1, part(first)));
+  }
+  session.reset(0);
+  session.reset(1);
+  for (const int64_t first : {0, 25, 50}) keep(again, session.forward(1, part(first)));
+  EXPECT_EQ(two, one);
+  EXPECT_EQ(again, one);
+}
+
+TEST(gpu, a_pool_without_a_free_page_refuses_the_pass_and_changes_nothing) {
+  const test::TinyModel tiny;
+  const auto ids = test::golden_ids(0);
+  plan::Options options = options_of(Numerics::serving());
+  options.context = 192;
+  options.sequences = 2;
+  options.pages = 2;
+  execute::Session session(tiny.model, plan::make(tiny.model, test::gpu(), options));
+  session.forward(0, std::span(ids).first(20));
+  session.forward(1, std::span(ids).first(20));
+  for (const int64_t count : {20, 20}) session.forward(0, std::span(ids).first(static_cast<size_t>(count)));
+  try {
+    session.forward(0, std::span(ids).first(10));
+    FAIL() << "there was a page";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "0 pages of 64 tokens are free (of 2), this pass needs 1 more: reset a sequence");
+  }
+  EXPECT_EQ(session.length(0), 60);
+  session.reset(1);
+  session.forward(0, std::span(ids).first(10));
+  EXPECT_EQ(session.length(0), 70);
 }
 
 TEST(gpu, a_build_without_its_kernels_says_so) {

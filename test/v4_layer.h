@@ -55,15 +55,15 @@ struct KvCache {
   KvRows rows() { return {row, {bytes.data(), {sequences, KvRow::blocks(count), row.block_bytes()}}}; }
 };
 
-// A weight that owns its bytes: values N(0, 1) / sqrt(in), or U(-0.1, 0.1).
-enum class Drawn { kNormal, kUniform };
+// A weight that owns its bytes.
 struct Matrix {
   std::vector<std::byte> codes;
   std::vector<e8m0> exponents;
   PreparedMatrix view;
 };
-Matrix make_fp8(Random& random, int64_t out, int64_t in, Drawn drawn = Drawn::kNormal);
-Matrix make_bf16(Random& random, int64_t out, int64_t in);
+
+// Of which check the inputs are: decode_attention of a ratio, or qkv_proj_rope, which begins after the norm.
+enum class Check { kLayer, kProjections };
 
 // All that the layer's operations read and write, in the order in which they do.
 struct Values {
@@ -82,9 +82,6 @@ struct Stage {
   std::string name;
   std::function<void(Side, Values&)> run;
   std::function<std::vector<float>(const Values&)> result;
-  // Of a result that a quantizer reads next: takes it from other values. Where two results differ in a last
-  // bit a code may be the next one, which is a sixteenth (of fp4 up to a half) of an operand.
-  std::function<void(Values& to, const Values& from)> adopt;
 };
 
 // What a layer is made of; a weight that no stage of the layer reads is not made.
@@ -95,13 +92,15 @@ struct Weights {
 
 class Layer {
  public:
-  // ratio 0: the window alone; 4; 128. Token t is at positions[t]; sequence t % sequences.
-  Layer(const Dimensions& dimensions, const Weights& weights, int64_t ratio, std::vector<TokenPlace> places);
+  // ratio 0: the window alone; 4; 128.
+  Layer(const Dimensions& dimensions, const Weights& weights, int64_t ratio, std::vector<TokenPlace> places,
+        Check check = Check::kLayer);
 
   Values inputs(uint64_t seed) const;  // streams and caches; everything else is unwritten
   std::vector<Stage> stages();
 
  private:
+  void draw_table();
   void add_mixing(std::vector<Stage>& stages);
   void add_projections(std::vector<Stage>& stages);
   void add_entries(std::vector<Stage>& stages);
@@ -120,12 +119,14 @@ class Layer {
   const Weights& w_;
   int64_t ratio_;
   std::vector<TokenPlace> places_;
+  Check check_;
   int64_t sequences_ = 0;
   Setting setting_;
   std::vector<float> cosine_, sine_;
 };
 
-Weights make_weights(const Dimensions& dimensions, uint64_t seed, Drawn of_fp8 = Drawn::kNormal);
+// What the public checks draw for a layer of this ratio.
+Weights make_weights(const Dimensions& dimensions, int64_t ratio, uint64_t seed, Check check = Check::kLayer);
 
 // serving, as the planner resolves it for DeepSeek-V4.
 Setting serving();
@@ -145,15 +146,5 @@ void run_row(Side side, plan::Rows<Implementation<Problem, Args>> rows, const Pr
 
 // y = x W^T. The reference does halves of the weight's rows on two threads.
 void project(Side side, const Tensor<2>& x, const Matrix& weight, const Tensor<2>& y);
-
-// Shares of elements beyond a bound, and the relative L2 of the difference.
-struct Distance {
-  double beyond = 0.0;
-  double relative_l2 = 0.0;
-};
-// |a - e| > 1e-4 + |e| / 128.
-Distance of_projection(const std::vector<float>& actual, const std::vector<float>& expected);
-// d = |a - e| >= 3e-3 and d / max(|a|, |e|) > 3e-3.
-Distance of_output(const std::vector<float>& actual, const std::vector<float>& expected);
 
 }  // namespace fulgurite::test::v4

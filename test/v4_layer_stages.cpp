@@ -29,15 +29,8 @@ std::vector<float> rows_of_tokens(const KvCache& cache, View<const TokenPlace, 1
 
 template <class Part>
 Stage stage(const char* name, std::function<void(Side, Values&)> run, Part Values::*part) {
-  return {name, std::move(run), [part](const Values& v) { return (v.*part).values(); }, {}};
+  return {name, std::move(run), [part](const Values& v) { return (v.*part).values(); }};
 }
-template <class Part>
-Stage coded_next(const char* name, std::function<void(Side, Values&)> run, Part Values::*part) {
-  Stage made = stage(name, std::move(run), part);
-  made.adopt = [part](Values& to, const Values& from) { to.*part = from.*part; };
-  return made;
-}
-
 void norm_rows(Side side, Field<2>& x, const std::vector<float>& weight, Field<2>& out) {
   const norm::Problem problem{serving(), x.extent[1], kEps};
   run_row(side, plan::catalog().norm, problem, norm::Args{x.view(), {}, {}, all(weight), {}, out.view()});
@@ -85,7 +78,7 @@ void Layer::add_projections(std::vector<Stage>& stages) {
   stages.push_back(stage(
       "q_a", [this](Side side, Values& v) { project(side, v.normed.view(), w_.q_a, v.q_latent.view()); },
       &Values::q_latent));
-  stages.push_back(coded_next(
+  stages.push_back(stage(
       "norm q_a", [this](Side side, Values& v) { norm_rows(side, v.q_latent, w_.q_norm, v.q_latent_normed); },
       &Values::q_latent_normed));
   stages.push_back(stage(
@@ -108,8 +101,7 @@ void Layer::add_projections(std::vector<Stage>& stages) {
        },
        [this](const Values& v) {
          return rows_of_tokens(v.window, places(), [&](int64_t position) { return position % ring(); });
-       },
-       {}});
+       }});
 }
 
 void Layer::compress(Side side, Values& v, bool keys) const {
@@ -126,18 +118,10 @@ void Layer::compress(Side side, Values& v, bool keys) const {
                               entries(),
                               tokens()};
   const int64_t width = compressor::width(problem);
-  // Of ratio 128 the weights have half of the rows.
-  const auto matrix = [&](const Matrix& weight) {
-    const StoredMatrix rows =
-        rows_of(StoredMatrix{weight.view.as, weight.view.out, weight.view.in}, 0, width);
-    return PreparedMatrix{rows.as, rows.out, rows.in};
-  };
-  const PreparedMatrix wkv = matrix(keys ? w_.index_wkv : w_.wkv),
-                       wgate = matrix(keys ? w_.index_wgate : w_.wgate);
   compressor::Args args;
   args.x = v.normed.view();
-  args.wkv = &wkv;
-  args.wgate = &wgate;
+  args.wkv = &(keys ? w_.index_wkv : w_.wkv).view;
+  args.wgate = &(keys ? w_.index_wgate : w_.wgate).view;
   args.ape = {(keys ? w_.key_ape : w_.ape).data(), {ratio_, width}};
   args.norm = all(keys ? w_.key_norm : w_.entry_norm);
   args.places = places();
@@ -151,14 +135,12 @@ void Layer::compress(Side side, Values& v, bool keys) const {
 }
 
 void Layer::add_entries(std::vector<Stage>& stages) {
-  stages.push_back({"entries",
-                    [this](Side side, Values& v) { compress(side, v, false); },
+  stages.push_back({"entries", [this](Side side, Values& v) { compress(side, v, false); },
                     [this](const Values& v) {
                       return rows_of_tokens(v.entries, places(), [&](int64_t position) {
                         return (position + 1) % ratio_ == 0 ? position / ratio_ : -1;
                       });
-                    },
-                    {}});
+                    }});
   stages.push_back(stage(
       "state", [](Side, Values&) {}, &Values::state));
 }
@@ -166,7 +148,7 @@ void Layer::add_entries(std::vector<Stage>& stages) {
 void Layer::add_indexer(std::vector<Stage>& stages) {
   stages.push_back(stage(
       "index keys", [this](Side side, Values& v) { compress(side, v, true); }, &Values::index_keys));
-  stages.push_back(coded_next(
+  stages.push_back(stage(
       "index q",
       [this](Side side, Values& v) {
         project(side, v.q_latent_normed.view(), w_.index_q, v.index_q.flat());
@@ -219,7 +201,7 @@ void Layer::add_attention(std::vector<Stage>& stages) {
         run_row(side, plan::catalog().compressed_attention, problem, args);
       },
       &Values::attended));
-  stages.push_back(coded_next(
+  stages.push_back(stage(
       "o_a",
       [this](Side side, Values& v) {
         const int64_t in = d_.heads * kHeadDim / d_.groups;

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "bench/run.h"
+#include "bench/gpu_limits.h"
 #include "fulgurite/core/error.h"
 #include "fulgurite/cpu/machine.h"
+#include "fulgurite/cuda/device.h"
 #include "fulgurite/plan/bytes.h"
+#include "tool/bench_report.h"
 #include "tool/model_options.h"
 #include "tool/option_values.h"
 #include "tool/projection_errors.h"
@@ -29,7 +31,9 @@ struct Options {
   std::string activation;  // "": as numerics says
   std::string implementation;
   std::string isa;  // "": the machine's best
+  std::string device = "cpu";
   double seconds = 0.5;
+  double longest = bench::Replays{}.longest;
   bool json = false;
   bool list = false;
   bool errors = false;
@@ -82,8 +86,8 @@ struct Asked {
 bench::Request request_of(const Options& options, const Device& device) {
   bench::Request request;
   request.shape = bench::shape_named(options.shape);
-  request.setting = {{DeviceKind::kCpu, isa_named(options.isa, device.target.isa)},
-                     parse_numerics(options.numerics)};
+  request.setting = {device.target, parse_numerics(options.numerics)};
+  if (device.accelerator == nullptr) request.setting.target.isa = isa_named(options.isa, device.target.isa);
   request.setting.numerics =
       request.setting.numerics.resolved(request.shape.activation_scale, request.shape.index_quant);
   request.catalog = &plan::catalog();
@@ -99,10 +103,13 @@ bench::Request request_of(const Options& options, const Device& device) {
 // Throws CLI::ValidationError, before anything is measured.
 std::shared_ptr<const Asked> understood(const Options& options) {
   const auto asked = std::make_shared<Asked>();
-  asked->device = cpu::machine();
+  const bool gpu = options.device == "cuda";
+  if (gpu && (options.errors || !options.threads.empty() || !options.isa.empty()))
+    throw CLI::ValidationError("--device cuda: has no --threads, --isa or --errors");
   if (options.errors && options.operations != std::vector<std::string>{"indexer_projection"})
     throw CLI::ValidationError("--errors: expected OP indexer_projection alone");
   try {
+    asked->device = gpu ? cuda::device() : cpu::machine();
     asked->request = request_of(options, asked->device);
     asked->cases = bench::cases_of(asked->request, options.operations);
     asked->threads = thread_counts(options.threads, asked->device.threads);
@@ -113,9 +120,9 @@ std::shared_ptr<const Asked> understood(const Options& options) {
 }
 
 // Before anything runs: the largest case and what the clock itself needs.
-void require_memory(const std::vector<bench::Case>& cases, int64_t available) {
+void require_memory(const std::vector<bench::Case>& cases, int64_t own, int64_t available) {
   for (const bench::Case& c : cases) {
-    const int64_t needed = c.memory_bytes + bench::Bench::own_bytes();
+    const int64_t needed = c.memory_bytes + own;
     if (needed > available)
       fail(ErrorKind::kMemory,
            "{} of {} tokens needs {}; available: {}. Name the operations that fit (--list)", c.title(),
@@ -143,184 +150,33 @@ int print_list_json(const std::vector<bench::Case>& cases) {
   return 0;
 }
 
-struct Outcome {
-  const bench::Case* bench_case;
-  bench::Result result;
-};
-
-// One measurement beside the limits of its number of threads.
-struct Line {
-  const bench::Measurement* measurement;
-  double gigabytes = 0.0, gigaflops = 0.0;  // a second
-  bench::Bound bound;
-  double share = 0.0;  // of what is possible
-};
-
-std::vector<Line> lines_of(const bench::Result& result, const std::vector<bench::Limits>& limits) {
-  std::vector<Line> lines;
-  for (const bench::Measurement& m : result.measurements) {
-    const auto of_team =
-        std::ranges::find_if(limits, [&](const bench::Limits& l) { return l.threads == m.threads; });
-    Line line{&m, 0.0, 0.0, bench::bound_of(result.work, *of_team), 0.0};
-    line.gigabytes = static_cast<double>(result.work.bytes) / m.timing.median * 1e-9;
-    line.gigaflops = static_cast<double>(result.work.flops) / m.timing.median * 1e-9;
-    line.share = line.bound.seconds / m.timing.median;
-    lines.push_back(line);
-  }
-  return lines;
-}
-
-const char* name_of(bench::Cache cache) { return cache == bench::Cache::kCold ? "cold" : "warm"; }
-const char* name_of(const bench::Bound& bound) { return bound.by_memory ? "memory" : "compute"; }
-
-std::string microseconds(double seconds) {
-  const double us = seconds * 1e6;
-  return us < 100.0 ? fmt::format("{:.2f}", us) : fmt::format("{:.0f}", us);
-}
-
-void print_header(const bench::Request& request, const Device& device, const bench::Bench& bench) {
-  fmt::print("fulgurite " FULGURITE_VERSION " bench, shape {}\n", request.shape.name);
-  fmt::print("device    cpu: {}, {}\n", device.model, name(request.setting.target.isa));
-  fmt::print("numerics  {}\n", summary(request.setting.numerics));
-  fmt::print("cold      {} read between repeats (the caches hold {})\n\n",
-             plan::human_bytes(bench::LargeBuffer::flushed_bytes()), plan::human_bytes(bench::cache_bytes()));
-  Table table({{"limits"},
-               {"threads", Align::kRight},
-               {"read GB/s", Align::kRight},
-               {"bf16 pairs GFLOP/s", Align::kRight},
-               {"fp32 GFLOP/s", Align::kRight}});
-  for (const bench::Limits& l : bench.limits())
-    table.add({"", fmt::format("{}", l.threads), fmt::format("{:.1f}", l.read_bytes * 1e-9),
-               fmt::format("{:.1f}", l.pairs_flops * 1e-9), fmt::format("{:.1f}", l.fp32_flops * 1e-9)});
-  fmt::print("{}\n", table.text());
-}
-
-void print_table(const std::vector<Outcome>& outcomes, const std::vector<bench::Limits>& limits) {
-  Table table({{"operation"},
-               {"case"},
-               {"tokens", Align::kRight},
-               {"runs"},
-               {"threads", Align::kRight},
-               {"cache"},
-               {"median us", Align::kRight},
-               {"p10", Align::kRight},
-               {"p90", Align::kRight},
-               {"GB/s", Align::kRight},
-               {"GFLOP/s", Align::kRight},
-               {"limit"},
-               {"share", Align::kRight},
-               {""}});
-  for (const Outcome& outcome : outcomes) {
-    const bench::Case& c = *outcome.bench_case;
-    const std::string tokens = fmt::format("{}", c.tokens);
-    if (outcome.result.failure) {
-      table.add({c.title(), c.detail, tokens, outcome.result.implementation, "", "", "", "", "", "", "", "",
-                 "", "FAILED"});
-      table.note(*outcome.result.failure);
-      continue;
-    }
-    for (const Line& line : lines_of(outcome.result, limits)) {
-      const bench::Timing& timing = line.measurement->timing;
-      table.add({c.title(), c.detail, tokens, outcome.result.implementation,
-                 fmt::format("{}", line.measurement->threads), name_of(line.measurement->cache),
-                 microseconds(timing.median), microseconds(timing.p10), microseconds(timing.p90),
-                 fmt::format("{:.1f}", line.gigabytes), fmt::format("{:.1f}", line.gigaflops),
-                 name_of(line.bound), fmt::format("{:.0f} %", line.share * 100.0), "checked"});
-    }
-  }
-  fmt::print("{}", table.text());
-}
-
-nlohmann::ordered_json json_of(const Outcome& outcome, const std::vector<bench::Limits>& limits) {
-  const bench::Case& c = *outcome.bench_case;
-  const bench::Result& result = outcome.result;
-  nlohmann::ordered_json json{{"operation", c.operation},
-                              {"name", c.name},
-                              {"case", c.detail},
-                              {"tokens", c.tokens},
-                              {"implementation", result.implementation},
-                              {"refused", result.refused},
-                              {"checked", !result.failure}};
-  if (result.failure) {
-    json["failure"] = *result.failure;
-    return json;
-  }
-  json["bytes"] = result.work.bytes;
-  json["flops"] = result.work.flops;
-  json["arithmetic"] = result.work.arithmetic == bench::Arithmetic::kPairs ? "pairs" : "fp32";
-  json["measurements"] = nlohmann::json::array();
-  for (const Line& line : lines_of(result, limits)) {
-    const bench::Timing& timing = line.measurement->timing;
-    json["measurements"].push_back(nlohmann::ordered_json{{"threads", line.measurement->threads},
-                                                          {"cache", name_of(line.measurement->cache)},
-                                                          {"repeats", timing.repeats},
-                                                          {"median_us", timing.median * 1e6},
-                                                          {"p10_us", timing.p10 * 1e6},
-                                                          {"p90_us", timing.p90 * 1e6},
-                                                          {"fastest_us", timing.fastest * 1e6},
-                                                          {"gb_per_s", line.gigabytes},
-                                                          {"gflop_per_s", line.gigaflops},
-                                                          {"limit", name_of(line.bound)},
-                                                          {"limit_us", line.bound.seconds * 1e6},
-                                                          {"share", line.share}});
-  }
-  return json;
-}
-
-void print_json(const bench::Request& request, const Device& device, const bench::Bench& bench,
-                const std::vector<Outcome>& outcomes) {
-  nlohmann::ordered_json json{
-      {"version", FULGURITE_VERSION},
-      {"shape", request.shape.name},
-      {"device", {{"model", device.model}, {"isa", name(request.setting.target.isa)}}},
-      {"caches_bytes", bench::cache_bytes()},
-      {"flushed_bytes", bench::LargeBuffer::flushed_bytes()}};
-  for (const auto& [knob, value] : describe(request.setting.numerics)) json["numerics"][knob] = value;
-  json["limits"] = nlohmann::json::array();
-  for (const bench::Limits& l : bench.limits())
-    json["limits"].push_back({{"threads", l.threads},
-                              {"read_gb_per_s", l.read_bytes * 1e-9},
-                              {"pairs_gflop_per_s", l.pairs_flops * 1e-9},
-                              {"fp32_gflop_per_s", l.fp32_flops * 1e-9}});
-  json["cases"] = nlohmann::json::array();
-  for (const Outcome& outcome : outcomes) json["cases"].push_back(json_of(outcome, bench.limits()));
-  fmt::print("{}\n", json.dump(2));
-}
-
-// A case that is done, for who watches: a long run prints its table at the end.
-void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& limits) {
-  const bench::Case& c = *outcome.bench_case;
-  fmt::print(stderr, "{}, {}, {} token(s):", c.title(), c.detail, c.tokens);
-  if (outcome.result.failure) {
-    fmt::print(stderr, " FAILED: {}\n", *outcome.result.failure);
-    return;
-  }
-  for (const Line& line : lines_of(outcome.result, limits))
-    if (line.measurement->cache == bench::Cache::kCold)
-      fmt::print(stderr, " {} thread(s) {} us cold, {:.0f} % of {};", line.measurement->threads,
-                 microseconds(line.measurement->timing.median), line.share * 100.0, name_of(line.bound));
-  fmt::print(stderr, "\n");
+std::unique_ptr<bench::Bench> make_bench(const Options& options, const Asked& asked) {
+  const auto& [device, request, cases, threads] = asked;
+  if (on_gpu(request))
+    return std::make_unique<bench::GpuBench>(
+        device, bench::Replays{.seconds = options.seconds, .longest = options.longest},
+        &bench::measure_gpu_limits);
+  require_memory(cases, bench::CpuBench::own_bytes(), device.available_bytes);
+  note_threads(std::ranges::max(threads), device);
+  return std::make_unique<bench::CpuBench>(request.setting.target.isa, threads, options.seconds);
 }
 
 int run_bench(const Options& options, const Asked& asked) {
   const auto& [device, request, cases, threads] = asked;
   if (options.list) return options.json ? print_list_json(cases) : print_list(cases);
   if (options.errors) return print_projection_errors(request, std::ranges::max(threads), options.json);
-  require_memory(cases, device.available_bytes);
-  note_threads(std::ranges::max(threads), device);
   fmt::print(stderr, "measuring the limits of the machine, then {} cases\n", cases.size());
-  bench::Bench bench(request.setting.target.isa, threads, options.seconds);
+  const std::unique_ptr<bench::Bench> bench = make_bench(options, asked);
   std::vector<Outcome> outcomes;
   for (const bench::Case& c : cases) {
-    outcomes.push_back({&c, bench.run(c)});
-    print_progress(outcomes.back(), bench.limits());
+    outcomes.push_back({&c, bench->run(c)});
+    print_progress(outcomes.back(), bench->limits());
   }
-  bench.measure_limits_again();
+  bench->measure_limits_again();
   if (options.json) {
-    print_json(request, device, bench, outcomes);
+    print_json(request, device, *bench, outcomes);
   } else {
-    print_header(request, device, bench);
-    print_table(outcomes, bench.limits());
+    print_tables(request, device, *bench, outcomes);
   }
   return std::ranges::any_of(outcomes, [](const Outcome& o) { return o.result.failure.has_value(); }) ? 1 : 0;
 }
@@ -353,6 +209,13 @@ void add_bench(CLI::App& app, Run& run) {
                   "This implementation, not the one that a plan would choose")
       ->check(given())
       ->excludes(&errors);
+  verb.add_option("--device", options->device, "cpu, or cuda, the first GPU: calls captured and replayed")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  verb.add_option("--longest", options->longest,
+                  "Seconds that a call on a GPU may take; longer ones are skipped")
+      ->transform(number(0.0, 3600.0))
+      ->capture_default_str();
   verb.add_option("--isa", options->isa, "Instruction set; without: the machine's best")->check(given());
   verb.add_option("--seconds", options->seconds, "Time of a measurement, in 5 repeats at least")
       ->transform(number(0.0, 3600.0))

@@ -110,6 +110,8 @@ int run_eval(const Options& options) {
   plan_options.context = options.window;
   plan_options.chunk_tokens = std::min<int64_t>(options.window, 256);
   plan_options.logits = plan::LogitRows::kAll;
+  if (options.verify_plan)
+    plan_options.passes = plan::Passes::kEager;  // a recorded pass counts its padding too
   execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
   note_references(session.plan());
   std::vector<double> nll;

@@ -118,6 +118,8 @@ Result generate(const Options& options) {
   plan::Options plan_options;
   plan_options.context = context_for(options, prompt, loaded.model.config);
   plan_options.chunk_tokens = std::min<int64_t>(prompt, 256);
+  if (options.verify_plan)
+    plan_options.passes = plan::Passes::kEager;  // a recorded pass counts its padding too
   execute::Session session(loaded.model, make_plan(loaded, options.model, plan_options));
   note_references(session.plan());
   result.planned_bytes = session.plan().bytes.owned();

@@ -62,6 +62,10 @@ void add_execution(CLI::App& verb, ModelOptions& options) {
   verb.add_flag(
       "--references", options.references,
       "Run the references only: plain loops with sums in double, the executable specification (slow)");
+  verb.add_flag(
+      "--eager", options.eager,
+      "On a GPU: launch every kernel of a pass in its turn, in the place of passes that were recorded "
+      "when the session was made");
   const auto add_demands = [&](const char* name, std::vector<std::string>& demands, const char* what) {
     verb.add_option(name, demands, what)
         ->type_name("OP:IMPL")
@@ -121,6 +125,7 @@ Tokenizer load_tokenizer(const LoadedModel& loaded) {
 plan::Options plan_options(const ModelOptions& model_options, plan::Options options) {
   options.numerics = numerics_of(model_options);
   if (model_options.references) options.candidates = plan::Candidates::kReferencesOnly;
+  if (model_options.eager) options.passes = plan::Passes::kEager;
   for (const std::string& text : model_options.require)
     options.demands.push_back(plan::parse_demand(plan::DemandKind::kRequire, text));
   for (const std::string& text : model_options.forbid)
@@ -133,7 +138,7 @@ plan::Plan make_plan(const LoadedModel& loaded, const ModelOptions& model_option
 }
 
 void note_references(const plan::Plan& plan) {
-  if (plan.options.candidates == plan::Candidates::kReferencesOnly) return;
+  if (plan::runs_references(plan.options)) return;
   std::vector<std::string> operations;
   for (const plan::Row& row : plan.rows)
     if (row.implementation == "reference" && std::ranges::find(operations, row.operation) == operations.end())

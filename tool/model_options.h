@@ -14,6 +14,7 @@ struct ModelOptions {
   std::string device = "cpu";  // or "cuda"
   int threads = 0;             // 0: every processor that the process may use
   bool references = false;     // plan the references only
+  bool eager = false;          // no recorded passes
   std::string numerics = "serving";
   std::string activation;                    // "": as numerics says
   std::vector<std::string> require, forbid;  // OP:IMPL
@@ -21,7 +22,7 @@ struct ModelOptions {
 };
 
 void add_model(CLI::App& verb, ModelOptions& options);  // MODEL alone
-// --device, --numerics, --activation, --threads, --references, --require, --forbid
+// --device, --numerics, --activation, --threads, --references, --eager, --require, --forbid
 void add_execution(CLI::App& verb, ModelOptions& options);
 // --activation, which joins `numerics` once all options are read.
 void add_activation(CLI::App& verb, std::string& activation, std::string& numerics);

@@ -41,7 +41,9 @@ std::string runs_text(const plan::Row& row) {
 // On a CPU every row reads scales as they are stored, and none says so.
 std::string format_text(const plan::Plan& plan, const plan::Row& row) {
   const bool says = !row.scales.empty() && plan.device.target.kind != DeviceKind::kCpu;
-  return says ? row.format + "; handed " + row.scales : row.format;
+  std::string text = says ? row.format + "; handed " + row.scales : row.format;
+  if (!row.sums.empty()) text += "; " + row.sums;
+  return text;
 }
 
 bool same_but_layer(plan::Row a, const plan::Row& b) {

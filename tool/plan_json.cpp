@@ -9,6 +9,7 @@ nlohmann::ordered_json json_of(const plan::Row& row) {
                               {"kernel", row.has_kernel},
                               {"format", row.format},
                               {"scales", row.scales},
+                              {"sums", row.sums},
                               {"first_token", row.first_token},
                               {"last_token", nullptr},
                               {"workspace_bytes", row.workspace_bytes},

@@ -13,24 +13,6 @@
 namespace fulgurite::probe {
 namespace {
 
-int failures = 0, checks = 0;
-
-__global__ void fill_bf16(uint16_t* data, size_t count, uint64_t seed) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
-       i += size_t{gridDim.x} * blockDim.x)
-    data[i] = normal_bf16(seed * 0x100000000ull + i);
-}
-__global__ void fill_floats(float* data, size_t count, uint64_t seed) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
-       i += size_t{gridDim.x} * blockDim.x)
-    data[i] = normal(seed * 0x100000000ull + i);
-}
-__global__ void count_differing(const uint32_t* a, const uint32_t* b, size_t count, unsigned* differ) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
-       i += size_t{gridDim.x} * blockDim.x)
-    if (a[i] != b[i]) atomicAdd(differ, 1u);
-}
-
 __global__ void convert(uint64_t first, size_t count, uint8_t* e4m3, uint16_t* bf16) {
   for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
        i += size_t{gridDim.x} * blockDim.x) {
@@ -45,44 +27,6 @@ __global__ void widen(float* e4m3, float* e8m0) {
   e8m0[threadIdx.x] = fulgurite::cuda::e8m0_to_float(static_cast<uint8_t>(threadIdx.x));
 }
 }  // namespace
-
-void must(cudaError_t error, int line) {
-  if (error == cudaSuccess) return;
-  std::printf("FATAL line %d: %s\n", line, cudaGetErrorString(error));
-  std::exit(2);
-}
-void claim(bool holds, const std::string& what) {
-  ++checks;
-  if (holds) return;
-  if (++failures <= 40) std::printf("FAIL %s\n", what.c_str());
-}
-
-void report_checks(const char* what) {
-  std::printf("%s: %d checks, %d failed\n", what, checks, failures);
-  std::fflush(stdout);
-}
-
-void fill(uint16_t* data, size_t count, uint64_t seed) { fill_bf16<<<2048, 256>>>(data, count, seed); }
-void fill(float* data, size_t count, uint64_t seed) { fill_floats<<<512, 256>>>(data, count, seed); }
-
-std::vector<uint16_t> random_bf16(size_t count, uint64_t seed) {
-  std::vector<uint16_t> values(count);
-  const int pieces = 64;
-  parallel(pieces, [&](int p) {
-    for (size_t i = count * p / pieces; i < count * (p + 1) / pieces; ++i)
-      values[i] = normal_bf16(seed * 0x100000000ull + i);
-  });
-  return values;
-}
-std::vector<float> random_floats(size_t count, uint64_t seed) {
-  std::vector<float> values(count);
-  for (size_t i = 0; i < count; ++i) values[i] = normal(seed * 0x100000000ull + i);
-  return values;
-}
-
-void count_differences(const uint32_t* a, const uint32_t* b, size_t count, unsigned* differ) {
-  count_differing<<<64, 256>>>(a, b, count, differ);
-}
 
 void check_numbers() {
   const size_t count = size_t{1} << 28;
@@ -113,8 +57,6 @@ void check_numbers() {
     claim(std::memcmp(&a[i], &x, 4) == 0 && same(b[i], y), text("numbers: code %d", i));
   }
 }
-
-int failed() { return failures; }
 
 }  // namespace fulgurite::probe
 

@@ -1,6 +1,9 @@
 #pragma once
 // A predecessor that lets its successor begin and then writes late.
 
+#include <cstddef>
+#include <cstdint>
+
 #include "fulgurite/cuda/dependent_launch.h"
 
 namespace fulgurite::probe {

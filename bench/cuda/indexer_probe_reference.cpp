@@ -1,8 +1,5 @@
 #include "bench/cuda/indexer_probe_reference.h"
 
-#include <atomic>
-#include <thread>
-
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
 
@@ -15,16 +12,6 @@ Setting setting_of(const std::string& numerics) {
 }
 
 }  // namespace
-
-void on_all_cores(int count, void (*run)(int, const void*), const void* context) {
-  std::atomic<int> next{0};
-  std::vector<std::thread> threads;
-  for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i)
-    threads.emplace_back([&] {
-      for (int at; (at = next++) < count;) run(at, context);
-    });
-  for (std::thread& thread : threads) thread.join();
-}
 
 void project(const Projection& p, int parts, uint16_t* k, float* gate) {
   const auto matrix = [&](const uint16_t* data, int64_t rows) {

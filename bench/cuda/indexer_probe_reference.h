@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/cuda/on_all_cores.h"
+
 namespace fulgurite::probe {
 
 struct Projection {
@@ -36,13 +38,5 @@ uint8_t e4m3_code(float value);
 uint16_t bf16_code(float value);
 float e4m3_value(uint8_t code);
 float e8m0_value(uint8_t code);
-
-// run(i) for i < count, on all cores.
-void on_all_cores(int count, void (*run)(int, const void*), const void* context);
-template <class Run>
-void parallel(int count, const Run& run) {
-  on_all_cores(
-      count, [](int i, const void* context) { (*static_cast<const Run*>(context))(i); }, &run);
-}
 
 }  // namespace fulgurite::probe

@@ -1,7 +1,5 @@
 // Times of both operations.
 
-#include <chrono>
-
 #include "bench/cuda/indexer_probe.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda.h"
@@ -12,45 +10,6 @@ namespace {
 
 namespace projection = indexer_projection::cuda;
 namespace preparation = indexer_prepare::cuda;
-
-struct Time {
-  double median, low, high;
-};
-Time time_graph(int calls, const std::function<void(int, cudaStream_t)>& call) {
-  cudaStream_t stream;
-  MUST(cudaStreamCreate(&stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < calls; ++i) call(i, stream);
-  MUST(cudaStreamEndCapture(stream, &graph));
-  MUST(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  MUST(cudaEventCreate(&begin));
-  MUST(cudaEventCreate(&end));
-  const auto replay = [&] {
-    float ms = 0.0f;
-    MUST(cudaEventRecord(begin, stream));
-    MUST(cudaGraphLaunch(exec, stream));
-    MUST(cudaEventRecord(end, stream));
-    MUST(cudaEventSynchronize(end));
-    MUST(cudaEventElapsedTime(&ms, begin, end));
-    return ms * 1e3 / calls;
-  };
-  const auto start = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(40)) replay();
-  std::vector<double> times;
-  for (int i = 0; i < 31; ++i) times.push_back(replay());
-  std::sort(times.begin(), times.end());
-  MUST(cudaGraphExecDestroy(exec));
-  MUST(cudaGraphDestroy(graph));
-  MUST(cudaStreamDestroy(stream));
-  return {times[15], times[3], times[27]};
-}
-
-// Operands of many calls, in one pool.
-constexpr size_t kRotated = size_t{240} << 20;
-int sets_for(size_t bytes) { return static_cast<int>(std::clamp<size_t>(kRotated / bytes, 2, 256)); }
 
 __global__ void nothing() {}
 __global__ void large() {}

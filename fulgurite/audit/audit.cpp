@@ -50,8 +50,7 @@ AuditReport run_audit(const model::Model& model, const Device& device, const pla
   const auto positions = static_cast<int64_t>(ids.size()) - 1;
   const plan::Options ours = audit_options(options, positions);
   plan::Options theirs = ours;
-  theirs.candidates = plan::Candidates::kReferencesOnly;
-  theirs.demands.clear();
+  theirs.candidates = plan::Candidates::kReferencesOfRows;
   const plan::Plan planned = plan::make(model, device, ours), references = plan::make(model, device, theirs);
 
   AuditReport report{positions, ours.chunk_tokens, planned.rows, {}, {}, {}, {}};

@@ -99,7 +99,7 @@ double attention_recall(const sparse_attention::Problem& problem, const sparse_a
   if (std::ranges::count(both, false) == 0) return 1.0;
   std::vector<double> values;
   for (const int32_t position : base) {
-    const std::byte* const row = args.cache.rows[args.places(t).sequence][position].data;
+    const std::byte* const row = args.cache.at(args.places(t).sequence, position);
     for (int64_t i = 0; i < problem.latent; ++i) values.push_back(args.cache.row.latent_value(row, i));
     for (int64_t i = 0; i < problem.rope; ++i) values.push_back(args.cache.row.rope_value(row, i));
   }

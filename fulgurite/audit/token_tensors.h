@@ -48,7 +48,7 @@ void for_each_token_tensor(indexer_prepare::Args& a, const Visit& visit) {
 template <class Visit>
 void for_each_token_tensor(index_select::Args& a, const Visit& visit) {
   visit("q", a.q), visit("weights", a.weights), visit("places", a.places);
-  visit("selected", a.selected), visit("scores", a.scores);
+  visit("selected", a.selected), visit("scores", a.scores), visit("slots", a.slots);
 }
 template <class Visit>
 void for_each_token_tensor(head_projection::Args& a, const Visit& visit) {
@@ -56,7 +56,7 @@ void for_each_token_tensor(head_projection::Args& a, const Visit& visit) {
 }
 template <class Visit>
 void for_each_token_tensor(sparse_attention::Args& a, const Visit& visit) {
-  visit("q", a.q), visit("q_rope", a.q_rope), visit("selected", a.selected);
+  visit("q", a.q), visit("q_rope", a.q_rope), visit("selected", a.selected), visit("slots", a.slots);
   visit("places", a.places), visit("out", a.out);
 }
 template <class Visit>

@@ -5,8 +5,10 @@
 #include <cstring>
 
 #include "fulgurite/core/any_view.h"
+#include "fulgurite/core/cache_pages.h"
 #include "fulgurite/core/host_device.h"
 #include "fulgurite/core/numerics.h"
+#include "fulgurite/core/token_place.h"
 
 namespace fulgurite {
 
@@ -57,9 +59,17 @@ struct LatentRow {
 template <class Byte>
 struct LatentCacheView {
   LatentRow row;
-  View<Byte, 3> rows;  // [sequences, context, row.bytes()]
+  View<Byte, 3> rows;  // [sequences, context, row.bytes()], or of pages (core/cache_pages.h)
+  CachePages pages{};
 
-  operator LatentCacheView<const std::byte>() const requires(!std::is_const_v<Byte>) { return {row, rows}; }
+  FULGURITE_HOST_DEVICE Byte* at(int64_t sequence, int64_t position) const {
+    const CachePages::Place place = pages.place(sequence, position);
+    return rows[place.part][place.row].data;
+  }
+  FULGURITE_HOST_DEVICE Byte* at(TokenPlace place) const { return at(place.sequence, place.position); }
+  operator LatentCacheView<const std::byte>() const requires(!std::is_const_v<Byte>) {
+    return {row, rows, pages};
+  }
 };
 using LatentRows = LatentCacheView<std::byte>;
 using ConstLatentRows = LatentCacheView<const std::byte>;
@@ -74,14 +84,24 @@ inline DType index_operand(const Numerics& numerics) {
   return numerics.activation == Activation::kFp32 ? DType::kF32 : DType::kBF16;
 }
 
-// The indexer's keys: rows of f32, bf16 or e4m3, and for e4m3 a scale each (no data otherwise).
+// The indexer's keys: rows of f32, bf16 or e4m3, and for e4m3 a scale each (no data otherwise). A page of e4m3 is
+// its tokens' codes, then their scales: 8,448 bytes for 64 keys of 128.
 template <class Byte, class Float>
 struct IndexCacheView {
-  AnyView<Byte, 3> keys;  // [sequences, context, head_dim]
+  AnyView<Byte, 3> keys;  // [sequences, context, head_dim], or of pages
   View<Float, 2> scales;  // [sequences, context]
+  CachePages pages{};
 
+  FULGURITE_HOST_DEVICE AnyView<Byte, 1> key(int64_t sequence, int64_t position) const {
+    const CachePages::Place place = pages.place(sequence, position);
+    return keys[place.part][place.row];
+  }
+  FULGURITE_HOST_DEVICE Float& scale(int64_t sequence, int64_t position) const {
+    const CachePages::Place place = pages.place(sequence, position);
+    return scales(place.part, place.row);
+  }
   operator IndexCacheView<const std::byte, const float>() const requires(!std::is_const_v<Byte>) {
-    return {keys, scales};
+    return {keys, scales, pages};
   }
 };
 using IndexKeys = IndexCacheView<std::byte, float>;

@@ -33,6 +33,7 @@ struct Target {
   Isa isa = Isa::kPortable;  // of a CPU
   int sm = 0;                // of a GPU: its compute capability, 90 for 9.0
   CudaVersions cuda = {};
+  int multiprocessors = 132;  // of a GPU that kernels may spread over; no bit depends on it
 };
 
 // "cpu", "sm80", "sm90", "sm100", "sm120": what a plan can be made for. A CPU by that name has the

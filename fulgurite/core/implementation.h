@@ -50,7 +50,18 @@ struct Implementation {
   // The form in which it reads a weight that is stored as problem.weight; none: as stored. A weight that is
   // in the form already stays as it is.
   MatrixFormat (*reads)(const Problem& problem) = nullptr;
+  // The problem as this implementation solves it: mma and the order of its sums, so that a reference repeats its
+  // bits, and forms of weights other than `reads`. None: as asked.
+  Problem (*states)(const Problem& problem) = nullptr;
+  const char* sums = "";  // the same, for a plan's reader
 };
+
+// A kernel that builds for other GPUs than Hopper, or for none, do not have.
+#if defined(FULGURITE_HOPPER)
+#define FULGURITE_KERNEL(run) run
+#else
+#define FULGURITE_KERNEL(run) nullptr
+#endif
 
 // The refusal of the first knob that has a value outside its list, if any.
 template <class Knob>
@@ -63,6 +74,9 @@ Support takes(Knob value, std::initializer_list<Knob> allowed) {
   return Refusal{std::string(knob_name(value)) + " = " + std::string(value_name(value)) + ", takes " + list};
 }
 Support first_refusal(std::initializer_list<Support> rules);
+
+// Only GPUs of this compute capability, 90 for 9.0.
+Support takes_sm(const Target& target, int sm);
 
 // No scratch memory.
 template <class Problem>

@@ -15,10 +15,16 @@ void copy_bytes(void* to, const void* from, int64_t bytes, void*) {
 
 void clear_bytes(void* at, int64_t bytes, void*) { std::memset(at, 0, static_cast<size_t>(bytes)); }
 
+void gather_rows(void* to, const void* from, const int32_t* rows, int64_t count, int64_t row_bytes, void*) {
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(static_cast<std::byte*>(to) + i * row_bytes,
+                static_cast<const std::byte*>(from) + rows[i] * row_bytes, static_cast<size_t>(row_bytes));
+}
+
 }  // namespace
 
-const Memory kHostMemory{"host",     true,       map_host_pages, unmap_host_pages,
-                         copy_bytes, copy_bytes, copy_bytes,     clear_bytes};
+const Memory kHostMemory{"host",     true,       map_host_pages, unmap_host_pages, copy_bytes,
+                         copy_bytes, copy_bytes, clear_bytes,    gather_rows};
 
 Buffer::Buffer(const Memory& memory, int64_t bytes) : memory_(&memory), size_(bytes) {
   if (bytes < 0) fail(ErrorKind::kMemory, "a buffer of {} bytes was asked for", bytes);

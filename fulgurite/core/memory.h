@@ -20,6 +20,9 @@ struct Memory {
   void (*read)(void* to_host, const void* from, int64_t bytes, void* stream);  // waits for it
   void (*copy)(void* to, const void* from, int64_t bytes, void* stream);
   void (*clear)(void* at, int64_t bytes, void* stream);
+  // Row i of `to` becomes row rows[i] of `from`; all three lie in this memory.
+  void (*gather)(void* to, const void* from, const int32_t* rows, int64_t count, int64_t row_bytes,
+                 void* stream);
 };
 
 extern const Memory kHostMemory;
@@ -31,6 +34,13 @@ struct Accelerator {
   void* (*open_stream)();
   void (*close_stream)(void* stream);
   void (*wait)(void* stream);  // until all is done; throws Error{kDevice} with what a kernel did wrong
+
+  // Work that is recorded once and then runs as one: what is put on the stream between begin and end does not run,
+  // and makes a recording. None: this accelerator cannot.
+  void (*begin_recording)(void* stream) = nullptr;
+  void* (*end_recording)(void* stream) = nullptr;
+  void (*replay)(void* recording, void* stream) = nullptr;
+  void (*release_recording)(void* recording) = nullptr;
 };
 
 // Owned bytes of a kind of memory, given back at the end of its life.

@@ -61,10 +61,32 @@ void clear_and_wait(void* at, int64_t bytes, void* stream) {
   wait(stream);
 }
 
-constexpr Memory kOwn{"gpu", false, allocate_own, release_own, copy_and_wait, copy_and_wait, copy, clear};
+// A block copies a row, 4 bytes a thread.
+__global__ void gather_kernel(uint32_t* to, const uint32_t* from, const int32_t* rows, int64_t row_words) {
+  const int64_t first = int64_t{rows[blockIdx.x]} * row_words;
+  for (int64_t i = threadIdx.x; i < row_words; i += blockDim.x)
+    to[blockIdx.x * row_words + i] = from[first + i];
+}
+
+void gather(void* to, const void* from, const int32_t* rows, int64_t count, int64_t row_bytes, void* stream) {
+  FULGURITE_ASSERT(row_bytes % 4 == 0, "rows of {} bytes", row_bytes);
+  if (count == 0) return;
+  gather_kernel<<<static_cast<unsigned>(count), 256, 0, as_stream(stream)>>>(
+      static_cast<uint32_t*>(to), static_cast<const uint32_t*>(from), rows, row_bytes / 4);
+  check(cudaGetLastError(), "a launch");
+}
+
+void gather_and_wait(void* to, const void* from, const int32_t* rows, int64_t count, int64_t row_bytes,
+                     void* stream) {
+  gather(to, from, rows, count, row_bytes, stream);
+  wait(stream);
+}
+
+constexpr Memory kOwn{"gpu",         false, allocate_own, release_own, copy_and_wait,
+                      copy_and_wait, copy,  clear,        gather};
 // The host may look at any time: nothing is left to be done later.
-constexpr Memory kShared{"shared",      true,          allocate_shared, release_shared,
-                         copy_and_wait, copy_and_wait, copy_and_wait,   clear_and_wait};
+constexpr Memory kShared{"shared",      true,          allocate_shared, release_shared, copy_and_wait,
+                         copy_and_wait, copy_and_wait, clear_and_wait,  gather_and_wait};
 
 // --- the device ---
 
@@ -76,7 +98,32 @@ void* open_stream() {
 
 void close_stream(void* stream) { cudaStreamDestroy(as_stream(stream)); }
 
-constexpr Accelerator kAccelerator{&kOwn, &kShared, open_stream, close_stream, wait};
+// --- recordings ---
+
+void begin_recording(void* stream) {
+  // Relaxed: a kernel that is met first is loaded meanwhile.
+  check(cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+}
+
+void* end_recording(void* stream) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(as_stream(stream), &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t recording = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&recording, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  check(cudaGraphUpload(recording, as_stream(stream)), "cudaGraphUpload");
+  return recording;
+}
+
+void replay(void* recording, void* stream) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recording), as_stream(stream)), "cudaGraphLaunch");
+}
+
+void release_recording(void* recording) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recording)); }
+
+constexpr Accelerator kAccelerator{&kOwn,           &kShared,      open_stream, close_stream,     wait,
+                                   begin_recording, end_recording, replay,      release_recording};
 
 int driver_version() {
   int driver = 0, runtime = 0;
@@ -110,7 +157,7 @@ Device device() {
   size_t available = 0, total = 0;
   check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
   Device device;
-  device.target = {DeviceKind::kCuda, Isa::kPortable, sm, {driver, 0}};
+  device.target = {DeviceKind::kCuda, Isa::kPortable, sm, {driver, 0}, properties.multiProcessorCount};
   device.model = properties.name;
   device.available_bytes = static_cast<int64_t>(available);
   device.accelerator = &kAccelerator;

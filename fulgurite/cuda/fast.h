@@ -47,4 +47,10 @@ bool is_aligned(const void* data, int64_t element_bytes, Strides... strides) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ((strides * element_bytes % 16 == 0) && ...);
 }
 
+// What the session's buffers and checkpoints give, and a caller of a row has to.
+inline void require_aligned(bool aligned, const char* operation) {
+  if (!aligned)
+    fail(ErrorKind::kRequest, "{}: expected rows at multiples of 16 bytes, found others", operation);
+}
+
 }  // namespace fulgurite::cuda

@@ -53,6 +53,15 @@ void for_each(const Lane& lane, int64_t count, const Body& body) {
 
 #endif
 
+// Tokens that go through an operation's launches at once: what they leave each other in scratch memory is theirs alone.
+inline constexpr int64_t kChunk = 1024;
+
+// Calls body(first, count) for `tokens` tokens, `most` at a time.
+template <class Body>
+void for_each_chunk(int64_t tokens, int64_t most, const Body& body) {
+  for (int64_t first = 0; first < tokens; first += most) body(first, std::min(most, tokens - first));
+}
+
 // The smaller. By value: std::min would take the address of a constant, which device code has not.
 FULGURITE_HOST_DEVICE constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -10,6 +10,13 @@
 
 namespace fulgurite::cuda {
 
+// One thread of a warp, all of which ask.
+__device__ __forceinline__ bool elect() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+  return elected != 0;
+}
+
 // How long the L2 cache should keep what a copy reads.
 enum class L2Policy { kNormal, kEvictFirst };
 
@@ -32,6 +39,17 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint
       : "memory");
 }
 
+// The other way; what lies in shared memory has been made visible (shared_writes_fence). Shared memory may be left when
+// bulk_stores_wait, of the same thread, has returned; what is in global memory is seen by later kernels.
+__device__ __forceinline__ void bulk_store(void* global, const void* shared, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+               "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_stores_wait() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // A box of a tensor of three dimensions, at coordinates x (fastest), y, z.
 __device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map, int32_t x, int32_t y,
                                             int32_t z, Barrier* barrier, uint64_t policy) {
@@ -39,6 +57,28 @@ __device__ __forceinline__ void tensor_load(void* shared, const CUtensorMap* map
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(shared)),
       "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
+// A box of a matrix, at coordinates x (fastest), y; shared addresses.
+__device__ __forceinline__ void tensor_load(uint32_t shared, const CUtensorMap& map, int32_t x, int32_t y,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+      "[%2];" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+
+// The same into every block of the cluster whose bit of `blocks` is set: at the same place of its shared memory, and
+// counted by its barrier at the same place.
+__device__ __forceinline__ void tensor_load_multicast(void* shared, const CUtensorMap* map, int32_t x,
+                                                      int32_t y, int32_t z, Barrier* barrier, uint16_t blocks,
+                                                      uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6, %7;" ::"r"(shared_address(shared)),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "h"(blocks), "l"(policy)
       : "memory");
 }
 

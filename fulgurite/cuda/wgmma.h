@@ -13,12 +13,15 @@
 
 namespace fulgurite::cuda {
 
-// The tile at `tile`; 32 columns (bytes) further, the descriptor is 2 larger.
-__device__ __forceinline__ uint64_t wgmma_operand(const void* tile) {
+// The tile at a shared address; 32 bytes further along its rows, the descriptor is 2 larger.
+__device__ __forceinline__ uint64_t wgmma_operand(uint32_t tile) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;  // bytes from eight rows to the next eight
   constexpr uint64_t kUnused = uint64_t{1} << 16;
-  return kSwizzle128 | kEightRows | kUnused | (shared_address(tile) & 0x3FFFF) >> 4;
+  return kSwizzle128 | kEightRows | kUnused | (tile & 0x3FFFFu) >> 4;
+}
+__device__ __forceinline__ uint64_t wgmma_operand(const void* tile) {
+  return wgmma_operand(shared_address(tile));
 }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

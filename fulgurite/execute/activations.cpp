@@ -59,6 +59,11 @@ Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
   a.index_gate = view_at<float, 2>(base(at.index_gate), {tokens, c.index_heads});
   a.index_weights = view_at<float, 2>(base(at.index_weights), {tokens, c.index_heads});
   a.selected = view_at<int32_t, 2>(base(at.selected), {tokens, at.selected_width});
+  if (plan.caches.page_tokens > 0) {
+    a.slots = view_at<int32_t, 2>(base(at.slots), {tokens, at.selected_width});
+    a.page_table =
+        view_at<int32_t, 2>(base(at.page_table), {plan.options.sequences, plan.caches.table_pages});
+  }
   a.expert_ids = view_at<int32_t, 2>(base(at.expert_ids), {tokens, c.experts_per_token});
   a.expert_weights = view_at<float, 2>(base(at.expert_weights), {tokens, c.experts_per_token});
   if (plan.options.tracing == plan::Tracing::kOn) {
@@ -68,6 +73,15 @@ Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
     if (c.window) a.q_normed = view_at<float, 3>(base(at.q_normed), {tokens, c.heads, c.window->head_dim});
   }
   return a;
+}
+
+PassInputs cut_inputs(const plan::Plan& plan, std::byte* at) {
+  const plan::ActivationLayout& layout = plan.activations;
+  const int64_t tokens = plan.options.chunk_tokens;
+  return {view_at<TokenPlace, 1>(at + layout.places, {tokens}),
+          view_at<int32_t, 1>(at + layout.ids, {tokens}),
+          view_at<int32_t, 1>(at + layout.logit_tokens, {layout.logit_rows}),
+          view_at<int32_t, 2>(at + layout.page_table, {plan.options.sequences, plan.caches.table_pages})};
 }
 
 Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows) {

@@ -23,6 +23,8 @@ struct Activations {
   Tensor<2> index_k;
   View<float, 2> index_gate, index_weights;
   View<int32_t, 2> selected;
+  View<int32_t, 2> slots;       // of caches in pages; no data otherwise
+  View<int32_t, 2> page_table;  // the same: [sequences, pages of one]
   View<int32_t, 2> expert_ids;
   View<float, 2> expert_weights;
   View<float, 3> rotated_q;     // no data unless the plan traces
@@ -32,6 +34,15 @@ struct Activations {
 };
 
 Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens);
+
+// What a pass gets from the host, at its full size: as it lies in the arena, or in a copy of the arena's beginning.
+struct PassInputs {
+  View<TokenPlace, 1> places;
+  View<int32_t, 1> ids;
+  View<int32_t, 1> logit_tokens;  // rows of `normed` whose logits are wanted
+  View<int32_t, 2> page_table;
+};
+PassInputs cut_inputs(const plan::Plan& plan, std::byte* at);
 
 // The inputs of the head and its results, cut to `rows`.
 Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows);

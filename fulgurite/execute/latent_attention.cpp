@@ -16,7 +16,7 @@ void show_latent(const LayerContext& c) {
   const Tensor<2> kv = c.at.kv;  // its values are in the cache: free to be overwritten
   for (int64_t t = 0; t < c.at.tokens; ++t) {
     const TokenPlace place = c.at.places(t);
-    const std::byte* const row = c.caches.latent.rows[place.sequence][place.position].data;
+    const std::byte* const row = c.caches.latent.at(place);
     for (int64_t i = 0; i < latent; ++i) store(kv, c.caches.latent.row.latent_value(row, i), t, i);
     for (int64_t i = 0; i < rope; ++i) store(kv, c.caches.latent.row.rope_value(row, i), t, latent + i);
   }
@@ -61,8 +61,9 @@ void select_rows(const LayerContext& c) {
                                            c.caches.index);
   }
   c.show(TapPoint::kIndexWeights, at.index_weights);
-  p.select.run({at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores},
-               at.tokens, c.lane);
+  p.select.run(
+      {at.index_operand, at.index_weights, c.caches.index, at.places, at.selected, at.index_scores, at.slots},
+      at.tokens, c.lane);
   if (at.index_scores) c.show(TapPoint::kIndexScores, at.index_scores);
 }
 
@@ -75,8 +76,8 @@ void attend(const LayerContext& c) {
   const int64_t nope = p.query.problem.rows;
   const Tensor<3> q_nope = columns(at.q, 0, nope), q_rope = columns(at.q, nope, p.attention.problem.rope);
   p.query.run({q_nope, &c.weights.kv_b, at.absorbed}, at.tokens, c.lane);
-  p.attention.run({at.absorbed, q_rope, c.caches.latent, at.selected, at.places, at.attended}, at.tokens,
-                  c.lane);
+  p.attention.run({at.absorbed, q_rope, c.caches.latent, at.selected, at.places, at.attended, at.slots},
+                  at.tokens, c.lane);
   p.value.run({at.attended, &c.weights.kv_b, at.head_outputs}, at.tokens, c.lane);
 }
 

@@ -14,11 +14,12 @@ namespace {
 // This layer's parts of the buffer of all caches.
 class CacheCutter {
  public:
-  CacheCutter(const plan::Plan& plan, int64_t layer, const Buffer& memory)
+  CacheCutter(const plan::Plan& plan, int64_t layer, const Buffer& memory, View<const int32_t, 2> table)
       : plan_(plan),
         at_(plan.caches.layers[static_cast<size_t>(layer)]),
         ratio_(plan.config.ratio(layer)),
-        memory_(memory) {}
+        memory_(memory),
+        pages_{plan.caches.page_tokens, table} {}
 
   LayerCaches cut() const {
     return {latent(),
@@ -33,10 +34,17 @@ class CacheCutter {
   std::byte* begin(const plan::CacheRegion& region) const { return memory_.data() + region.offset; }
   int64_t sequences() const { return plan_.options.sequences; }
 
+  // The first two extents of a cache with `rows` for a sequence.
+  std::array<int64_t, 2> extent(int64_t rows) const {
+    if (pages_.tokens > 0) return {plan_.caches.pages, pages_.tokens};
+    return {sequences(), rows};
+  }
+
   LatentRows latent() const {
     if (at_.latent.bytes == 0) return {};
     const LatentRow& row = plan_.caches.latent_row;
-    return {row, {begin(at_.latent), {sequences(), plan_.options.context, row.bytes()}}};
+    const auto [parts, rows] = extent(plan_.options.context);
+    return {row, {begin(at_.latent), {parts, rows, row.bytes()}}, pages_};
   }
 
   KvRows kv_rows(const plan::CacheRegion& region, int64_t rows) const {
@@ -47,14 +55,24 @@ class CacheCutter {
 
   IndexKeys index() const {
     if (at_.index_keys.bytes == 0) return {};
-    const int64_t rows = at_.index_rows, dim = plan_.config.index_dim;
+    const int64_t dim = plan_.config.index_dim;
+    const auto [parts, rows] = extent(at_.index_rows);
     IndexKeys keys;
+    keys.pages = pages_;
     keys.keys.dtype = plan_.caches.index_dtype;
     keys.keys.data = begin(at_.index_keys);
-    keys.keys.extent = {sequences(), rows, dim};
+    keys.keys.extent = {parts, rows, dim};
     keys.keys.stride = {rows * dim, dim, 1};
-    if (at_.index_scales.bytes > 0)
-      keys.scales = {reinterpret_cast<float*>(begin(at_.index_scales)), {sequences(), rows}};
+    if (plan_.caches.index_dtype != DType::kF8_E4M3) return keys;
+    if (pages_.tokens == 0) {
+      keys.scales = {reinterpret_cast<float*>(begin(at_.index_scales)), {parts, rows}};
+      return keys;
+    }
+    const int64_t page_bytes = rows * (dim + static_cast<int64_t>(sizeof(float)));
+    keys.keys.stride[0] = page_bytes;
+    keys.scales = {reinterpret_cast<float*>(keys.keys.data + rows * dim),
+                   {parts, rows},
+                   {page_bytes / static_cast<int64_t>(sizeof(float)), 1}};
     return keys;
   }
 
@@ -71,6 +89,7 @@ class CacheCutter {
   const plan::LayerCaches& at_;
   const int64_t ratio_;
   const Buffer& memory_;
+  const CachePages pages_;
 };
 
 // Every stream begins as the embedding.
@@ -93,8 +112,7 @@ plan::Plan fitting(plan::Plan plan) {
 const Memory& memory_of(const plan::Plan& plan) {
   const Accelerator* const accelerator = plan.device.accelerator;
   if (accelerator == nullptr) return kHostMemory;
-  const bool looked_into = plan.options.tracing == plan::Tracing::kOn ||
-                           plan.options.candidates == plan::Candidates::kReferencesOnly;
+  const bool looked_into = plan.options.tracing == plan::Tracing::kOn || plan::runs_references(plan.options);
   return looked_into ? *accelerator->shared : *accelerator->own;
 }
 
@@ -104,13 +122,16 @@ plan::DeviceWeights weights_of(const plan::Plan& plan, const plan::PreparedWeigh
   return plan::upload(prepared, memory_of(plan), stream);
 }
 
-// Bytes that pass between host and GPU in one call: ids and places, or logits.
-int64_t staging_bytes(const plan::Plan& plan) {
-  if (plan.device.accelerator == nullptr) return 0;
-  const int64_t token = static_cast<int64_t>(sizeof(TokenPlace) + sizeof(int32_t));
-  return std::max(plan.options.chunk_tokens * token,
-                  plan.activations.logit_rows * plan.config.vocabulary * int64_t{4});
+// A GPU's host side: a pass's inputs on their way there, then logits on theirs back.
+Buffer staging_of(const plan::Plan& plan, const Memory& memory) {
+  if (memory.host_reads) return {};
+  const int64_t logits = plan.activations.logit_rows * plan.config.vocabulary * int64_t{4};
+  return Buffer(*plan.device.accelerator->shared, plan.activations.inputs + logits);
 }
+
+// Passes are padded with copies of their last token, which write again what it wrote. A compressor's state takes up every
+// token, so that DeepSeek-V4's passes are not.
+bool pads(const plan::Plan& plan) { return !plan.config.window; }
 
 }  // namespace
 
@@ -126,7 +147,7 @@ Session::Session(const model::Model& model, plan::Plan plan)
       caches_(memory_, plan_.caches.total()),
       arena_(memory_, plan_.bytes.activations),
       workspace_(memory_, plan_.bytes.workspace),
-      staging_(staging_bytes(plan_)),
+      staging_(staging_of(plan_, memory_)),
       counts_(plan::no_counts(plan_)),
       lane_{{plan_.device.threads,
              workers_.get(),
@@ -134,8 +155,11 @@ Session::Session(const model::Model& model, plan::Plan plan)
              stream_.get(),
              memory_.host_reads},
             counts_},
+      pages_(plan_.options.sequences, plan_.caches.table_pages, plan_.caches.page_tokens, plan_.caches.pages),
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
-      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {}
+      in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {
+  if (!memory_.host_reads && plan_.options.passes == plan::Passes::kRecorded) record_passes();
+}
 
 // The sequence's place in lengths_.
 size_t Session::index_of(int32_t sequence) const {
@@ -146,7 +170,10 @@ size_t Session::index_of(int32_t sequence) const {
 
 int64_t Session::length(int32_t sequence) const { return lengths_[index_of(sequence)]; }
 
-void Session::reset(int32_t sequence) { lengths_[index_of(sequence)] = 0; }
+void Session::reset(int32_t sequence) {
+  lengths_[index_of(sequence)] = 0;
+  pages_.release(sequence);
+}
 
 void Session::update_weights(const model::Model& model) {
   model::require_interchangeable(*model_, model);
@@ -154,13 +181,13 @@ void Session::update_weights(const model::Model& model) {
   plan::prepare_again(model, plan_, prepared_);
   if (plan_.device.accelerator != nullptr) plan::upload_again(prepared_, stream_.get(), uploaded_);
   model_ = &model;
-  std::ranges::fill(lengths_, int64_t{0});
+  for (int32_t sequence = 0; sequence < plan_.options.sequences; ++sequence) reset(sequence);
 }
 
 void Session::reset_counts() { std::ranges::copy(plan::no_counts(plan_), counts_.begin()); }
 
 void Session::check(std::span<const Chunk> chunks) {
-  int64_t tokens = 0;
+  int64_t tokens = 0, pages = 0;
   std::ranges::fill(in_pass_, uint8_t{0});
   for (const Chunk& chunk : chunks) {
     const int64_t count = static_cast<int64_t>(chunk.ids.size());
@@ -177,35 +204,41 @@ void Session::check(std::span<const Chunk> chunks) {
         fail(ErrorKind::kRequest, "sequence {}: token id {} is outside the vocabulary of {}", sequence, id,
              plan_.config.vocabulary);
     tokens += count;
+    pages += pages_.missing(chunk.sequence, lengths_[sequence] + count);
   }
   if (tokens < 1 || tokens > plan_.options.chunk_tokens)
     fail(ErrorKind::kRequest, "a pass takes 1 to {} tokens (planned), found {}", plan_.options.chunk_tokens,
          tokens);
+  if (pages > pages_.free())
+    fail(ErrorKind::kRequest,
+         "{} pages of {} tokens are free (of {}), this pass needs {} more: reset a sequence", pages_.free(),
+         plan_.caches.page_tokens, plan_.caches.pages, pages);
 }
 
-int64_t Session::place_tokens(std::span<const Chunk> chunks) {
-  const bool staged = plan_.device.accelerator != nullptr;
-  Activations at = cut(plan_, arena_.data(), plan_.options.chunk_tokens);
-  const View<int32_t, 1> ids = at.ids;
-  const View<TokenPlace, 1> places = at.places;
-  if (staged) {
-    at.places.data = reinterpret_cast<TokenPlace*>(staging_.bytes().data());
-    at.ids.data = reinterpret_cast<int32_t*>(at.places.data + at.places.size());
+// Tokens from `first` on are copies of the one before.
+void pad(const PassInputs& inputs, int64_t first, int64_t tokens) {
+  for (int64_t t = first; t < tokens; ++t) {
+    inputs.ids(t) = inputs.ids(first - 1);
+    inputs.places(t) = inputs.places(first - 1);
   }
-  int64_t t = 0;
+}
+
+int64_t Session::place_tokens(std::span<const Chunk> chunks, const PassInputs& inputs) {
+  int64_t t = 0, rows = 0;
   for (const Chunk& chunk : chunks) {
     int64_t& length = lengths_[static_cast<size_t>(chunk.sequence)];
+    pages_.hold(chunk.sequence, length + std::ssize(chunk.ids));
     for (const int32_t id : chunk.ids) {
-      at.ids(t) = id;
-      at.places(t) = {chunk.sequence, static_cast<int32_t>(length)};
+      inputs.ids(t) = id;
+      inputs.places(t) = {chunk.sequence, static_cast<int32_t>(length)};
       length += 1;
       t += 1;
     }
+    if (plan_.options.logits == plan::LogitRows::kLast)
+      inputs.logit_tokens(rows++) = static_cast<int32_t>(t - 1);
   }
-  if (staged) {
-    memory_.write(places.data, at.places.data, t * static_cast<int64_t>(sizeof(TokenPlace)), stream_.get());
-    memory_.write(ids.data, at.ids.data, t * static_cast<int64_t>(sizeof(int32_t)), stream_.get());
-  }
+  for (; rows < inputs.logit_tokens.size(); ++rows) inputs.logit_tokens(rows) = 0;
+  std::ranges::copy(pages_.entries(), inputs.page_table.data);
   return t;
 }
 
@@ -219,45 +252,99 @@ void Session::run_layers(const Activations& at, Tap* tap) {
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const rotary::Table& rope = config.ratio(layer) == 0 ? w.rope : w.compressed_rope;
     run_layer({layer, plan_.layers[static_cast<size_t>(layer)], w.layers[static_cast<size_t>(layer)], rope,
-               CacheCutter(plan_, layer, caches_).cut(), at, lane_, tap});
+               CacheCutter(plan_, layer, caches_, at.page_table).cut(), at, lane_, tap});
   }
   enter_block({plan_.final_site, w.final_norm, w.head_streams, config.layers - 1}, at, lane_, tap);
 }
 
-View<const float, 2> Session::run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap) {
-  const bool all = plan_.options.logits == plan::LogitRows::kAll;
-  const int64_t count = all ? at.tokens : static_cast<int64_t>(chunks.size());
+// The first `count` rows of logits; of all tokens, or of logit_tokens.
+View<float, 2> Session::run_head(const Activations& at, int64_t count) {
   Tensor<2> inputs = at.normed;
-  if (!all) {
+  if (plan_.options.logits == plan::LogitRows::kLast) {
     inputs = cut_logit_inputs(plan_, arena_.data(), count);
-    const int64_t row_bytes = plan_.config.hidden * inputs.element_bytes();
-    int64_t last = -1;
-    for (int64_t i = 0; i < count; ++i) {
-      last += static_cast<int64_t>(chunks[static_cast<size_t>(i)].ids.size());
-      memory_.copy(rows(inputs, i, 1).data, rows(at.normed, last, 1).data, row_bytes, stream_.get());
-    }
+    memory_.gather(inputs.data, at.normed.data, cut_inputs(plan_, arena_.data()).logit_tokens.data, count,
+                   plan_.config.hidden * inputs.element_bytes(), stream_.get());
   }
-  View<float, 2> logits = cut_logits(plan_, arena_.data(), count);
+  const View<float, 2> logits = cut_logits(plan_, arena_.data(), count);
   plan_.head.run({inputs, &weights().head, logits}, count, lane_);
-  if (!memory_.host_reads) {
-    auto* const here = reinterpret_cast<float*>(staging_.bytes().data());
-    memory_.read(here, logits.data, logits.size() * static_cast<int64_t>(sizeof(float)), stream_.get());
-    logits.data = here;
-  }
-  if (tap != nullptr && all) tap->at(TapPoint::kLogits, model::kNoLayer, tap_tensor(Tensor<2>(logits)));
   return logits;
+}
+
+void Session::run_pass(int64_t tokens, int64_t logit_rows) {
+  const Activations at = cut(plan_, arena_.data(), tokens);
+  run_layers(at, nullptr);
+  run_head(at, logit_rows);
+}
+
+void Session::record_passes() {
+  const Accelerator& accelerator = *plan_.device.accelerator;
+  for (const int64_t tokens : recorded_tokens(plan_.options)) {
+    RecordedPass& pass = recorded_.emplace_back();
+    pass.tokens = tokens;
+    if (accelerator.begin_recording == nullptr) continue;
+    reset_counts();
+    accelerator.begin_recording(stream_.get());
+    run_pass(tokens, std::min(tokens, plan_.activations.logit_rows));
+    pass.recording = {accelerator, accelerator.end_recording(stream_.get())};
+    pass.counts.assign(counts_.begin(), counts_.end());
+  }
+  reset_counts();
+}
+
+// The shortest that takes so many tokens; none, where each pass is launched in turn.
+const RecordedPass* Session::recorded_for(int64_t tokens) const {
+  for (const RecordedPass& pass : recorded_)
+    if (pass.tokens == tokens || (pass.tokens > tokens && pads(plan_))) return &pass;
+  return nullptr;
+}
+
+void Session::run(const RecordedPass& pass) {
+  if (!pass.recording) return run_pass(pass.tokens, std::min(pass.tokens, plan_.activations.logit_rows));
+  pass.recording.replay(stream_.get());
+  for (size_t row = 0; row < counts_.size(); ++row) {
+    counts_[row].calls += pass.counts[row].calls;
+    counts_[row].tokens += pass.counts[row].tokens;
+  }
 }
 
 View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, plan::Conductor* conductor) {
   check(chunks);
-  if ((tap != nullptr || conductor != nullptr) && !memory_.host_reads)
+  if (memory_.host_reads) return forward_here(chunks, tap, conductor);
+  if (tap != nullptr || conductor != nullptr)
     fail(ErrorKind::kRequest, "a session on {} is looked into where its plan has Tracing::kOn",
          name(plan_.device.target));
+  return forward_there(chunks);
+}
+
+View<const float, 2> Session::forward_here(std::span<const Chunk> chunks, Tap* tap,
+                                           plan::Conductor* conductor) {
   lane_.conductor = conductor;
-  const Activations at = cut(plan_, arena_.data(), place_tokens(chunks));
+  const Activations at = cut(plan_, arena_.data(), place_tokens(chunks, cut_inputs(plan_, arena_.data())));
   if (tap != nullptr) tap->begin({at.places.data, static_cast<size_t>(at.tokens)});
   run_layers(at, tap);
-  return run_head(chunks, at, tap);
+  const bool all = plan_.options.logits == plan::LogitRows::kAll;
+  const View<float, 2> logits = run_head(at, all ? at.tokens : std::ssize(chunks));
+  if (tap != nullptr && all) tap->at(TapPoint::kLogits, model::kNoLayer, tap_tensor(Tensor<2>(logits)));
+  return logits;
+}
+
+// One copy there, the pass, one copy back, which waits.
+View<const float, 2> Session::forward_there(std::span<const Chunk> chunks) {
+  const PassInputs inputs = cut_inputs(plan_, staging_.data());
+  const int64_t tokens = place_tokens(chunks, inputs);
+  const RecordedPass* const recorded = recorded_for(tokens);
+  if (recorded != nullptr) pad(inputs, tokens, recorded->tokens);
+  memory_.copy(arena_.data(), staging_.data(), plan_.activations.inputs, stream_.get());
+  const int64_t rows = plan_.options.logits == plan::LogitRows::kAll ? tokens : std::ssize(chunks);
+  if (recorded != nullptr)
+    run(*recorded);
+  else
+    run_pass(tokens, rows);
+  View<float, 2> logits = cut_logits(plan_, arena_.data(), rows);
+  auto* const here = reinterpret_cast<float*>(staging_.data() + plan_.activations.inputs);
+  memory_.read(here, logits.data, logits.size() * static_cast<int64_t>(sizeof(float)), stream_.get());
+  logits.data = here;
+  return logits;
 }
 
 View<const float, 2> Session::forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap,

@@ -8,8 +8,9 @@
 #include <span>
 #include <vector>
 
-#include "fulgurite/core/host_buffer.h"
 #include "fulgurite/execute/activations.h"
+#include "fulgurite/execute/page_table.h"
+#include "fulgurite/execute/recording.h"
 #include "fulgurite/execute/tap.h"
 #include "fulgurite/plan/counts.h"
 #include "fulgurite/plan/device_weights.h"
@@ -48,8 +49,8 @@ class Session {
 
   // Logits, f32 [rows, vocabulary], valid until the next call: a row a chunk (its last token) or, with
   // LogitRows::kAll, a row a token, in the order given. A sequence may stand in one chunk only. Throws
-  // Error{kRequest}, and changes nothing, for ids outside the vocabulary, empty chunks, a full context or
-  // more tokens than planned. A conductor carries out every call of the pass in the place of its step.
+  // Error{kRequest}, and changes nothing, for ids outside the vocabulary, empty chunks, a full context, too
+  // few free pages or more tokens than planned. A conductor carries out every call of the pass in the place of its step.
   View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr,
                                plan::Conductor* conductor = nullptr);
   View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr,
@@ -78,9 +79,18 @@ class Session {
   }
   size_t index_of(int32_t sequence) const;
   void check(std::span<const Chunk> chunks);
-  int64_t place_tokens(std::span<const Chunk> chunks);
+  // The pass as the host writes it down; returns its tokens.
+  int64_t place_tokens(std::span<const Chunk> chunks, const PassInputs& inputs);
   void run_layers(const Activations& at, Tap* tap);
-  View<const float, 2> run_head(std::span<const Chunk> chunks, const Activations& at, Tap* tap);
+  View<float, 2> run_head(const Activations& at, int64_t count);
+  View<const float, 2> forward_here(std::span<const Chunk> chunks, Tap* tap, plan::Conductor* conductor);
+
+  // In memory that the host does not read.
+  View<const float, 2> forward_there(std::span<const Chunk> chunks);
+  void run_pass(int64_t tokens, int64_t logit_rows);
+  void record_passes();
+  const RecordedPass* recorded_for(int64_t tokens) const;
+  void run(const RecordedPass& pass);
 
   plan::Plan plan_;
   const model::Model* model_;
@@ -92,10 +102,12 @@ class Session {
   Buffer caches_;
   Buffer arena_;
   Buffer workspace_;
-  HostBuffer staging_;  // of a GPU: ids and places on their way there, logits on theirs back
+  Buffer staging_;  // where the host does not read the device's: a pass's inputs, and logits
   std::vector<plan::RowCount> counts_;
   plan::CountedLane lane_;
+  PageTable pages_;
   std::vector<int64_t> lengths_;
+  std::vector<RecordedPass> recorded_;
   std::vector<uint8_t> in_pass_;  // of check(): sequences that the chunks have named
 };
 

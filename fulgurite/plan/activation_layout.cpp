@@ -50,6 +50,9 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   Arena arena;
   at.places = arena.take(product({tokens, sizeof(TokenPlace)}));
   at.ids = arena.take(product({tokens, 4}));
+  at.logit_tokens = arena.take(product({at.logit_rows, 4}));
+  if (caches.page_tokens > 0) at.page_table = arena.take(product({options.sequences, caches.table_pages, 4}));
+  at.inputs = arena.total();
   at.stream = arena.take(product({tokens, c.hidden, element}));
   at.normed = arena.take(product({tokens, c.hidden, element}));
   at.block = arena.take(product({tokens, c.hidden, element}));
@@ -72,6 +75,7 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.index_gate = arena.take(product({tokens, c.index_heads, 4}));
   at.index_weights = arena.take(product({tokens, c.index_heads, 4}));
   at.selected = arena.take(product({tokens, at.selected_width, 4}));
+  if (caches.page_tokens > 0) at.slots = arena.take(product({tokens, at.selected_width, 4}));
   at.expert_ids = arena.take(product({tokens, c.experts_per_token, 4}));
   at.expert_weights = arena.take(product({tokens, c.experts_per_token, 4}));
   at.logit_inputs = arena.take(product({at.logit_rows, c.hidden, element}));

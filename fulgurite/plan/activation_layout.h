@@ -16,6 +16,9 @@ struct ActivationLayout {
   DType index_dtype = DType::kF32;  // of index_operand and the index cache
   int64_t places = 0;               // TokenPlace [tokens]
   int64_t ids = 0;                  // i32 [tokens]
+  int64_t logit_tokens = 0;         // i32 [logit rows]: the tokens whose logits are wanted
+  int64_t page_table = 0;           // i32 [sequences, table_pages], of caches in pages
+  int64_t inputs = 0;               // bytes of these four, the arena's first: what a pass gets from the host
   int64_t stream = 0;               // [tokens, hidden]: the residual stream
   int64_t normed = 0;               // [tokens, hidden]: what a block reads
   int64_t block = 0;                // [tokens, hidden]: what a block adds
@@ -37,6 +40,7 @@ struct ActivationLayout {
   int64_t index_gate = 0;      // f32 [tokens, index_heads]
   int64_t index_weights = 0;   // f32 [tokens, index_heads]
   int64_t selected = 0;        // i32 [tokens, selected_width]
+  int64_t slots = 0;           // i32 [tokens, selected_width], of caches in pages
   int64_t expert_ids = 0;      // i32 [tokens, experts_per_token]
   int64_t expert_weights = 0;  // f32 [tokens, experts_per_token]
   int64_t logit_inputs = 0;    // [logit rows, hidden]

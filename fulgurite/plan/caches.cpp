@@ -10,8 +10,13 @@ namespace {
 
 class CacheMaker {
  public:
-  CacheMaker(const model::Config& config, const Options& options, const Numerics& numerics)
-      : c_(config), options_(options), numerics_(numerics) {}
+  CacheMaker(const model::Config& config, const Options& options, const Numerics& numerics, bool in_pages)
+      : c_(config), options_(options), numerics_(numerics) {
+    if (!in_pages) return;
+    caches_.page_tokens = kPageTokens;
+    caches_.table_pages = pages_of(options.context, kPageTokens);
+    caches_.pages = options.pages > 0 ? options.pages : product({options.sequences, caches_.table_pages});
+  }
 
   Caches make() {
     caches_.index_dtype = index_operand(numerics_);
@@ -33,18 +38,24 @@ class CacheMaker {
     return region;
   }
 
-  void take_index(LayerCaches& layer, int64_t rows) {
-    const int64_t keys = product({options_.sequences, rows});
-    layer.index_rows = rows;
-    layer.index_keys = take(product({keys, c_.index_dim, bits(caches_.index_dtype) / 8}), caches_.index);
-    if (caches_.index_dtype == DType::kF8_E4M3)
-      layer.index_scales = take(product({keys, sizeof(float)}), caches_.index);
+  // Of all sequences.
+  int64_t rows(int64_t of_a_sequence) const {
+    if (caches_.page_tokens > 0) return product({caches_.pages, caches_.page_tokens});
+    return product({options_.sequences, of_a_sequence});
+  }
+
+  void take_index(LayerCaches& layer, int64_t of_a_sequence) {
+    const int64_t keys = rows(of_a_sequence), key_bytes = c_.index_dim * bits(caches_.index_dtype) / 8;
+    const int64_t scale_bytes = caches_.index_dtype == DType::kF8_E4M3 ? sizeof(float) : 0;
+    const bool together = caches_.page_tokens > 0;
+    layer.index_rows = of_a_sequence;
+    layer.index_keys = take(product({keys, key_bytes + (together ? scale_bytes : 0)}), caches_.index);
+    if (!together && scale_bytes > 0) layer.index_scales = take(product({keys, scale_bytes}), caches_.index);
   }
 
   LayerCaches latent_layer(int64_t number) {
     LayerCaches layer;
-    layer.latent =
-        take(product({options_.sequences, options_.context, caches_.latent_row.bytes()}), caches_.latent);
+    layer.latent = take(product({rows(options_.context), caches_.latent_row.bytes()}), caches_.latent);
     if (c_.has_indexer(number)) take_index(layer, options_.context);
     return layer;
   }
@@ -85,8 +96,9 @@ class CacheMaker {
 
 }  // namespace
 
-Caches make_caches(const model::Config& config, const Options& options, const Numerics& numerics) {
-  return CacheMaker(config, options, numerics).make();
+Caches make_caches(const model::Config& config, const Options& options, const Numerics& numerics,
+                   bool in_pages) {
+  return CacheMaker(config, options, numerics, in_pages).make();
 }
 
 }  // namespace fulgurite::plan

@@ -1,7 +1,7 @@
 #include "fulgurite/plan/catalog.h"
 
-// Of a GPU: rows with kernels of their own where nvcc built them, generic ones everywhere.
-#if defined(FULGURITE_CUDA)
+// Of a GPU: rows of Hopper where they were built, generic ones everywhere.
+#if defined(FULGURITE_HOPPER)
 #define FULGURITE_ROWS_OF_GPU(operation) &operation::kCudaHopper, &operation::kCuda
 #else
 #define FULGURITE_ROWS_OF_GPU(operation) &operation::kCuda
@@ -21,12 +21,14 @@ constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kRe
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {
     &latent_prepare::kCpu, &latent_prepare::kReference, FULGURITE_ROWS_OF_GPU(latent_prepare)};
 constexpr const indexer_projection::Implementation* kIndexerProjection[] = {
-    &indexer_projection::kCpuBf16, &indexer_projection::kCpuFp8, &indexer_projection::kCpu,
-    &indexer_projection::kReference, &indexer_projection::kCuda};
+    &indexer_projection::kCpuBf16,   &indexer_projection::kCpuFp8,     &indexer_projection::kCpu,
+    &indexer_projection::kReference, &indexer_projection::kCudaHopper, &indexer_projection::kCuda};
 constexpr const indexer_prepare::Implementation* kIndexerPrepare[] = {
-    &indexer_prepare::kCpu, &indexer_prepare::kReference, &indexer_prepare::kCuda};
+    &indexer_prepare::kCpu, &indexer_prepare::kReference, &indexer_prepare::kCudaHopper,
+    &indexer_prepare::kCuda};
 constexpr const index_select::Implementation* kIndexSelect[] = {
-    &index_select::kCpuPairs, &index_select::kCpu, &index_select::kReference, &index_select::kCuda};
+    &index_select::kCpuPairs, &index_select::kCpu, &index_select::kReference, &index_select::kCudaHopper,
+    &index_select::kCuda};
 constexpr const head_projection::Implementation* kHeadProjection[] = {
     &head_projection::kCpuBf16, &head_projection::kCpu, &head_projection::kReference,
     &head_projection::kCuda};

@@ -33,7 +33,7 @@ class Chooser {
   template <class Problem, class Args>
   Step<Problem, Args> choose(int64_t layer, const std::string& operation, const std::string& format,
                              Rows<Implementation<Problem, Args>> candidates, const Problem& problem) {
-    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}, "", true};
+    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}, "", "", true};
     for (const Implementation<Problem, Args>* const candidate : candidates) {
       if (!is_candidate(operation, candidate->name, candidate->device)) continue;
       Support refusal = refused_unasked(operation, candidate->name, candidate->device);
@@ -44,13 +44,16 @@ class Chooser {
         row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
         continue;
       }
-      row.implementation = candidate->name;
+      const Problem solved = as_read(*candidate, problem);
+      const auto& runs = runner(*candidate, candidates);
+      row.implementation = runs.name;
+      row.sums = candidate->sums;
       row.has_kernel =
-          candidate->run != nullptr && (plan_.device.accelerator != nullptr || are_built(candidate->device));
+          runs.run != nullptr && (plan_.device.accelerator != nullptr || are_built(candidate->device));
       row.workspace_bytes = candidate->workspace_bytes(problem, plan_.device.threads);
       plan_.bytes.workspace = std::max(plan_.bytes.workspace, row.workspace_bytes);
       plan_.rows.push_back(row);
-      return {as_read(*candidate, problem), {{INT64_MAX, candidate, std::ssize(plan_.rows) - 1}}};
+      return {solved, {{INT64_MAX, &runs, std::ssize(plan_.rows) - 1}}};
     }
     fail(ErrorKind::kPlan, "{}: no implementation takes it ({})", place(layer, operation),
          fmt::join(row.refused, "; "));
@@ -61,6 +64,13 @@ class Chooser {
                            linear::Output output = linear::Output::kActivation);
 
  private:
+  // The row that was chosen, or the reference of it.
+  template <class Row>
+  const Row& runner(const Row& chosen, Rows<Row> rows) const {
+    if (plan_.options.candidates != Candidates::kReferencesOfRows) return chosen;
+    return **std::ranges::find(rows, std::string_view("reference"), [](const Row* row) { return row->name; });
+  }
+
   // Of a GPU's plan, where it is of references alone: the host runs them, in memory that both read.
   bool is_reference(std::string_view name) const {
     return plan_.options.candidates == Candidates::kReferencesOnly && name == "reference";
@@ -69,12 +79,12 @@ class Chooser {
   bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const;
   Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const;
 
-  // The problem with the weight in the form that the row reads.
+  // The problem as the row solves it, with the weight in the form that it reads.
   template <class Problem, class Args>
   static Problem as_read(const Implementation<Problem, Args>& row, Problem problem) {
     if constexpr (requires { problem.weight; })
       if (row.reads != nullptr) problem.weight = row.reads(problem);
-    return problem;
+    return row.states != nullptr ? row.states(problem) : problem;
   }
 
   Plan& plan_;

@@ -116,6 +116,7 @@ struct Row {
   // How the implementation is handed the scales of a linear's weight: "as stored", "requantized to powers of
   // two, e8m0 packed in int32". Empty where there are none.
   std::string scales;
+  std::string sums;        // how the implementation sums, where that is its own
   bool has_kernel = true;  // in this build
   bool operator==(const Row&) const = default;
 };
@@ -159,6 +160,9 @@ struct Plan {
 // Throws Error{kPlan} with every reason where every row refuses, or a demand is not met; Error{kRequest} for a
 // context beyond the model's.
 Plan make(const model::Model& model, const Device& device, const Options& options);
+
+// Do references alone run?
+inline bool runs_references(const Options& options) { return options.candidates != Candidates::kAll; }
 
 // Throws Error{kPlan} if this build has no kernel for a row of the plan, or it was made for a GPU without one.
 void require_kernels(const Plan& plan);

@@ -64,12 +64,12 @@ class Planner {
         layer, "rotary q", "interleaved", catalog().rotary,
         rotary::Problem{setting_, rotary::Layout::kInterleaved, c_.heads, c_.rope, context()});
     plan.kv_a = chooser_.choose_linear(layer, "kv_a", w.kv_a);
-    plan.latent = chooser_.choose(
-        layer, "latent_prepare",
-        fmt::format("cache {} [{} + {}], {} bytes a row", value_name(row.form), c_.kv_lora, c_.rope,
-                    row.bytes()),
-        catalog().latent_prepare,
-        latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps, sequences(), context()});
+    plan.latent = chooser_.choose(layer, "latent_prepare",
+                                  fmt::format("cache {} [{} + {}], {} bytes a row", value_name(row.form),
+                                              c_.kv_lora, c_.rope, row.bytes()),
+                                  catalog().latent_prepare,
+                                  latent_prepare::Problem{setting_, c_.kv_lora, c_.rope, c_.latent_norm_eps,
+                                                          sequences(), context(), page_tokens()});
     if (c_.has_indexer(layer)) plan.indexer = make_indexer(layer, w.indexer);
     if (setting_.numerics.mla == Mla::kAbsorbed)
       plan.absorbed = make_absorbed(layer, w.kv_b);
@@ -88,17 +88,19 @@ class Planner {
                                                  batch()};
     plan.projection = chooser_.choose(layer, "indexer_projection", projection_text(w, projection),
                                       catalog().indexer_projection, projection);
-    const indexer_prepare::Problem prepare{setting_,     c_.index_heads, c_.index_dim, c_.rope,
-                                           index_rope(), sequences(),    context()};
+    indexer_prepare::Problem prepare{setting_,     c_.index_heads, c_.index_dim, c_.rope,
+                                     index_rope(), sequences(),    context()};
+    prepare.page_tokens = page_tokens();
     const bool half_split = indexer_prepare::layout_in_force(prepare) == rotary::Layout::kHalfSplit;
     plan.prepare = chooser_.choose(layer, "indexer_prepare",
                                    fmt::format("{}; cache {} [{}]", half_split ? "half-split" : "interleaved",
                                                name(plan_.activations.index_dtype), c_.index_dim),
                                    catalog().indexer_prepare, prepare);
+    index_select::Problem select{setting_,    c_.index_heads, c_.index_dim, selected(),
+                                 sequences(), context(),      batch()};
+    select.page_tokens = page_tokens();
     plan.select = chooser_.choose(layer, "index_select", fmt::format("top {} of {}", selected(), context()),
-                                  catalog().index_select,
-                                  index_select::Problem{setting_, c_.index_heads, c_.index_dim, selected(),
-                                                        sequences(), context(), batch()});
+                                  catalog().index_select, select);
     return plan;
   }
 
@@ -133,17 +135,17 @@ class Planner {
         layer, "sparse_attention", fmt::format("{} heads, {} + {}", c_.heads, c_.kv_lora, c_.rope),
         catalog().sparse_attention,
         sparse_attention::Problem{setting_, c_.heads, c_.kv_lora, c_.rope, selected(), c_.softmax_scale(),
-                                  sequences(), context(), batch()});
+                                  sequences(), context(), batch(), page_tokens()});
     plan.value =
         choose_head_projection(layer, "value", kv_b, head_projection::Direction::kToRows, c_.nope, c_.value);
     return plan;
   }
 
   ExpandedAttentionStep make_expanded(int64_t layer, const StoredMatrix& kv_b) {
-    return chooser_.choose(
-        layer, "expanded_attention", shaped(kv_b), catalog().expanded_attention,
-        expanded_attention::Problem{setting_, c_.heads, c_.nope, c_.rope, c_.value, c_.kv_lora, selected(),
-                                    c_.softmax_scale(), format_of(kv_b), sequences(), context()});
+    return chooser_.choose(layer, "expanded_attention", shaped(kv_b), catalog().expanded_attention,
+                           expanded_attention::Problem{
+                               setting_, c_.heads, c_.nope, c_.rope, c_.value, c_.kv_lora, selected(),
+                               c_.softmax_scale(), format_of(kv_b), sequences(), context(), page_tokens()});
   }
 
   RouterStep make_router(int64_t layer, const model::StoredLayer& w) {
@@ -199,6 +201,7 @@ class Planner {
   }
 
   int64_t batch() const { return chooser_.batch(); }
+  int64_t page_tokens() const { return plan_.caches.page_tokens; }
   int64_t sequences() const { return chooser_.sequences(); }
   int64_t context() const { return chooser_.context(); }
   int64_t selected() const { return plan_.activations.selected_width; }
@@ -222,6 +225,7 @@ void check_request(const model::Config& config, const Options& options) {
 
 // What is required of an operation that the plan does not have cannot be met.
 void require_demands(const Plan& plan) {
+  if (plan.options.candidates == Candidates::kReferencesOfRows) return;  // its rows are called references
   for (const Demand& demand : plan.options.demands) {
     const bool met = std::ranges::any_of(plan.rows, [&](const Row& row) {
       return concerns(demand, row.operation) && row.implementation == demand.implementation;
@@ -256,6 +260,12 @@ Numerics resolved(const Numerics& numerics, const model::Config& config) {
                            config.window ? IndexQuant::kFp4 : IndexQuant::kFp8);
 }
 
+// GPUs keep latents and index keys in pages; DeepSeek-V4's window is a ring, and its entries lie together.
+bool keeps_pages(const Plan& plan) {
+  return plan.device.target.kind == DeviceKind::kCuda &&
+         plan.options.candidates != Candidates::kReferencesOnly && !plan.config.window;
+}
+
 }  // namespace
 
 Plan make(const model::Model& model, const Device& device, const Options& options) {
@@ -268,7 +278,7 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.numerics = resolved(plan.options.numerics, model.config);
   plan.frequencies = frequencies_of(model.config);
   plan.compressed_frequencies = compressed_frequencies_of(model.config);
-  plan.caches = make_caches(model.config, plan.options, plan.numerics);
+  plan.caches = make_caches(model.config, plan.options, plan.numerics, keeps_pages(plan));
   plan.activations = make_activation_layout(model.config, plan.options, plan.caches);
   Planner(model, plan).make();
   require_demands(plan);

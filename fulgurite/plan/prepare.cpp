@@ -127,27 +127,45 @@ void prepare_window(const model::StoredLayer& w, const Numerics& numerics, Float
   layer.index_gate = prepare_gate(w.indexer.gate, numerics, floats);
 }
 
-void prepare_indexer(const model::StoredIndexer& w, const Numerics& numerics, Floats& floats,
-                     PreparedLayer& layer) {
-  layer.index_q = as_stored(w.q);
-  layer.index_k = as_stored(w.k);
-  layer.index_k_norm_weight = floats.exact(w.k_norm_weight);
-  layer.index_k_norm_bias = floats.exact(w.k_norm_bias);
-  layer.index_gate = prepare_gate(w.gate, numerics, floats);
+// bf16(code * scale), or bf16 of what is stored.
+PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
+  const View<bf16, 2> values(reinterpret_cast<bf16*>(floats.take((stored.out * stored.in + 1) / 2)),
+                             {stored.out, stored.in});
+  const PreparedMatrix matrix = as_stored(stored);
+  for (int64_t r = 0; values.data != nullptr && r < stored.out; ++r)
+    for (int64_t c = 0; c < stored.in; ++c)
+      values(r, c) = to_bf16(static_cast<float>(element(matrix, WeightReading::kBf16, r, c)));
+  return {View<const bf16, 2>(values), stored.out, stored.in};
 }
 
-void prepare_latent(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
-                    PreparedLayer& layer) {
+// In the form that the plan says.
+PreparedMatrix prepare_as(const MatrixFormat& form, const StoredMatrix& stored, Floats& floats) {
+  const bool copies = form.form == MatrixForm::kBF16 && format_of(stored) != form;
+  return copies ? rounded(stored, floats) : as_stored(stored);
+}
+
+void prepare_indexer(const model::StoredIndexer& w, const indexer_projection::Problem& projection,
+                     const Numerics& numerics, Floats& floats, PreparedLayer& layer) {
+  layer.index_q = as_stored(w.q);
+  layer.index_k = prepare_as(projection.wk, w.k, floats);
+  layer.index_k_norm_weight = floats.exact(w.k_norm_weight);
+  layer.index_k_norm_bias = floats.exact(w.k_norm_bias);
+  layer.index_gate = quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats)
+                                                      : prepare_as(projection.gate_weight, w.gate, floats);
+}
+
+void prepare_latent(const model::StoredLayer& w, const LatentAttentionPlan& plan, const Numerics& numerics,
+                    Floats& floats, PreparedLayer& layer) {
   layer.kv_a = as_stored(w.kv_a);
   layer.kv_a_norm = floats.exact(w.kv_a_norm);
   layer.kv_b = as_stored(w.kv_b);
   layer.o = as_stored(w.o);
-  if (has_indexer) prepare_indexer(w.indexer, numerics, floats, layer);
+  if (plan.indexer) prepare_indexer(w.indexer, plan.indexer->projection.problem, numerics, floats, layer);
 }
 
 // `layer` has room for its experts.
-void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics& numerics, Floats& floats,
-                   PreparedLayer& layer) {
+void prepare_layer(const model::StoredLayer& w, const LayerPlan& plan, const Numerics& numerics,
+                   Floats& floats, PreparedLayer& layer) {
   layer.attention_norm = floats.exact(w.attention_norm);
   layer.q_a = as_stored(w.q_a);
   layer.q_a_norm = floats.exact(w.q_a_norm);
@@ -155,7 +173,7 @@ void prepare_layer(const model::StoredLayer& w, bool has_indexer, const Numerics
   if (w.window)
     prepare_window(w, numerics, floats, layer);
   else
-    prepare_latent(w, has_indexer, numerics, floats, layer);
+    prepare_latent(w, *plan.attention, numerics, floats, layer);
   layer.attention_streams = prepare_streams(w.attention_streams, floats);
   layer.feed_forward_streams = prepare_streams(w.feed_forward_streams, floats);
   layer.feed_forward_norm = floats.exact(w.feed_forward_norm);
@@ -172,8 +190,7 @@ void prepare_weights(const model::StoredWeights& stored, const Plan& plan, Float
                      PreparedWeights& weights) {
   weights.embedding = as_stored(stored.embedding);
   for (size_t i = 0; i < weights.layers.size(); ++i)
-    prepare_layer(stored.layers[i], plan.config.has_indexer(static_cast<int64_t>(i)), plan.numerics, floats,
-                  weights.layers[i]);
+    prepare_layer(stored.layers[i], plan.layers[i], plan.numerics, floats, weights.layers[i]);
   weights.head_streams = prepare_streams(stored.head_streams, floats);
   weights.final_norm = floats.exact(stored.final_norm);
   weights.head = as_stored(stored.head);

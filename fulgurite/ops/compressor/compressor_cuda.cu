@@ -169,16 +169,14 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   cuda::Scratch scratch(lane);
   const Memory memory = memory_in(problem, scratch);
   const cuda::Matrix wkv(*args.wkv), wgate(*args.wgate);
-  const int64_t tokens = args.x.extent[0], most = chunk_of(problem);
-  for (int64_t first = 0; first < tokens; first += most) {
-    const int64_t count = std::min(most, tokens - first);
+  cuda::for_each_chunk(args.x.extent[0], chunk_of(problem), [&](int64_t first, int64_t count) {
     const Chunk chunk{problem, args, layout_in_force(problem), first, count, memory};
     const int64_t channels = count * 2 * width(problem);
     cuda::for_each(lane, channels, Project{chunk, wkv, wgate});
     cuda::for_each(lane, count * problem.dim, Pool{chunk});
     cuda::for_each(lane, channels, Keep{chunk});
     cuda::for_each(lane, count, MakeEntry{chunk, index_rounding(problem.setting.numerics)});
-  }
+  });
 }
 
 }  // namespace

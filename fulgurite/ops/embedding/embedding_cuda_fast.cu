@@ -40,9 +40,9 @@ void launch(const Args& args, const View<Stored, 2>& table, const Lane& lane) {
 template <class Stored>
 void run_with(const Problem& problem, const Args& args, const View<Stored, 2>& table, const Lane& lane) {
   const bool wide = args.out.dtype == DType::kF32;
-  if (!cuda::is_aligned(table.data, sizeof(Stored), table.stride[0]) ||
-      !cuda::is_aligned(args.out.data, wide ? 4 : 2, args.out.stride[0]))
-    return kCuda.run(problem, args, lane);
+  cuda::require_aligned(cuda::is_aligned(table.data, sizeof(Stored), table.stride[0]) &&
+                            cuda::is_aligned(args.out.data, wide ? 4 : 2, args.out.stride[0]),
+                        "embedding");
   wide ? launch<float>(args, table, lane) : launch<uint16_t>(args, table, lane);
 }
 

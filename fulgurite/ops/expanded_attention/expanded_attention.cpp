@@ -1,6 +1,6 @@
 #include "fulgurite/ops/expanded_attention/expanded_attention.h"
 
-#include "fulgurite/core/check.h"
+#include "fulgurite/core/cache_clauses.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
 
 namespace fulgurite::expanded_attention {
@@ -19,9 +19,11 @@ void check(const Problem& problem, const Args& args) {
                    "expanded_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
   const DType type = activation_type(problem.setting.numerics);
+  const auto extent = cache_extent(problem, args.cache.rows.extent);
   const Check check("expanded_attention");
+  check_pages(check, problem, args.cache.pages);
   check.tensor("q", args.q, type, {tokens, problem.heads, problem.nope + problem.rope})
-      .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
+      .tensor("cache", args.cache.rows, {extent[0], extent[1], args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, type, {tokens, problem.heads, problem.value});

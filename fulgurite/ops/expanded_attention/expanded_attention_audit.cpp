@@ -33,7 +33,7 @@ struct Head {
 
   const Numerics& numerics() const { return problem.setting.numerics; }
   const std::byte* row(int64_t j) const {
-    return args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    return args.cache.at(args.places(t).sequence, args.selected(t, j));
   }
 
   // What an element of k or v may be on either side: a sum of either order, rounded to the activation's type.

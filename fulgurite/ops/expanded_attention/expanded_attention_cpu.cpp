@@ -86,7 +86,7 @@ struct Head {
 
   void decode_row(int64_t j, float* to) const {
     const LatentRow& form = args.cache.row;
-    const std::byte* const row = args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    const std::byte* const row = args.cache.at(args.places(t).sequence, args.selected(t, j));
     for (int64_t c = 0; c < problem.latent; ++c) to[c] = form.latent_value(row, c);
     for (int64_t r = 0; r < problem.rope; ++r) to[problem.latent + r] = form.rope_value(row, r);
   }

@@ -44,7 +44,7 @@ struct Pairs {
   FULGURITE_HOST_DEVICE int64_t columns() const { return problem.nope + problem.value; }
   FULGURITE_HOST_DEVICE const std::byte* row(int64_t pair, int64_t j) const {
     const int64_t t = token(pair);
-    return args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    return args.cache.at(args.places(t).sequence, args.selected(t, j));
   }
   FULGURITE_HOST_DEVICE const float* key(int64_t pair, int64_t j) const {
     return expanded + (pair * problem.topk + j) * columns();

@@ -21,7 +21,7 @@ Support supports(const Problem& problem) {
 std::vector<float> selected_values(const Problem& problem, const Args& args, int64_t t) {
   std::vector<float> values;
   for (int64_t j = 0; j < sparse_attention::selected_rows(args.selected[t]); ++j) {
-    const std::byte* const row = args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    const std::byte* const row = args.cache.at(args.places(t).sequence, args.selected(t, j));
     for (int64_t c = 0; c < problem.latent; ++c) values.push_back(args.cache.row.latent_value(row, c));
     for (int64_t r = 0; r < problem.rope; ++r) values.push_back(args.cache.row.rope_value(row, r));
   }

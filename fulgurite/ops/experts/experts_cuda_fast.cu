@@ -191,7 +191,7 @@ Memory memory_of(const Problem& problem, int64_t tokens, cuda::Scratch& scratch)
 int64_t workspace_bytes(const Problem& problem, int) {
   cuda::Scratch scratch;
   memory_of(problem, std::min(problem.largest_batch, kChunk), scratch);
-  return std::max(scratch.used(), kCuda.workspace_bytes(problem, 1));
+  return scratch.used();
 }
 
 void run_chunk(const Problem& problem, const Args& args, const Tables* routed, const Tables* shared,
@@ -214,10 +214,10 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
              has_shared = args.shared != nullptr && !merged;
   const auto routed = has_routed ? tables_of(args.experts, merged ? args.shared : nullptr) : nullptr;
   const auto shared = has_shared ? tables_of({}, args.shared) : nullptr;
-  if ((has_routed && routed == nullptr) || (has_shared && shared == nullptr) ||
-      !cuda::is_aligned(args.x.data, 2, args.x.stride[0]) ||
-      !cuda::is_aligned(args.out.data, 2, args.out.stride[0]))
-    return kCuda.run(problem, args, lane);
+  cuda::require_aligned((!has_routed || routed != nullptr) && (!has_shared || shared != nullptr) &&
+                            cuda::is_aligned(args.x.data, 2, args.x.stride[0]) &&
+                            cuda::is_aligned(args.out.data, 2, args.out.stride[0]),
+                        "experts");
   const int64_t tokens = args.x.extent[0];
   for (int64_t first = 0; first < tokens; first += kChunk) {
     const int64_t count = std::min(kChunk, tokens - first);

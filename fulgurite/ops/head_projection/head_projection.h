@@ -53,8 +53,9 @@ void check(const Problem& problem, const Args& args);
 WeightReading reading_of(const Problem& problem);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;      // fp32 operands, activation fp32 or fp16
-extern const Implementation kCpuBf16;  // bf16 operands
-extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands, activation fp32 or fp16
+extern const Implementation kCpuBf16;     // bf16 operands
+extern const Implementation kCudaHopper;  // sm90, of builds with CUDA: head_projection_cuda_hopper.h
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::head_projection

@@ -7,7 +7,7 @@
 namespace fulgurite::hyper_connection {
 namespace {
 
-constexpr int64_t kChunk = 1024;  // tokens that go through the phases at once
+using cuda::kChunk;
 constexpr int64_t kMostOutputs = 2 * kStreams + kStreams * kStreams;
 
 Support supports(const Problem& problem) {
@@ -125,14 +125,13 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   cuda::Scratch scratch(lane);
   const Sums sums = sums_of(problem, scratch);
   const int64_t tokens = args.streams.extent[0];
-  for (int64_t first = 0; first < tokens; first += kChunk) {
+  cuda::for_each_chunk(tokens, kChunk, [&](int64_t first, int64_t count) {
     const Chunk chunk{problem, args, first, sums};
-    const int64_t count = std::min(kChunk, tokens - first);
     if (updates(args)) cuda::for_each(lane, count * problem.hidden, Update{chunk});
     cuda::for_each(lane, count * (outputs(problem) + 1), Sum{chunk});
     cuda::for_each(lane, count, Mix{chunk});
     cuda::for_each(lane, count * problem.hidden, Collapse{chunk});
-  }
+  });
 }
 
 }  // namespace

@@ -15,9 +15,12 @@
 //   places     [tokens]                         visible(t) <= context
 //   selected   [tokens, topk]                   i32   every element written
 //   scores     [tokens, context]                f32, optional: L, and -infinity where s is not visible
+//   slots      [tokens, topk]                   i32, optional, of a cache in pages: where the selected rows lie,
+//                                               page * page_tokens + the row of the page; -1 as there
 //
 // Rounding   the dot product is one sum (reference: double, ascending, rounded once); the head sum is fp32,
-//            acc = fma(weight, relu, acc), ascending from +0; one product with k_scale. mma = hopper: the dot
+//            acc = fma(weight, relu, acc), ascending from +0 (or head_order's parts, each such a sum, added as
+//            it says); one product with k_scale. mma = hopper: the dot
 //            product is one accumulation by tensor cores (core/tensor_core.h), of codes or bf16.
 // Ties       equal scores go to the lower position (knob ties = higher: to the higher). -0 equals +0. A NaN
 //            ranks below -infinity, NaNs among themselves by position. max(0, NaN) is NaN.
@@ -37,6 +40,7 @@
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/cache_layout.h"
 #include "fulgurite/core/implementation.h"
+#include "fulgurite/core/tensor_core.h"
 #include "fulgurite/core/token_place.h"
 
 namespace fulgurite::index_select {
@@ -50,6 +54,8 @@ struct Problem {
   int64_t context = 0;        // rows of a sequence's cache
   int64_t largest_batch = 0;  // tokens that one call may bring
   int64_t ratio = 1;          // tokens that a row stands for
+  SumOrder head_order{};      // of the head sum: a kernel's own, for its reference
+  int64_t page_tokens = 0;    // of a cache in pages (core/cache_pages.h); 0: a sequence's rows lie together
 };
 
 // Rows that a token at `position` sees.
@@ -64,6 +70,7 @@ struct Args {
   View<const TokenPlace, 1> places;
   View<int32_t, 2> selected;
   View<float, 2> scores;
+  View<int32_t, 2> slots{};
 };
 
 using Implementation = fulgurite::Implementation<Problem, Args>;
@@ -80,9 +87,17 @@ FULGURITE_HOST_DEVICE inline uint64_t rank_key(float score, int32_t position, Ti
 }
 int32_t position_of(uint64_t key, Ties ties);
 
+// What `slots` holds of a selected row, or of -1.
+FULGURITE_HOST_DEVICE inline int32_t slot_of(const CachePages& pages, int32_t sequence, int32_t selected) {
+  if (selected < 0) return selected;
+  const CachePages::Place place = pages.place(sequence, selected);
+  return static_cast<int32_t>(place.part * pages.tokens + place.row);
+}
+
 extern const Implementation kReference;
-extern const Implementation kCpu;       // fp32 operands
-extern const Implementation kCpuPairs;  // bf16 and e4m3 operands, as pairs of bf16
-extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands
+extern const Implementation kCpuPairs;    // bf16 and e4m3 operands, as pairs of bf16
+extern const Implementation kCudaHopper;  // e4m3 keys of 128 in pages of 64; its order: index_select_cuda.h
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::index_select

@@ -85,17 +85,18 @@ Magnitude magnitude(const std::vector<std::vector<double>>& heads, View<const fl
 // The bounds of the scores of one token; negative where a sum may overflow on its way, and nothing is said.
 std::vector<double> bounds_of(const Problem& problem, const Args& args, int64_t t) {
   const TokenPlace place = args.places(t);
-  const ConstTensor<2> cache = args.key_cache.keys[place.sequence];
+  const DType operand = args.key_cache.keys.dtype;
   const auto dim = static_cast<double>(problem.head_dim);
-  const double of_dot = cache.dtype == DType::kF32 ? dim / 16.0 + 8.0 : dim + 2.0;
+  const double of_dot = operand == DType::kF32 ? dim / 16.0 + 8.0 : dim + 2.0;
   const double roundings = of_dot + 2.0 * static_cast<double>(problem.heads) + 2.0;
   std::vector<std::vector<double>> heads;
   for (int64_t h = 0; h < problem.heads; ++h) heads.push_back(values_of(args.q[t][h]));
   std::vector<double> bounds(static_cast<size_t>(problem.context), 0.0);
   for (int64_t s = 0; s < visible(problem, place.position); ++s) {
-    const Magnitude m = magnitude(heads, args.weights[t], values_of(cache[s]), flushes(problem));
-    const bool scaled = cache.dtype == DType::kF8_E4M3;
-    const double scale = scaled ? finite(args.key_cache.scales(place.sequence, s)) : 1.0;
+    const Magnitude m =
+        magnitude(heads, args.weights[t], values_of(args.key_cache.key(place.sequence, s)), flushes(problem));
+    const bool scaled = operand == DType::kF8_E4M3;
+    const double scale = scaled ? finite(args.key_cache.scale(place.sequence, s)) : 1.0;
     const bool overflow = std::max(m.largest, m.products * scale) > kOverflow;
     bounds[static_cast<size_t>(s)] =
         overflow ? -1.0 : scale * (roundings * kUnit * m.products + m.lost) + kSmallest;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fulgurite/core/cache_clauses.h"
 #include "fulgurite/ops/index_select/index_select_cpu_blocks.h"
 
 namespace fulgurite::index_select {
@@ -12,8 +13,8 @@ constexpr int64_t kNearKeys = 64;  // 32 KiB of keys of 128: they stay in the fi
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal({takes(numerics.activation, {Activation::kFp32}),
-                        takes(numerics.index_quant, {IndexQuant::kNone}),
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.index_quant, {IndexQuant::kNone}), takes(numerics.mma, {Mma::kExact}),
+                        takes_no_pages(problem.page_tokens)});
 }
 
 // The scratch memory: products [heads, kTileKeys].

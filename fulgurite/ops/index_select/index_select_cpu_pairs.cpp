@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fulgurite/core/cache_clauses.h"
 #include "fulgurite/ops/index_select/index_select_cpu_blocks.h"
 
 namespace fulgurite::index_select {
@@ -19,7 +20,7 @@ Support supports(const Problem& problem) {
   if (index_operand(numerics) == DType::kF32)
     return Refusal{"index_quant = none with activation = fp32, takes operands of bf16 or e4m3"};
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mma, {Mma::kExact}), takes_no_pages(problem.page_tokens)});
 }
 
 int64_t pairs_of(const Problem& problem) { return (problem.head_dim + 1) / 2; }

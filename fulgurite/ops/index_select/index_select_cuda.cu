@@ -49,16 +49,16 @@ struct Logits {
   int64_t first;  // token of the tile's first row
 
   FULGURITE_HOST_DEVICE float logit(int64_t t, int64_t sequence, int64_t s) const {
+    const ConstTensor<1> key = args.key_cache.key(sequence, s);
     float sum = 0.0f;
     for (int64_t h = 0; h < problem.heads; ++h) {
       double dot = 0.0;
       for (int64_t d = 0; d < problem.head_dim; ++d)
-        dot += static_cast<double>(value_of(args.q, t, h, d)) *
-               static_cast<double>(value_of(args.key_cache.keys, sequence, s, d));
+        dot += static_cast<double>(value_of(args.q, t, h, d)) * static_cast<double>(value_of(key, d));
       const float product = static_cast<float>(dot);
       sum = std::fma(args.weights(t, h), product < 0.0f ? 0.0f : product, sum);  // max(0, NaN) is NaN
     }
-    return args.key_cache.keys.dtype == DType::kF8_E4M3 ? args.key_cache.scales(sequence, s) * sum : sum;
+    return args.key_cache.keys.dtype == DType::kF8_E4M3 ? args.key_cache.scale(sequence, s) * sum : sum;
   }
 
   FULGURITE_HOST_DEVICE void operator()(int64_t index) const {
@@ -101,6 +101,8 @@ struct List {
     for (int64_t s = 0; s < count; ++s)
       if (tile.chosen[row * tile.context + s] != 0) args.selected(t, j++) = static_cast<int32_t>(s);
     while (j < problem.topk) args.selected(t, j++) = -1;
+    for (j = 0; args.slots && j < problem.topk; ++j)
+      args.slots(t, j) = slot_of(args.key_cache.pages, args.places(t).sequence, args.selected(t, j));
   }
 };
 

@@ -8,7 +8,8 @@
 //   pages      [pool_pages, 8448]       bytes: 64 tokens x 128 e4m3 codes, then 64 f32 scales
 //   page_table [sequences, table_stride] i32: where a sequence's page lies in the pool; only visible pages are read
 //   logits     [rows, logits_stride]    f32 workspace: only visible elements are written; stride % 4 == 0
-//   selected   [rows, selected_stride]  i32: positions, or with `slots` page_table[s / 64] * 64 + s % 64
+//   selected   [rows, selected_stride]  i32: positions s
+//   slots      [rows, selected_stride]  i32, or null: page_table[s / 64] * 64 + s % 64
 //
 // Rounding   dot(h) = one wgmma accumulation of 128 from zero (core/tensor_core.h). The head sum is four fp32
 //            sums: part p takes the heads with (h / 2) % 4 == p, ascending, acc = fma(weight, max(0, dot), acc)
@@ -66,7 +67,7 @@ struct TopKParams {
   int64_t selected_stride = 0;
   const int32_t* page_table = nullptr;  // with slots
   int64_t table_stride = 0;
-  bool slots = false;
+  int32_t* slots = nullptr;
   int32_t rows = 0;
   int32_t topk = 0;
   int32_t ratio = 1;
@@ -83,6 +84,7 @@ struct SelectParams {
   TopKParams top_k;     // .rows and what both have: set here
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
+  float* scores = nullptr;  // [rows, context], or null: every logit, and -infinity where a row does not see
 };
 // Bytes that let `rows` rows of `context` be chosen in chunks of at most `budget` bytes, or of one row.
 int64_t select_workspace_bytes(int64_t rows, int64_t context, int64_t budget);

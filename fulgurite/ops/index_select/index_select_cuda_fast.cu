@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "fulgurite/cuda/check.h"
+#include "fulgurite/ops/index_select/index_select.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
+#include "fulgurite/ops/index_select/index_select_rules.h"
 
 namespace fulgurite::index_select {
 namespace {
@@ -23,6 +26,14 @@ __global__ void hide_kernel(const __grid_constant__ LogitsParams p, int64_t cont
   float* row = p.logits + blockIdx.x * p.logits_stride;
   for (int64_t s = tokens / static_cast<uint32_t>(p.ratio) + threadIdx.x; s < context; s += blockDim.x)
     row[s] = __int_as_float(static_cast<int>(0xFF800000u));
+}
+
+cudaError_t copy_scores(const LogitsParams& logits, int64_t context, float* scores, cudaStream_t stream) {
+  if (const cudaError_t error = launch_hide(logits, context, stream); error != cudaSuccess) return error;
+  const size_t row = static_cast<size_t>(context) * sizeof(float);
+  return cudaMemcpy2DAsync(scores, row, logits.logits,
+                           static_cast<size_t>(logits.logits_stride) * sizeof(float), row,
+                           static_cast<size_t>(logits.rows), cudaMemcpyDefault, stream);
 }
 
 }  // namespace
@@ -51,13 +62,18 @@ cudaError_t launch_select(const SelectParams& params, cudaStream_t stream) {
     logits.rows = count;
     logits.logits = static_cast<float*>(params.workspace);
     logits.logits_stride = row_bytes(context) / 4;
-    logits.skip_visible = params.top_k.topk;
+    logits.skip_visible = params.scores == nullptr ? params.top_k.topk : 0;
     if (const cudaError_t error = launch_logits(logits, stream); error != cudaSuccess) return error;
+    if (params.scores != nullptr) {
+      const cudaError_t error = copy_scores(logits, context, params.scores + first * context, stream);
+      if (error != cudaSuccess) return error;
+    }
     TopKParams top_k = params.top_k;
     top_k.logits = logits.logits;
     top_k.logits_stride = logits.logits_stride;
     top_k.places = logits.places;
     top_k.selected += first * top_k.selected_stride;
+    if (top_k.slots != nullptr) top_k.slots += first * top_k.selected_stride;
     top_k.page_table = logits.page_table;
     top_k.table_stride = logits.table_stride;
     top_k.rows = count;
@@ -65,6 +81,55 @@ cudaError_t launch_select(const SelectParams& params, cudaStream_t stream) {
     if (const cudaError_t error = launch_top_k(top_k, stream); error != cudaSuccess) return error;
   }
   return cudaSuccess;
+}
+
+// --- the row of the catalog ---
+
+namespace {
+
+// Rows of a batch that are likely one sequence's.
+int32_t rows_together(const Problem& problem, int64_t rows) {
+  return static_cast<int32_t>(std::clamp<int64_t>(rows / problem.sequences, 1, 8));
+}
+
+void require_contiguous(const Args& args) {
+  const View<float, 3> dense(nullptr, args.q.extent);
+  FULGURITE_ASSERT(args.q.stride == dense.stride && args.weights.stride[0] == args.weights.extent[1] &&
+                       args.key_cache.keys.stride[0] == kCudaPageBytes &&
+                       args.selected.stride[0] == args.selected.extent[1],
+                   "index_select: queries, weights, pages and selections lie without gaps");
+}
+
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  require_contiguous(args);
+  SelectParams params;
+  LogitsParams& logits = params.logits;
+  logits.q = reinterpret_cast<const uint8_t*>(args.q.data);
+  logits.weights = args.weights.data;
+  logits.places = args.places.data;
+  logits.pages = reinterpret_cast<const uint8_t*>(args.key_cache.keys.data);
+  logits.pool_pages = args.key_cache.keys.extent[0];
+  logits.page_table = args.key_cache.pages.table.data;
+  logits.table_stride = args.key_cache.pages.table.stride[0];
+  logits.rows = static_cast<int32_t>(args.q.extent[0]);
+  logits.heads = static_cast<int32_t>(problem.heads);
+  logits.ratio = static_cast<int32_t>(problem.ratio);
+  logits.rows_together = rows_together(problem, args.q.extent[0]);
+  logits.ctas = problem.setting.target.multiprocessors;
+  params.top_k.ctas = 2 * problem.setting.target.multiprocessors;  // of which two fit one
+  params.top_k.selected = args.selected.data;
+  params.top_k.selected_stride = args.selected.stride[0];
+  params.top_k.slots = args.slots.data;
+  params.top_k.topk = static_cast<int32_t>(problem.topk);
+  params.top_k.context = problem.context;
+  params.workspace = lane.workspace.data();
+  params.workspace_bytes = workspace_bytes_hopper(problem);
+  params.scores = args.scores.data;
+  cuda::check(launch_select(params, static_cast<cudaStream_t>(lane.stream)), "index_select");
+  cuda::launched(lane);
 }
 
 }  // namespace fulgurite::index_select

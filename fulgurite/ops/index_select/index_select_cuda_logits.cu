@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "fulgurite/cuda/barrier.h"
+#include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/cuda/tma.h"
 #include "fulgurite/cuda/wgmma.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
@@ -410,8 +411,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (count > 0 && threadIdx.x / 32 == C::kConsumers / 32 &&
       cursor.page + threadIdx.x % 32 < cursor.run.pages)
     prefetch_l2(w.p.page_table + cursor.run.sequence * w.p.table_stride + cursor.page + threadIdx.x % 32);
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  wait_for_predecessor();
+  release_successor();
   if (count == 0) return;
   if (threadIdx.x >= C::kConsumers) {
     if constexpr (C::kWarpgroups == 4) give_registers<32>();
@@ -456,9 +457,7 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attribute = dependent_launch(true);
   config.attrs = &attribute;
   config.numAttrs = p.launch == Launch::kProgrammatic ? 1 : 0;
   return cudaLaunchKernelEx(&config, logits_kernel<C>, work, map);

@@ -13,11 +13,14 @@
 
 #include <algorithm>
 
-#include "fulgurite/cuda/barrier.h"
+#include "fulgurite/cuda/cluster.h"
+#include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
 
 namespace fulgurite::index_select {
 namespace {
+
+using namespace fulgurite::cuda;
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kVectors = 8;                         // float4 of a thread that stay in registers
@@ -53,47 +56,14 @@ struct SharedMemory {
   Digit digit;
 };
 
-// --- clusters ---
-
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// All threads of the cluster: what each wrote to its own CTA's shared memory is then seen by all. (Plain release
-// would wait for global memory, too.)
-__device__ __forceinline__ void cluster_arrive() {
-  asm volatile(
-      "fence.release.sync_restrict::shared::cta.cluster;\n"
-      "barrier.cluster.arrive.relaxed.aligned;" ::
-          : "memory");
-}
-__device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 __device__ __forceinline__ void cluster_sync() {
-  cluster_arrive();
+  cluster_arrive_shared();
   cluster_wait();
 }
 
-// The same address in another CTA of the cluster.
-__device__ __forceinline__ uint32_t cluster_address(const void* shared, uint32_t rank) {
-  uint32_t address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(cuda::shared_address(shared)), "r"(rank));
-  return address;
-}
-
-__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
-
-__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
-  uint2 v;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
+// The same place in another CTA of the cluster.
+__device__ __forceinline__ uint32_t remote_address(const void* shared, uint32_t rank) {
+  return address_in(shared_address(shared), rank);
 }
 
 // --- keys ---
@@ -220,12 +190,12 @@ __device__ __forceinline__ Digit find_digit(const Histogram& h, uint32_t wanted,
   const auto other = [&](int c) { return (rank + c) % kCluster; };
 #pragma unroll
   for (int c = 0; c < kCluster; ++c)
-    coarse += load_cluster(cluster_address(&h.coarse[kCoarse - 1 - lane], other(c)));
+    coarse += load_remote(remote_address(&h.coarse[kCoarse - 1 - lane], other(c)));
   const Crossing outer = crossing(coarse, wanted);
   const int last = (kCoarse - outer.lane) * kFine - 2 * lane - 2;  // of the lane's pair, the smaller
 #pragma unroll
   for (int c = 0; c < kCluster; ++c) {
-    const uint2 pair = load_cluster_pair(cluster_address(&h.bins[last], other(c)));
+    const uint2 pair = load_remote_pair(remote_address(&h.bins[last], other(c)));
     fine.x += pair.x;
     fine.y += pair.y;
   }
@@ -309,19 +279,19 @@ __device__ __forceinline__ uint2 count_before(uint2 own, SharedMemory& s, uint32
     }
     cluster_sync();
     uint2 cta = {};
-    if (lane < static_cast<int>(rank)) cta = load_cluster_pair(cluster_address(&s.cta_counts, lane));
+    if (lane < static_cast<int>(rank)) cta = load_remote_pair(remote_address(&s.cta_counts, lane));
     before = before + warp_sum(cta);
-    cluster_arrive();
+    cluster_arrive_shared();
   }
   return before;
 }
 
 struct Row {
   const TopKParams& p;
-  int32_t* out;
+  int32_t* selected;
+  int32_t* slots;  // or null
   const int32_t* page_table;
   __device__ __forceinline__ int32_t slot(int position) const {
-    if (!p.slots) return position;
     return page_table[position / kCudaPageTokens] * kCudaPageTokens + position % kCudaPageTokens;
   }
 };
@@ -363,17 +333,25 @@ __device__ __forceinline__ void write_selected(const Part& part, int batch, cons
     before.y = __shfl_sync(kAll, upto, 31);
   }
   const uint32_t count = __popc(bits);
-  int32_t* out = row.out + first + inclusive_sum(count) - count;
+  const uint32_t at = first + inclusive_sum(count) - count;
   if (bits == 0) return;
-  const int32_t slot =
-      row.slot(part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32);
-  for (; bits != 0; bits &= bits - 1) *out++ = slot + __ffs(static_cast<int>(bits)) - 1;
+  const int position = part.begin + batch * kVectors * kWarpStep + static_cast<int>(threadIdx.x % 32) * 32;
+  int32_t* out = row.selected + at;
+  for (uint32_t left = bits; left != 0; left &= left - 1)
+    *out++ = position + __ffs(static_cast<int>(left)) - 1;
+  if (row.slots == nullptr) return;
+  const int32_t slot = row.slot(position);  // all 32 lie in one page
+  out = row.slots + at;
+  for (uint32_t left = bits; left != 0; left &= left - 1) *out++ = slot + __ffs(static_cast<int>(left)) - 1;
 }
 
 // A row that sees no more than k: all of it.
 __device__ void write_all(const Row& row, int seen, uint32_t thread, uint32_t threads) {
-  for (uint32_t i = thread; i < static_cast<uint32_t>(row.p.topk); i += threads)
-    row.out[i] = static_cast<int>(i) < seen ? row.slot(static_cast<int>(i)) : -1;
+  for (uint32_t i = thread; i < static_cast<uint32_t>(row.p.topk); i += threads) {
+    const bool sees = static_cast<int>(i) < seen;
+    row.selected[i] = sees ? static_cast<int>(i) : -1;
+    if (row.slots != nullptr) row.slots[i] = sees ? row.slot(static_cast<int>(i)) : -1;
+  }
 }
 
 // Resident keys are loaded already.
@@ -426,11 +404,13 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
   clear_histograms(s);
   __syncthreads();
   TokenPlace place = p.places[first];  // no predecessor writes places
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  wait_for_predecessor();
+  release_successor();
   for (int r = first; r < p.rows; r += step) {
     const int seen = visible_of(p, place);
-    const Row row{p, p.selected + r * p.selected_stride, p.page_table + place.sequence * p.table_stride};
+    const Row row{p, p.selected + r * p.selected_stride,
+                  p.slots == nullptr ? nullptr : p.slots + r * p.selected_stride,
+                  p.page_table + place.sequence * p.table_stride};
     const bool last = r + step >= p.rows;
     if (!last) place = p.places[r + step];
     if (seen <= p.topk) {
@@ -463,13 +443,7 @@ cudaError_t launch(const TopKParams& p, cudaStream_t stream) {
   config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = kCluster;
-  attributes[0].val.clusterDim.y = 1;
-  attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[] = {cuda::cluster_of(kCluster), dependent_launch(true)};
   config.attrs = attributes;
   config.numAttrs = p.launch == Launch::kProgrammatic ? 2 : 1;
   return cudaLaunchKernelEx(&config, top_k_kernel<kCluster>, p);

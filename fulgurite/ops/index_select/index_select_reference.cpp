@@ -19,7 +19,8 @@ Support takes_mma(const Numerics& numerics) {
 Support supports(const Problem& problem) {
   const Numerics& numerics = problem.setting.numerics;
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
-                        takes(numerics.mma, {Mma::kExact, Mma::kHopper}), takes_mma(numerics)});
+                        takes(numerics.mma, {Mma::kExact, Mma::kHopper}), takes_mma(numerics),
+                        takes_order(problem.head_order, 1)});
 }
 
 // max(0, x); a NaN stays.
@@ -55,24 +56,29 @@ MmaVector mma_vector(const ConstTensor<1>& row) {
 float dot(const MmaVector& a, const MmaVector& b) { return mma_sum(a.type, a.factors, b.factors); }
 
 template <class Vector>
-float head_sum(const std::vector<Vector>& heads, View<const float, 1> weights, const Vector& key) {
-  float sum = 0.0f;
-  for (size_t h = 0; h < heads.size(); ++h) sum = std::fma(weights(h), relu(dot(heads[h], key)), sum);
-  return sum;
+float head_sum(const SumOrder& order, const std::vector<Vector>& heads, View<const float, 1> weights,
+               const Vector& key) {
+  const auto count = static_cast<int64_t>(heads.size());
+  std::vector<float> sums(static_cast<size_t>(order.parts), 0.0f);
+  for (int64_t h = 0; h < count; ++h) {
+    float& sum = sums[static_cast<size_t>(order.part_of(h, count, 1))];
+    sum = std::fma(weights(h), relu(dot(heads[static_cast<size_t>(h)], key)), sum);
+  }
+  return order.merged(sums);
 }
 
 // L[t, :] of the visible keys; `row` reads a row of q or of the cache.
 template <class Row>
 Vector index_logits(const Problem& problem, const Args& args, int64_t t, const Row& row) {
   const TokenPlace place = args.places(t);
-  const ConstTensor<2> cache = args.key_cache.keys[place.sequence];
-  std::vector<decltype(row(cache[0]))> heads;
+  const auto key = [&](int64_t s) { return row(args.key_cache.key(place.sequence, s)); };
+  std::vector<decltype(row(args.q[0][0]))> heads;
   for (int64_t h = 0; h < args.q.extent[1]; ++h) heads.push_back(row(args.q[t][h]));
   Vector logits;
   for (int64_t s = 0; s < visible(problem, place.position); ++s) {
-    const float sum = head_sum(heads, args.weights[t], row(cache[s]));
-    const bool scaled = cache.dtype == DType::kF8_E4M3;
-    logits.push_back(scaled ? args.key_cache.scales(place.sequence, s) * sum : sum);
+    const float sum = head_sum(problem.head_order, heads, args.weights[t], key(s));
+    const bool scaled = args.key_cache.keys.dtype == DType::kF8_E4M3;
+    logits.push_back(scaled ? args.key_cache.scale(place.sequence, s) * sum : sum);
   }
   return logits;
 }
@@ -98,6 +104,8 @@ void run(const Problem& problem, const Args& args, const Lane&) {
     for (size_t s = 0; s < logits.size(); ++s)
       keys.push_back(rank_key(logits[s], static_cast<int32_t>(s), ties));
     select(keys, ties, args.selected[t]);
+    for (int64_t j = 0; args.slots && j < problem.topk; ++j)
+      args.slots(t, j) = slot_of(args.key_cache.pages, args.places(t).sequence, args.selected(t, j));
     if (!args.scores) continue;
     for (size_t s = 0; s < static_cast<size_t>(problem.context); ++s)
       args.scores(t, s) = s < logits.size() ? logits[s] : -std::numeric_limits<float>::infinity();

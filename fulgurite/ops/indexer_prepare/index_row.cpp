@@ -20,8 +20,8 @@ Vector values_of(const ConstTensor<1>& row) {
 
 void store_with_scale(const Numerics& numerics, std::span<const float> x, int64_t sequence, int64_t row,
                       const IndexKeys& cache) {
-  const float scale = store_operand(numerics, x, cache.keys[sequence][row]);
-  if (numerics.index_quant == IndexQuant::kFp8) cache.scales(sequence, row) = scale;
+  const float scale = store_operand(numerics, x, cache.key(sequence, row));
+  if (numerics.index_quant == IndexQuant::kFp8) cache.scale(sequence, row) = scale;
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "fulgurite/core/check.h"
+#include "fulgurite/core/cache_clauses.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
@@ -19,13 +19,15 @@ void check_sizes(const Problem& problem) {
 
 void check_keys(const Check& clause, const Problem& problem, const Args& args) {
   const int64_t tokens = args.q.extent[0], dim = problem.head_dim;
+  const auto extent = cache_extent(problem, args.key_cache.keys.extent);
+  check_pages(clause, problem, args.key_cache.pages);
   clause.tensor("k", args.k, activation_type(problem.setting.numerics), {tokens, dim})
       .tensor("k_weight", args.k_weight, {dim})
       .tensor("k_bias", args.k_bias, {dim})
       .tensor("key_cache", args.key_cache.keys, index_operand(problem.setting.numerics),
-              {problem.sequences, problem.context, dim});
+              {extent[0], extent[1], dim});
   if (problem.setting.numerics.index_quant == IndexQuant::kFp8)
-    clause.tensor("key_cache, scales", args.key_cache.scales, {problem.sequences, problem.context});
+    clause.tensor("key_cache, scales", args.key_cache.scales, {extent[0], extent[1]});
   if (args.rotated_k) clause.tensor("rotated_k", args.rotated_k, {tokens, dim});
   for (int64_t t = 0; reads_values(problem.setting) && t < tokens; ++t)
     clause.range("sequence", args.places(t).sequence, 0, problem.sequences - 1)

@@ -53,8 +53,9 @@ struct Problem {
   rotary::Layout layout = rotary::Layout::kHalfSplit;  // the family's; the knob indexer_rope may override it
   int64_t sequences = 0;
   int64_t context = 0;
-  bool keys = true;        // false: no k, and no key cache
-  int64_t rope_first = 0;  // the first rotated dimension
+  bool keys = true;         // false: no k, and no key cache
+  int64_t rope_first = 0;   // the first rotated dimension
+  int64_t page_tokens = 0;  // of a cache in pages (core/cache_pages.h); 0: a sequence's rows lie together
 };
 
 struct Args {
@@ -81,6 +82,7 @@ rotary::Layout layout_in_force(const Problem& problem);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
-extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
+extern const Implementation kCudaHopper;  // e4m3 operands of 128, bf16 activations, pages of 64
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::indexer_prepare

@@ -61,13 +61,13 @@ std::vector<float> rows_of(const Tensor<2>& tensor) {
 std::vector<float> keys_of(const Args& args) {
   std::vector<float> values;
   for (int64_t t = 0; t < args.places.extent[0]; ++t)
-    append(args.key_cache.keys[args.places(t).sequence][args.places(t).position], values);
+    append(args.key_cache.key(args.places(t).sequence, args.places(t).position), values);
   return values;
 }
 std::vector<float> scales_of(const Args& args) {
   std::vector<float> values;
   for (int64_t t = 0; t < args.places.extent[0]; ++t)
-    values.push_back(args.key_cache.scales(args.places(t).sequence, args.places(t).position));
+    values.push_back(args.key_cache.scale(args.places(t).sequence, args.places(t).position));
   return values;
 }
 

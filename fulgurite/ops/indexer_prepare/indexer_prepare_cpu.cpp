@@ -125,9 +125,9 @@ void prepare_key(const Run& run, int64_t t, const Scratch& scratch) {
   run.rotate(place.position, scratch.x);
   if (args.rotated_k) std::copy_n(scratch.x, run.dim, args.rotated_k[t].data);
   if (run.numerics.hadamard == Hadamard::kBoth) run.hadamard(scratch.x);
-  const float scale = run.write(scratch.x, args.key_cache.keys[place.sequence][place.position]);
+  const float scale = run.write(scratch.x, args.key_cache.key(place.sequence, place.position));
   if (run.numerics.index_quant == IndexQuant::kFp8)
-    args.key_cache.scales(place.sequence, place.position) = scale;
+    args.key_cache.scale(place.sequence, place.position) = scale;
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {

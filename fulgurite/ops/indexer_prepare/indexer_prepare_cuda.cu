@@ -3,7 +3,7 @@
 #include "fulgurite/core/hadamard.h"
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/cuda/rows.h"
-#include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
+#include "fulgurite/ops/indexer_prepare/indexer_prepare_rules.h"
 
 namespace fulgurite::indexer_prepare {
 namespace {
@@ -48,15 +48,19 @@ struct Steps {
 struct PrepareQuery {
   Steps s;
 
+  FULGURITE_HOST_DEVICE void rotated(int64_t t, int64_t h, float* q) const {
+    for (int64_t i = 0; i < s.problem.head_dim; ++i) q[i] = load(s.args.q, t, h, i);
+    s.rotate(t, q);
+    for (int64_t i = 0; s.args.rotated_q && i < s.problem.head_dim; ++i) s.args.rotated_q(t, h, i) = q[i];
+  }
+
   FULGURITE_HOST_DEVICE void operator()(int64_t index) const {
     const Problem& problem = s.problem;
     const Args& args = s.args;
     const Numerics& n = problem.setting.numerics;
     const int64_t t = index / problem.heads, h = index % problem.heads;
     float q[kWidest];
-    for (int64_t i = 0; i < problem.head_dim; ++i) q[i] = load(args.q, t, h, i);
-    s.rotate(t, q);
-    for (int64_t i = 0; args.rotated_q && i < problem.head_dim; ++i) args.rotated_q(t, h, i) = q[i];
+    rotated(t, h, q);
     if (n.hadamard != Hadamard::kNone) s.row(q).hadamard();
     const float q_scale = s.write_operand(q, args.q_operand[t][h]);
     const bool narrow = !problem.keys && n.gate == Gate::kBf16;
@@ -92,31 +96,62 @@ struct PrepareKey {
     s.row(x).round();
   }
 
+  FULGURITE_HOST_DEVICE void rotated(int64_t t, float* k) const {
+    for (int64_t i = 0; i < s.problem.head_dim; ++i) k[i] = load(s.args.k, t, i);
+    layer_norm(k);
+    s.rotate(t, k);
+    for (int64_t i = 0; s.args.rotated_k && i < s.problem.head_dim; ++i) s.args.rotated_k(t, i) = k[i];
+  }
+
   FULGURITE_HOST_DEVICE void operator()(int64_t t) const {
     const Args& args = s.args;
     const Numerics& n = s.problem.setting.numerics;
     const TokenPlace place = args.places(t);
     float k[kWidest];
-    for (int64_t i = 0; i < s.problem.head_dim; ++i) k[i] = load(args.k, t, i);
-    layer_norm(k);
-    s.rotate(t, k);
-    for (int64_t i = 0; args.rotated_k && i < s.problem.head_dim; ++i) args.rotated_k(t, i) = k[i];
+    rotated(t, k);
     if (n.hadamard == Hadamard::kBoth) s.row(k).hadamard();
-    const float scale = s.write_operand(k, args.key_cache.keys[place.sequence][place.position]);
-    if (n.index_quant == IndexQuant::kFp8) args.key_cache.scales(place.sequence, place.position) = scale;
+    const float scale = s.write_operand(k, args.key_cache.key(place.sequence, place.position));
+    if (n.index_quant == IndexQuant::kFp8) args.key_cache.scale(place.sequence, place.position) = scale;
   }
 };
 
+// rotated_q and rotated_k alone.
+struct ShowQuery {
+  PrepareQuery prepare;
+  FULGURITE_HOST_DEVICE void operator()(int64_t index) const {
+    float q[kWidest];
+    prepare.rotated(index / prepare.s.problem.heads, index % prepare.s.problem.heads, q);
+  }
+};
+struct ShowKey {
+  PrepareKey prepare;
+  FULGURITE_HOST_DEVICE void operator()(int64_t t) const {
+    float k[kWidest];
+    prepare.rotated(t, k);
+  }
+};
+
+Steps steps_of(const Problem& problem, const Args& args) {
+  return {problem, args, layout_in_force(problem), activation_type(problem.setting.numerics),
+          index_rounding(problem.setting.numerics)};
+}
+
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  const Steps steps{problem, args, layout_in_force(problem), activation_type(problem.setting.numerics),
-                    index_rounding(problem.setting.numerics)};
+  const Steps steps = steps_of(problem, args);
   const int64_t tokens = args.q.extent[0];
   cuda::for_each(lane, tokens * problem.heads, PrepareQuery{steps});
   if (problem.keys) cuda::for_each(lane, tokens, PrepareKey{steps});
 }
 
 }  // namespace
+
+void show_rotated(const Problem& problem, const Args& args, const Lane& lane) {
+  const Steps steps = steps_of(problem, args);
+  const int64_t tokens = args.q.extent[0];
+  cuda::for_each(lane, tokens * problem.heads, ShowQuery{{steps}});
+  if (problem.keys) cuda::for_each(lane, tokens, ShowKey{{steps}});
+}
 
 const Implementation kCuda{"cuda", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 

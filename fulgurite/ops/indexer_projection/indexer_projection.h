@@ -66,6 +66,7 @@ extern const Implementation kReference;
 extern const Implementation kCpu;      // fp32 operands, any activation type; neither output by the fp8 linear
 extern const Implementation kCpuBf16;  // one pass: bf16 operands met by wk and gate together
 extern const Implementation kCpuFp8;   // two linears, each of its own operands; what one pass takes too
-extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
+extern const Implementation kCudaHopper;  // one pass, on tensor cores; its order: indexer_projection_cuda.h
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::indexer_projection

@@ -1,23 +1,10 @@
 #pragma once
 // The thread of a block that keeps its stages filled.
 
+#include "fulgurite/cuda/tma.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_cuda_tile.h"
 
 namespace fulgurite::indexer_projection::cuda {
-
-__device__ inline bool elect() {
-  uint32_t elected;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
-  return elected != 0;
-}
-
-__device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
-      "[%2];" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row)
-      : "memory");
-}
 
 // What one block copies: `rows` boxes of the weight from row `row` of a matrix on, and x.
 struct Source {
@@ -52,11 +39,12 @@ struct Copier {
     barrier_expect(barrier, T::kStageBytes);
 #pragma unroll
     for (int i = 0; i < T::kRowBlocks; ++i)
-      copy_box(to + i * (kRowsOfMultiply * kRowBytes), *sources[i].weight, column, sources[i].row, barrier);
+      tensor_load(to + i * (kRowsOfMultiply * kRowBytes), *sources[i].weight, column, sources[i].row,
+                  barrier);
   }
   __device__ void copy_x(int column, int tile, int stage) const {
-    copy_box(stages + stage * T::kStageBytes + T::kWeightBytes, *sources[0].x, column, tile * T::kTokens,
-             full + stage * 8);
+    tensor_load(stages + stage * T::kStageBytes + T::kWeightBytes, *sources[0].x, column, tile * T::kTokens,
+                full + stage * 8);
   }
   // Of the first stages, before the predecessor is waited for; how many.
   __device__ int copy_weights_ahead() const {

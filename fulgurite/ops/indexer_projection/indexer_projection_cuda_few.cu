@@ -82,7 +82,7 @@ __global__ __launch_bounds__(64) void few(const __grid_constant__ Params params)
   const int rank = static_cast<int>(cluster_rank()), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (rank == 0 && threadIdx.x == 0) {
     barrier_init(shared_address(&arrived), 1);
-    publish_barriers();
+    barrier_init_fence();
     barrier_expect(shared_address(&arrived), sizeof sums);
   }
   __syncwarp();

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 
+#include "fulgurite/cuda/wgmma_bf16.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_cuda_copy.h"
-#include "fulgurite/ops/indexer_projection/indexer_projection_cuda_wgmma.h"
 
 namespace fulgurite::indexer_projection::cuda {
 namespace {
@@ -17,6 +17,11 @@ namespace {
 struct Operands {
   uint64_t weight, x;
 };
+
+template <class T>
+__device__ void multiply(float (&sum)[T::kSums], uint64_t weight, uint64_t x) {
+  WgmmaBf16<T::kMultiplyTokens>::template multiply<Lie::kAlong, Lie::kAlong>(sum, weight, x, 1);
+}
 
 // The sum of `groups` groups from zero. `reuse`: stages are given back.
 template <class T>
@@ -32,30 +37,30 @@ __device__ void sum_part(Shared<T>& shared, const Operands& first, int groups, b
   for (; groups >= kChunkGroups; groups -= kChunkGroups) {
     barrier_wait(shared_address(&shared.full[place.stage]), place.parity);
     const uint64_t a = first.weight + place.stage * kStageUnits, b = first.x + place.stage * kStageUnits;
-    multiply_begin();
+    wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kChunkGroups; ++i) multiply<T::kMultiplyTokens>(sum, a + 2 * i, b + 2 * i);
-    multiply_commit();
+    for (int i = 0; i < kChunkGroups; ++i) multiply<T>(sum, a + 2 * i, b + 2 * i);
+    wgmma_commit();
     if (reuse) {
-      multiply_wait<1>();
+      wgmma_wait<1>();
       if (before >= 0) release(before);
     }
     before = place.stage;
     place.advance();
   }
-  multiply_wait<0>();
-  hold(sum);
+  wgmma_wait<0>();
+  wgmma_result(sum);
   if (reuse && before >= 0) release(before);
   if (groups == 0) return;
   barrier_wait(shared_address(&shared.full[place.stage]), place.parity);
   for (int i = 0; i < groups; ++i) {  // a part's last chunk, of which the rest belongs to the next part
-    multiply_begin();
-    multiply<T::kMultiplyTokens>(sum, first.weight + place.stage * kStageUnits + 2 * i,
-                                 first.x + place.stage * kStageUnits + 2 * i);
-    multiply_commit();
-    multiply_wait<0>();
+    wgmma_fence();
+    multiply<T>(sum, first.weight + place.stage * kStageUnits + 2 * i,
+                first.x + place.stage * kStageUnits + 2 * i);
+    wgmma_commit();
+    wgmma_wait<0>();
   }
-  hold(sum);
+  wgmma_result(sum);
   if (reuse) release(place.stage);
   place.advance();
 }
@@ -137,8 +142,8 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   const uint32_t stage = shared_address(shared.stages[0]), received = shared_address(&shared.received);
   const Operands first{
-      operand(stage + group % T::kRowBlocks * (kRowsOfMultiply * kRowBytes)),
-      operand(stage + T::kWeightBytes + group / T::kRowBlocks * (T::kMultiplyTokens * kRowBytes))};
+      wgmma_operand(stage + group % T::kRowBlocks * (kRowsOfMultiply * kRowBytes)),
+      wgmma_operand(stage + T::kWeightBytes + group / T::kRowBlocks * (T::kMultiplyTokens * kRowBytes))};
   const int own = static_cast<int>(blockIdx.x) / T::kBlocks;
   const bool reuse = own + clusters < tiles || chunks_of_block<T>(params.hidden, rank) > T::kStages;
   Place<T> place;
@@ -172,7 +177,7 @@ __device__ void make_barriers(Shared<T>& shared) {
   }
   barrier_init(shared_address(&shared.received), 1);
   barrier_init(shared_address(&shared.may_send), T::kBlocks * T::kWarps);
-  publish_barriers();
+  barrier_init_fence();
   barrier_expect(shared_address(&shared.received), sizeof shared.parts);
 }
 
@@ -186,17 +191,16 @@ __global__ __launch_bounds__(T::kThreads, 1) void tiles_of(const __grid_constant
   if (warp == 0) {
     if (elect()) make_barriers(shared);
   } else if (warp == T::kWarps && elect()) {
-    for (const CUtensorMap* map : {&maps.x, &maps.wk, &maps.w})
-      asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+    for (const CUtensorMap* map : {&maps.x, &maps.wk, &maps.w}) prefetch_map(map);
   }
   __syncthreads();
   cluster_arrive_relaxed();
   release_successor();
   if (warp < T::kWarps) {
-    if constexpr (T::kTrades) asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+    if constexpr (T::kTrades) take_registers<160>();
     multiply_all(shared, params, rank, tiles);
   } else {
-    if constexpr (T::kTrades) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    if constexpr (T::kTrades) give_registers<32>();
     if (warp == T::kWarps && elect()) copy_all(shared, maps, params, rank, tiles);
     __syncwarp();
     cluster_wait();

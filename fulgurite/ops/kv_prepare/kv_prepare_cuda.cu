@@ -7,14 +7,12 @@
 namespace fulgurite::kv_prepare {
 namespace {
 
-constexpr int64_t kChunk = 1024;  // tokens whose rows are made at once
-
 Support supports(const Problem& problem) {
   return first_refusal({cuda::takes_generic(problem.setting), kReference.supports(problem)});
 }
 
 float* rows_of(const Problem& problem, cuda::Scratch& scratch) {
-  return scratch.take<float>(kChunk * problem.head_dim);
+  return scratch.take<float>(cuda::kChunk * problem.head_dim);
 }
 
 // Index: a token, counted from `first`.
@@ -48,9 +46,9 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   cuda::Scratch scratch(lane);
   float* const rows = rows_of(problem, scratch);
-  const int64_t tokens = args.kv.extent[0];
-  for (int64_t first = 0; first < tokens; first += kChunk)
-    cuda::for_each(lane, std::min(kChunk, tokens - first), Prepare{problem, args, first, rows});
+  cuda::for_each_chunk(args.kv.extent[0], cuda::kChunk, [&](int64_t first, int64_t count) {
+    cuda::for_each(lane, count, Prepare{problem, args, first, rows});
+  });
 }
 
 }  // namespace

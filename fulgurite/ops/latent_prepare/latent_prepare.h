@@ -36,6 +36,7 @@ struct Problem {
   float eps = 1e-6f;
   int64_t sequences = 0;
   int64_t context = 0;
+  int64_t page_tokens = 0;  // of a cache in pages (core/cache_pages.h); 0: a sequence's rows lie together
 };
 
 struct Args {

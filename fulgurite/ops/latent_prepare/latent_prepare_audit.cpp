@@ -29,6 +29,7 @@ class ReferenceRows {
     Problem rows = problem;
     rows.sequences = 1;
     rows.context = tokens_;
+    rows.page_tokens = 0;
     Args reference = args;
     reference.places = {places_.data(), {tokens_}};
     reference.table = {cosine_.view().as<float>(), sine_.view().as<float>()};
@@ -94,7 +95,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   const LatentRow form = args.cache.row;
   audit::PossibleValues latent, scales, rope;
   for (int64_t t = 0; t < args.kv.extent[0]; ++t) {
-    const std::byte* const actual = args.cache.rows[args.places(t).sequence][args.places(t).position].data;
+    const std::byte* const actual = args.cache.at(args.places(t));
     const Stored is = read(form, actual), should_be = read(form, reference.row(t));
     latent.add(is.values, should_be.values);
     scales.add(is.scales, should_be.scales);

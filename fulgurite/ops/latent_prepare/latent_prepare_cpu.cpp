@@ -73,7 +73,7 @@ void prepare_row(const cpu::Kernels& kernels, const Problem& problem, const Args
   kernels.narrow_bf16(scratch.values, width, scratch.rounded);
 
   const LatentRow form = args.cache.row;
-  std::byte* const row = args.cache.rows[args.places(t).sequence][args.places(t).position].data;
+  std::byte* const row = args.cache.at(args.places(t));
   if (form.form == LatentCache::kFp8)
     write_quantized(kernels, form, scratch, row);
   else if (form.form == LatentCache::kBf16)

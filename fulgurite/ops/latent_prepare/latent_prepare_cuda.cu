@@ -10,9 +10,7 @@ Support supports(const Problem& problem) {
   return first_refusal({cuda::takes_generic(problem.setting), kReference.supports(problem)});
 }
 
-FULGURITE_HOST_DEVICE std::byte* row_at(const Args& args, int64_t t) {
-  return args.cache.rows[args.places(t).sequence][args.places(t).position].data;
-}
+FULGURITE_HOST_DEVICE std::byte* row_at(const Args& args, int64_t t) { return args.cache.at(args.places(t)); }
 
 // fp32 or bf16, as the row has what is no code.
 FULGURITE_HOST_DEVICE void put(const LatentRow& row, float value, std::byte* values, int64_t i) {

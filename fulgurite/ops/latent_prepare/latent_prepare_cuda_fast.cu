@@ -21,7 +21,9 @@ struct Params {
   const float *cosine, *sine;
   int64_t cosine_stride, sine_stride;
   std::byte* cache;
-  int64_t sequence_stride, row_stride;  // in bytes
+  int64_t part_stride, row_stride;  // in bytes; parts are sequences, or pages
+  const int32_t* pages;             // null: none
+  int64_t table_stride;
   int tokens;
   float epsilon;
   bool two_step_rsqrt;
@@ -30,7 +32,10 @@ struct Params {
 // The one place that knows how the cache's rows lie.
 template <class T>
 __device__ std::byte* row_at(const Params<T>& p, const TokenPlace& place) {
-  return p.cache + place.sequence * p.sequence_stride + place.position * p.row_stride;
+  if (p.pages == nullptr) return p.cache + place.sequence * p.part_stride + place.position * p.row_stride;
+  const auto position = static_cast<uint32_t>(place.position);
+  const int page = __ldg(p.pages + place.sequence * p.table_stride + position / kPageTokens);
+  return p.cache + page * p.part_stride + position % kPageTokens * p.row_stride;
 }
 
 __device__ float2 read_pair(const uint16_t* at) {
@@ -161,6 +166,8 @@ Support supports(const Problem& problem) {
   if (problem.latent != kLatent || problem.rope != kRope)
     return Refusal{
         fmt::format("rows of {} + {}, takes {} + {}", problem.latent, problem.rope, kLatent, kRope)};
+  if (problem.page_tokens != 0 && problem.page_tokens != kPageTokens)
+    return Refusal{fmt::format("pages of {} tokens, takes {}", problem.page_tokens, kPageTokens)};
   return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
 }
 
@@ -179,6 +186,8 @@ void launch(const Problem& problem, const Args& args, const Lane& lane) {
                          rows.data,
                          rows.stride[0],
                          rows.stride[1],
+                         args.cache.pages.table.data,
+                         args.cache.pages.table.stride[0],
                          static_cast<int>(tokens),
                          problem.eps,
                          problem.setting.numerics.rsqrt == Rsqrt::kTwoStep};
@@ -205,7 +214,7 @@ bool is_aligned(const Args& args) {
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.kv.extent[0] == 0) return;
-  if (!is_aligned(args)) return kCuda.run(problem, args, lane);
+  cuda::require_aligned(is_aligned(args), "latent_prepare");
   args.kv.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
 

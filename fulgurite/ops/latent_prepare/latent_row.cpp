@@ -38,7 +38,7 @@ void store_row(const LatentRows& cache, TokenPlace place, const ConstTensor<1>& 
   std::vector<float> all;
   for (int64_t i = 0; i < values.extent[0]; ++i) all.push_back(load(values, i));
   const auto latent = std::span(all).first(static_cast<size_t>(cache.row.latent));
-  std::byte* const row = cache.rows[place.sequence][place.position].data;
+  std::byte* const row = cache.at(place);
   if (cache.row.form == LatentCache::kFp8)
     write_quantized(cache.row, latent, row);
   else

@@ -74,6 +74,7 @@ int64_t group_columns(const MatrixFormat& weight);
 // Of a GPU: rules in linear_rules.cpp, the first two without a kernel.
 extern const Implementation kCudaFp8;      // the fast fp8 tensor-core path
 extern const Implementation kCublasltFp8;  // NVIDIA's library
+extern const Implementation kCudaHopper;   // sm90, of builds with CUDA: linear_cuda_hopper.h
 Support supports_generic(const Problem& problem);
 extern const Implementation kCuda;  // everything, scales as stored; slowly: sums as the reference
 

@@ -6,6 +6,7 @@
 
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/ops/linear/linear.h"
+#include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
 #include "test/op_test.h"
 
 namespace fulgurite::linear {
@@ -100,6 +101,19 @@ TEST(linear_mma, a_kernel_that_splits_k_is_repeated) {
                               })));
   EXPECT_FALSE(test::identical(split.result(), Sums(kBlocks).result()));
   EXPECT_FALSE(test::identical(Sums(kBF16, Mma::kHopper, {4, 16}).result(), Sums(kBF16).result()));
+}
+
+TEST(linear_mma, hopper_kernels_deal_k_to_parts_that_are_not_empty) {
+  EXPECT_EQ(hopper::parts_of(7168, 2112), 4);
+  EXPECT_EQ(hopper::parts_of(7168, 4096), 2);
+  EXPECT_EQ(hopper::parts_of(1536, 8192), 1);
+  EXPECT_EQ(hopper::parts_of(16384, 7168), 1);
+  for (int64_t out = 64; out <= 8192; out += 64) {
+    for (int64_t in = 128; in <= 7168; in += 128) {
+      const SumOrder order = hopper::order_of(in, out);
+      EXPECT_EQ(order.part_of(in - 128, in, 128), order.parts - 1) << in << " columns, " << out << " rows";
+    }
+  }
 }
 
 // Truncated to 14 bits a group of 32 (fp8), to fp32 a group of 16 (bf16).

@@ -171,9 +171,10 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   if (args.out.extent[0] == 0) return;
   const bool wide = args.out.dtype == DType::kF32;
   const int64_t bytes = wide ? 4 : 2;
-  if (!is_aligned(args.x, bytes) || !is_aligned(args.added, bytes) || !is_aligned(args.replaced, 4) ||
-      !cuda::is_aligned(args.weight.data, 4) || !is_aligned(args.sum, bytes) || !is_aligned(args.out, bytes))
-    return kCuda.run(problem, args, lane);
+  cuda::require_aligned(is_aligned(args.x, bytes) && is_aligned(args.added, bytes) &&
+                            is_aligned(args.replaced, 4) && cuda::is_aligned(args.weight.data, 4) &&
+                            is_aligned(args.sum, bytes) && is_aligned(args.out, bytes),
+                        "norm");
   wide ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
 

@@ -110,7 +110,7 @@ bool is_aligned(const Args& args) {
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.x.extent[0] == 0 || problem.heads == 0 || problem.dim == 0) return;
-  if (!is_aligned(args)) return kCuda.run(problem, args, lane);
+  cuda::require_aligned(is_aligned(args), "rotary");
   args.x.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
 

@@ -7,7 +7,7 @@
 namespace fulgurite::router {
 namespace {
 
-constexpr int64_t kChunk = 1024;  // tokens that are scored at once
+using cuda::kChunk;
 
 Support supports(const Problem& problem) {
   return first_refusal({cuda::takes_generic(problem.setting), kReference.supports(problem)});
@@ -157,13 +157,11 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   cuda::Scratch scratch(lane);
   const Scores scores = scores_of(problem, scratch);
   const cuda::Matrix weight(*args.weight);
-  const int64_t tokens = args.x.extent[0];
-  for (int64_t first = 0; first < tokens; first += kChunk) {
-    const int64_t count = std::min(kChunk, tokens - first);
+  cuda::for_each_chunk(args.x.extent[0], kChunk, [&](int64_t first, int64_t count) {
     cuda::for_each(lane, count * problem.experts, Score{problem, args.x, weight, first, scores});
     if (!problem.hashed) cuda::for_each(lane, count * problem.groups, ScoreGroup{problem, args.bias, scores});
     cuda::for_each(lane, count, Choose{problem, args, first, scores});
-  }
+  });
 }
 
 }  // namespace

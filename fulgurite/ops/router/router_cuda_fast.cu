@@ -29,7 +29,7 @@ Support supports(const Problem& problem) {
 int64_t workspace_bytes(const Problem& problem, int) {
   cuda::Scratch scratch;
   scratch.take<double>(kParts * kChunk * problem.experts);
-  return std::max(scratch.used(), kCuda.workspace_bytes(problem, 1));
+  return scratch.used();
 }
 
 bool is_aligned(const Args& args) {
@@ -52,7 +52,7 @@ Args of_tokens(const Problem& problem, const Args& args, int64_t first, int64_t 
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
-  if (!is_aligned(args)) return kCuda.run(problem, args, lane);
+  cuda::require_aligned(is_aligned(args), "router");
   auto* const parts = reinterpret_cast<double*>(lane.workspace.data());
   const int64_t tokens = args.x.extent[0];
   for (int64_t first = 0; first < tokens; first += kChunk) {

@@ -1,4 +1,5 @@
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
+#include "fulgurite/core/cache_clauses.h"
 
 namespace fulgurite::sparse_attention {
 namespace {
@@ -42,13 +43,16 @@ void check(const Problem& problem, const Args& args) {
                    "sparse_attention: the cache is not the one that was planned");
   const int64_t tokens = args.q.extent[0];
   const DType type = activation_type(problem.setting.numerics);
+  const auto extent = cache_extent(problem, args.cache.rows.extent);
   const Check check("sparse_attention");
+  check_pages(check, problem, args.cache.pages);
   check.tensor("q", args.q, type, {tokens, problem.heads, problem.latent})
       .tensor("q_rope", args.q_rope, type, {tokens, problem.heads, problem.rope})
-      .tensor("cache", args.cache.rows, {problem.sequences, problem.context, args.cache.row.bytes()})
+      .tensor("cache", args.cache.rows, {extent[0], extent[1], args.cache.row.bytes()})
       .tensor("selected", args.selected, {tokens, problem.topk})
       .tensor("places", args.places, {tokens})
       .tensor("out", args.out, type, {tokens, problem.heads, problem.latent});
+  if (args.slots) check.tensor("slots", args.slots, {tokens, problem.topk});
   if (reads_values(problem.setting))
     check_selected(check, args.selected, args.places, problem.sequences, problem.context);
 }

@@ -11,6 +11,8 @@
 //                                                  rope_value); fp8: scales are powers of two
 //   selected  [tokens, topk]                       i32          ascending positions <= position(t), at least
 //                                                               one, then -1
+//   slots     [tokens, topk]                       i32, of a cache in pages, optional: where the selected rows lie
+//                                                  (index_select.h); a row may demand them
 //   places    [tokens]                             position < context
 //   out       [tokens, heads, latent]              activation   every element written
 //
@@ -62,6 +64,7 @@ struct Problem {
   int64_t sequences = 0;
   int64_t context = 0;
   int64_t largest_batch = 0;  // tokens that one call may bring
+  int64_t page_tokens = 0;    // of a cache in pages (core/cache_pages.h); 0: a sequence's rows lie together
 };
 
 struct Args {
@@ -71,6 +74,7 @@ struct Args {
   View<const int32_t, 2> selected;
   View<const TokenPlace, 1> places;
   Tensor<3> out;
+  View<const int32_t, 2> slots{};
 };
 
 using Implementation = fulgurite::Implementation<Problem, Args>;

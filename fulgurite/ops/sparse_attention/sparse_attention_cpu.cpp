@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fulgurite/core/cache_clauses.h"
 #include "fulgurite/cpu/float_attention.h"
 #include "fulgurite/cpu/rows.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention.h"
@@ -18,7 +19,7 @@ Support supports(const Problem& problem) {
   return first_refusal({takes(numerics.activation, {Activation::kFp32, Activation::kFp16}),
                         takes(numerics.mla, {Mla::kAbsorbed}),
                         takes(numerics.qk_operands, {QkOperands::kFp32}), merge,
-                        takes(numerics.mma, {Mma::kExact})});
+                        takes(numerics.mma, {Mma::kExact}), takes_no_pages(problem.page_tokens)});
 }
 
 cpu::FloatAttention shape_of(const Problem& problem) {

@@ -52,7 +52,7 @@ class SelectedRows final : public cpu::PairTokens {
 
   cpu::TokenKeys keys(int64_t t) const override { return {selected_rows(args_.selected[t]), 0, 0}; }
   const std::byte* row(int64_t t, int64_t key) const override {
-    return args_.cache.rows[args_.places(t).sequence][args_.selected(t, key)].data;
+    return args_.cache.at(args_.places(t).sequence, args_.selected(t, key));
   }
 
   void pack_queries(int64_t t, int64_t first, int64_t heads, uint32_t* panel) const override {

@@ -22,7 +22,7 @@ struct Selected {
     return count;
   }
   FULGURITE_HOST_DEVICE const std::byte* row(int64_t t, int64_t j) const {
-    return args.cache.rows[args.places(t).sequence][args.selected(t, j)].data;
+    return args.cache.at(args.places(t).sequence, args.selected(t, j));
   }
   FULGURITE_HOST_DEVICE double operand(float x) const {
     const bool narrow = problem.setting.numerics.qk_operands == QkOperands::kBf16;

@@ -1,0 +1,67 @@
+// Holds the fp8 linear and the absorption's products against the library's references, bit for bit, and times
+// them.
+//   probe check [fast] | probe time | probe many (prefill) | probe heads | probe small (for memory checkers)
+// Times are of CUDA graphs of many calls whose weights are others each time (more than 240 MB of them), so they
+// come from memory; a time includes the edges between its kernels.
+//
+// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. of linear_probe*.cu, probe_kit.cu and the
+// operations' *_cuda_hopper*.cu, with linear_probe_reference.cpp, the library, fmt and pthread.
+
+#include "bench/cuda/linear_probe.h"
+
+namespace fulgurite::probe {
+
+linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale,
+                                     uint16_t* y, void* workspace, int tokens, int in, int out) {
+  linear::hopper::Params params;
+  params.x = x;
+  params.x_stride = params.weight_stride = in;
+  params.weight = weight;
+  params.scale = scale;
+  params.scale_stride = (in + 127) / 128;
+  params.y = y;
+  params.y_stride = out;
+  params.workspace = workspace;
+  params.tokens = tokens;
+  params.in = in;
+  params.out = out;
+  return params;
+}
+
+head_projection::hopper::Params head_params(bool from_rows, int rows, const uint16_t* x,
+                                            const uint16_t* weight, uint16_t* y, int tokens, int heads,
+                                            int latent) {
+  const int in = from_rows ? rows : latent, out = from_rows ? latent : rows;
+  head_projection::hopper::Params params;
+  params.direction = from_rows ? head_projection::Direction::kFromRows : head_projection::Direction::kToRows;
+  params.x = x;
+  params.x_token_stride = int64_t{heads} * in;
+  params.x_head_stride = in;
+  params.weight = weight;
+  params.weight_stride = latent;
+  params.y = y;
+  params.y_token_stride = int64_t{heads} * out;
+  params.y_head_stride = out;
+  params.tokens = tokens;
+  params.heads = heads;
+  params.rows_per_head = rows == 128 ? 256 : 448;
+  params.first_row = from_rows ? 0 : params.rows_per_head - rows;
+  params.rows = rows;
+  params.latent = latent;
+  return params;
+}
+
+}  // namespace fulgurite::probe
+
+int main(int count, char** words) {
+  using namespace fulgurite::probe;
+  const std::string what = count > 1 ? words[1] : "check";
+  const bool fast = count > 2;
+  if (what == "check") check_linears(fast), check_heads(fast);
+  if (what == "small") run_small();
+  if (what == "time") time_linears(false);
+  if (what == "many") time_linears(true);
+  if (what == "heads") time_heads();
+  report_checks("all");
+  return failed() != 0;
+}

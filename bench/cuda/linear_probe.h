@@ -1,0 +1,24 @@
+#pragma once
+// What the parts of linear_probe share.
+
+#include "bench/cuda/linear_probe_reference.h"
+#include "bench/cuda/probe_kit.h"
+#include "fulgurite/ops/head_projection/head_projection_cuda_hopper.h"
+#include "fulgurite/ops/linear/linear_cuda_hopper.h"
+
+namespace fulgurite::probe {
+
+linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale,
+                                     uint16_t* y, void* workspace, int tokens, int in, int out);
+// Heads of kv_b, 128 rows of each matrix, or what the second says.
+head_projection::hopper::Params head_params(bool from_rows, int rows, const uint16_t* x,
+                                            const uint16_t* weight, uint16_t* y, int tokens, int heads,
+                                            int latent);
+
+void check_linears(bool fast);
+void check_heads(bool fast);
+void run_small();
+void time_linears(bool many);
+void time_heads();
+
+}  // namespace fulgurite::probe

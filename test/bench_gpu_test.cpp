@@ -1,0 +1,119 @@
+// The benchmark of a GPU (the machine's, or the generic rows as loops on the host: test/gpu.h): its own promises are those of
+// bench_test.cpp, and that what is timed is what was judged, wherever it lies.
+
+#include <gtest/gtest.h>
+
+#include "bench/gpu_limits.h"
+#include "bench/placed.h"
+#include "bench/run.h"
+#include "test/gpu.h"
+
+namespace fulgurite {
+namespace {
+
+bench::GpuBench gpu_bench(double longest = 10.0) {
+  const auto emulated = [](void*) { return bench::Limits{1, 1e9, 1e9, 1e9, 1e9}; };
+  return {test::gpu(),
+          {.seconds = 0.0, .fewest = 2, .cold_bytes = 100'000, .longest = longest},
+          cuda::is_built() ? &bench::measure_gpu_limits : +emulated};
+}
+
+bench::Request request_of(const std::string& shape, const plan::Catalog& catalog = plan::catalog()) {
+  bench::Request request;
+  request.shape = bench::shape_named(shape);
+  request.shape.index_contexts = {512};
+  request.shape.attention_context = 512;
+  request.setting = {test::gpu().target,
+                     Numerics::serving().resolved(request.shape.activation_scale, request.shape.index_quant)};
+  request.catalog = &catalog;
+  request.tokens = {3};
+  return request;
+}
+
+TEST(bench_gpu, every_operation_is_judged_and_timed) {
+  bench::GpuBench bench = gpu_bench();
+  for (const char* const shape : {"tiny-v32", "tiny-v4"}) {
+    const bench::Request request = request_of(shape);
+    for (const bench::Case& c : bench::cases_of(request, {})) {
+      const bench::Result result = bench.run(c);
+      EXPECT_FALSE(result.failure) << shape << " " << c.title() << ": " << *result.failure;
+      EXPECT_EQ(result.implementation, "cuda") << c.title();
+      ASSERT_EQ(result.measurements.size(), 1u) << c.title();
+      EXPECT_GE(result.measurements.front().timing.repeats, 2) << c.title();
+      EXPECT_GT(result.measurements.front().timing.median, 0.0) << c.title();
+    }
+  }
+}
+
+TEST(bench_gpu, a_row_that_would_take_too_long_is_skipped_and_says_so) {
+  bench::GpuBench bench = gpu_bench(1e-9);
+  const bench::Request request = request_of("tiny-v32");
+  const bench::Result result = bench.run(bench::cases_of(request, {"linear.q_a"}).front());
+  EXPECT_TRUE(result.skipped);
+  EXPECT_FALSE(result.failure);
+  EXPECT_TRUE(result.measurements.empty());
+}
+
+// Wrong where the host cannot read, so that no judge of shared memory sees it.
+void run_wrongly(const linear::Problem& problem, const linear::Args& args, const Lane& lane) {
+  linear::Problem one = problem;
+  linear::Args first = args;
+  if (args.x.extent[0] > 1) {
+    first.x = args.x.slice(0, 0, 1);
+    first.y = args.y.slice(0, 0, 1);
+  }
+  linear::kCuda.run(one, first, lane);
+}
+constexpr linear::Implementation kWrong{
+    "cuda", [](const linear::Problem& p) { return linear::kCuda.supports(p); },
+    [](const linear::Problem& p, int threads) { return linear::kCuda.workspace_bytes(p, threads); },
+    run_wrongly, DeviceKind::kCuda};
+
+TEST(bench_gpu, a_row_that_is_wrong_among_others_fails_and_has_no_number) {
+  const linear::Implementation* const rows[] = {&kWrong};
+  plan::Catalog catalog = plan::catalog();
+  catalog.linear = rows;
+  const bench::Request request = request_of("tiny-v32", catalog);
+  bench::GpuBench bench = gpu_bench();
+  const bench::Result result = bench.run(bench::cases_of(request, {"linear.kv_a"}).front());
+  ASSERT_TRUE(result.failure);
+  EXPECT_NE(result.failure->find("other bits of y alone than among 3 tokens"), std::string::npos)
+      << *result.failure;
+  EXPECT_TRUE(result.measurements.empty());
+}
+
+// --- placed ---
+
+struct Given {
+  const PreparedMatrix* weight;
+  View<const float, 1> x;
+  Tensor<1> y;
+  int64_t count;
+};
+
+TEST(bench_gpu, a_copy_has_the_bytes_and_points_into_itself_alone) {
+  bench::Arena arena;
+  const View<float, 1> x = arena.vector(64, 0.0, 1.0);
+  const Tensor<1> y = arena.unwritten<1>(DType::kF32, {64});
+  const Given given{arena.object(arena.matrix(8, 64, bench::kFp8Matrix)), x.slice(0, 3, 5), y, 64};
+  const bench::Placed<Given> once(arena, given, kHostMemory, nullptr), twice(once, nullptr);
+  const auto scale = [](const Given& g) { return std::get<BlockScaled>(g.weight->as).scale.data; };
+  for (const bench::Placed<Given>* const placed : {&once, &twice}) {
+    const Given& moved = placed->args();
+    EXPECT_NE(moved.weight, given.weight);
+    EXPECT_NE(moved.x.data, given.x.data);
+    EXPECT_EQ(moved.x(4), given.x(4));
+    EXPECT_NE(scale(moved), scale(given));
+    EXPECT_EQ(*scale(moved), *scale(given));
+    EXPECT_EQ(moved.count, 64);
+  }
+  EXPECT_NE(once.args().x.data, twice.args().x.data);
+  EXPECT_NE(scale(once.args()), scale(twice.args()));
+  twice.args().y.data[7] = std::byte{1};
+  EXPECT_EQ(y.data[7], std::byte{0x5A});
+  twice.copies().read_back(nullptr);
+  EXPECT_EQ(y.data[7], std::byte{1});
+}
+
+}  // namespace
+}  // namespace fulgurite
