@@ -9,7 +9,7 @@
 namespace fulgurite::norm {
 namespace {
 
-constexpr int kWidest = 8192;   // 1024 threads
+constexpr int kWidest = 8192;  // 1024 threads
 constexpr int kFewTokens = 9;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
