@@ -1,6 +1,6 @@
 #pragma once
-// fp32 values as doubles without the converting instruction, of which an SM of Hopper ends about five a clock: the bits,
-// placed at a double's, are the value times 2^-896, zeros and denormals included. Infinities and NaN are not: a caller
+// fp32 values as doubles by integer instructions, which are more than the converting ones: the bits, placed at a
+// double's, are the value times 2^-896, zeros and denormals included. Infinities and NaN are not: a caller
 // asks all_finite first.
 
 #include <cstdint>

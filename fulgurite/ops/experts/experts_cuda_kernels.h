@@ -1,14 +1,14 @@
 #pragma once
-// The experts' kernels: three products stream their weights once for up to eight rows of activations, a warp 16 rows
-// of weights. Sums of codes are exact in double, so that promotions have the contract's bits; sums of bf16 are double
-// in the order of the matrix instructions.
+// The experts' kernels: three products stream their weights once for up to eight rows of activations, a warp
+// 16 rows of weights. Sums of codes are exact in double, so that promotions have the contract's bits; sums of
+// bf16 are double in the order of the matrix instructions.
 //
-//   part      experts that share a width and a format, the shared one last where it has both; else a part of its own
+//   part      experts that share a width and a format, the shared one last where it has both; else it is a part
 //   row       one token through one expert: token * slots + j, then `routed + token` through the shared one
 //   entry     up to eight rows of one expert, which share its weights
-//   operand   a row's activations as the upper words of doubles, whose lower words are 0: codes (times 2^1014) or
-//             bf16; in blocks of 16 n columns, of which column 4n t + 4q + j stands at 16q + 4t + j, as lane t of
-//             four multiplies them (n: columns_of_lane / 4)
+//   operand   a row's activations as the upper words of doubles, whose lower words are 0: codes (times 2^1014)
+//             or bf16; in blocks of 16 n columns, of which column 4n t + 4q + j stands at 16q + 4t + j, as lane
+//             t of four multiplies them (n: columns_of_lane / 4)
 
 #include "fulgurite/core/scale_rounding.h"
 #include "fulgurite/cuda/fast.h"
@@ -23,7 +23,7 @@ inline constexpr int kColumnsPadding = 256;  // operands end in zeros
 
 struct Entry {
   int expert, count;                         // 0: none
-  int rows[kEntryRows], tokens[kEntryRows];  // beyond count: the first again
+  int rows[kEntryRows], tokens[kEntryRows];  // beyond count: the last again
 };
 
 struct Operand {

@@ -1,4 +1,5 @@
-// A block a token, or for few tokens a cluster of four; eight neighbours a thread, everything under way at once.
+// A block a token, or for few tokens a cluster of four; eight neighbours a thread, everything under way at
+// once.
 
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/eight.h"

@@ -1,5 +1,5 @@
-// A block a token, a thread an expert. A rank is counted: how many stand before this one. Values are compared as keys
-// (unsigned) that rise with them, NaN below all; of equal ones the lower index stands before.
+// A block a token, a thread an expert. A rank is counted: how many stand before this one. Values are compared
+// as keys (unsigned) that rise with them, NaN below all; of equal ones the lower index stands before.
 
 #include <cmath>
 
@@ -40,8 +40,8 @@ __device__ uint32_t key_of(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// Those of keys[first, last) that stand before keys[own]; chunks of 32 are all before a warp's experts, or all after,
-// but for their own.
+// Those of keys[first, last) that stand before keys[own]; chunks of 32 are all before a warp's experts, or
+// all after, but for their own.
 template <class Before>
 __device__ int count_chunk(const uint32_t* keys, const Before& before) {
   int count = 0;

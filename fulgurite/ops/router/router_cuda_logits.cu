@@ -1,5 +1,6 @@
-// A block takes 16 experts, up to 16 tokens and one part of K, in steps of 32 columns, which its warps share. Each lane
-// loads eight neighbours of a row and of a token's x: columns of two instructions, in the same order for both.
+// A block takes 16 experts, up to 16 tokens and one part of K, in steps of 32 columns, which its warps share.
+// Each lane loads eight neighbours of a row and of a token's x: columns of two instructions, in the same
+// order for both.
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/mma_double.h"
