@@ -1,5 +1,6 @@
 #pragma once
-// What the parts of steps_probe share: memory that host and GPU both read, random values, claims, the two settings.
+// What the parts of steps_probe share: memory that host and GPU both read, random values, claims, the two
+// settings.
 
 #include <cuda_runtime.h>
 

@@ -1,6 +1,6 @@
 #pragma once
-// Eight neighbours of a row of activations, which one thread holds: T is uint16_t for bf16, or float. Addresses are
-// multiples of 16. Rounding to bf16 makes any NaN 0x7FFF.
+// Eight neighbours of a row of activations, which one thread holds: T is uint16_t for bf16, or float.
+// Addresses are multiples of 16. Rounding to bf16 makes any NaN 0x7FFF.
 
 #include "fulgurite/cuda/number.h"
 

@@ -1,8 +1,8 @@
 #pragma once
 // What the rows with kernels of their own share: their rule, and their launch.
 //
-// Launches are dependent (cuda/dependent_launch.h): a kernel waits for its predecessor itself, whatever that one is,
-// so that such rows and others may follow one another in any order.
+// Launches are dependent (cuda/dependent_launch.h): a kernel waits for its predecessor itself, whatever that
+// one is, so that such rows and others may follow one another in any order.
 
 #include "fulgurite/core/implementation.h"
 #include "fulgurite/cuda/check.h"

@@ -1,7 +1,7 @@
 #pragma once
-// A warp's matrix instruction in double (sm_90): D[16 x 8] += A[16 x 16] B[16 x 8]. Its order of the 16 products is
-// its own; the order of columns inside it is free, as long as A and B have the same one. A token of a decode step
-// is a column of B: eight of them cost one pass over the weights.
+// A warp's matrix instruction in double (sm_90): D[16 x 8] += A[16 x 16] B[16 x 8]. Its order of the 16
+// products is its own; the order of columns inside it is free, as long as A and B have the same one. A token
+// of a decode step is a column of B: eight of them cost one pass over the weights.
 
 namespace fulgurite::cuda {
 

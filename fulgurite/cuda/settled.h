@@ -1,7 +1,7 @@
 #pragma once
-// Means of sums in double in the contract's order, without its chain of additions. Two orders of a sum of terms
-// that are not negative differ by little; where so much cannot move the mean's rounding to fp32, any order gives the
-// contract's bits. Where it might, which is seldom, the caller adds in the contract's order.
+// Means of sums in double in the contract's order, without its chain of additions. Two orders of a sum of
+// terms that are not negative differ by little; where so much cannot move the mean's rounding to fp32, any
+// order gives the contract's bits. Where it might, which is seldom, the caller adds in the contract's order.
 
 #include <cstdint>
 
@@ -14,8 +14,8 @@ struct Mean {
   bool certain;  // the contract's; a NaN is one in any order
 };
 
-// Of n exact terms. Each order of their sum is within n 2^-53 / (1 - n 2^-53) of it, the division by n and `inverse`,
-// 1.0 / n, add a rounding each.
+// Of n exact terms. Each order of their sum is within n 2^-53 / (1 - n 2^-53) of it, the division by n and
+// `inverse`, 1.0 / n, add a rounding each.
 __device__ inline Mean settled_mean(double sum, int n, double inverse) {
   const double error = (2.0 * n + 8.0) * 0x1p-53, mean = __dmul_rn(sum, inverse);
   const auto low = static_cast<float>(__dmul_rn(mean, 1.0 - error));
@@ -45,8 +45,8 @@ __device__ inline double add_lanes_in_order(double sum, double value) {
   return sum;
 }
 
-// rsqrt = correct | two_step. The first is the correctly rounded root: fp32(1 / sqrt((double) m)) is that of every m
-// (all significands were tried), in spite of its roundings to double.
+// rsqrt = correct | two_step. The first is the correctly rounded root: fp32(1 / sqrt((double) m)) is that of
+// every m (all significands were tried), in spite of its roundings to double.
 __device__ inline float reciprocal_root(float m, bool two_step) {
   return two_step ? __fdiv_rn(1.0f, __fsqrt_rn(m)) : __frsqrt_rn(m);
 }

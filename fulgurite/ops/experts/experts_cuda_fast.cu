@@ -29,8 +29,9 @@ Support takes_part(const Problem& problem, Part part) {
     return Refusal{fmt::format("{} x {}, takes multiples of 32", linear.in, linear.out)};
   if (!plain && !linear::quantizes(linear))
     return takes(problem.setting.numerics.activation_quant, {ActivationQuant::kE4m3});
-  if (format.form == MatrixForm::kE4M3Blocks && format.block.columns % kActivationGroup != 0)
-    return Refusal{fmt::format("scales of {} columns, takes multiples of 128", format.block.columns)};
+  if (format.form == MatrixForm::kE4M3Blocks && format.block.columns != kActivationGroup &&
+      format.block.columns < linear.in)
+    return Refusal{fmt::format("scales of {} columns, takes 128 or all", format.block.columns)};
   return std::nullopt;
 }
 
@@ -71,8 +72,7 @@ class Matrices {
   static void take(const BlockScaled& m, MatrixShape& shape, MatrixAt& at) {
     shape.row_bytes = m.data.stride[0];
     shape.block_rows = static_cast<int>(std::min<int64_t>(m.block.rows, shape.rows));
-    shape.groups_of_scale =
-        static_cast<int>(std::min<int64_t>(m.block.columns, int64_t{1} << 30) / kActivationGroup);
+    shape.scale_step = m.block.columns == kActivationGroup ? 1 : 0;
     shape.exponents = m.format == ScaleFormat::kE8M0;
     shape.scale_stride = shape.exponents ? m.exponents.stride[0] : m.scale.stride[0];
     at = {bytes(m.data), shape.exponents ? bytes(m.exponents) : bytes(m.scale)};
@@ -149,8 +149,6 @@ PartMemory part_of(const Problem& problem, Part part, int64_t tokens, cuda::Scra
   rows.most_entries = std::min(rows.routed, rows.experts + rows.routed / kEntryRows) +
                       (shared ? (rows.tokens + kEntryRows - 1) / kEntryRows : 0);
   rows.entries = scratch.take<Entry>(rows.most_entries);
-  rows.entry_count = scratch.take<int>(1);
-  rows.order = scratch.take<int>(rows.rows);
   m.weights = weights_of(into.weight);
   m.width = into.out;
   m.x = operand_of(scratch, tokens, problem.hidden, m.weights);

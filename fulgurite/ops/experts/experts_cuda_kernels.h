@@ -1,14 +1,14 @@
 #pragma once
-// The experts' kernels: three products stream their weights once for up to eight rows of activations, a warp 32 rows
-// of weights. Sums of codes are exact in double, so that promotions have the contract's bits; sums of bf16 are double
-// in the order of the matrix instructions.
+// The experts' kernels: three products stream their weights once for up to eight rows of activations, a warp
+// 16 rows of weights. Sums of codes are exact in double, so that promotions have the contract's bits; sums of
+// bf16 are double in the order of the matrix instructions.
 //
-//   part      experts that share a width and a format, the shared one last where it has both; else a part of its own
+//   part      experts that share a width and a format, the shared one last where it has both; else it is a part
 //   row       one token through one expert: token * slots + j, then `routed + token` through the shared one
 //   entry     up to eight rows of one expert, which share its weights
-//   operand   a row's activations as the upper words of doubles, whose lower words are 0: codes (times 2^1014) or
-//             bf16; in blocks of 16 n columns, of which column 4n t + 4q + j stands at 16q + 4t + j, as lane t of
-//             four multiplies them (n: columns_of_lane / 4)
+//   operand   a row's activations as the upper words of doubles, whose lower words are 0: codes (times 2^1014)
+//             or bf16; in blocks of 16 n columns, of which column 4n t + 4q + j stands at 16q + 4t + j, as lane
+//             t of four multiplies them (n: columns_of_lane / 4)
 
 #include "fulgurite/core/scale_rounding.h"
 #include "fulgurite/cuda/fast.h"
@@ -22,7 +22,8 @@ inline constexpr int kEntryRows = 8;
 inline constexpr int kColumnsPadding = 256;  // operands end in zeros
 
 struct Entry {
-  int expert, first, count;  // rows order[first, first + count)
+  int expert, count;                         // 0: none
+  int rows[kEntryRows], tokens[kEntryRows];  // beyond count: the last again
 };
 
 struct Operand {
@@ -35,10 +36,8 @@ struct Operand {
 struct PartRows {
   int experts = 0, slots = 0, tokens = 0;
   int routed = 0, rows = 0;  // tokens * slots; with the shared one's
-  Entry* entries = nullptr;
-  int* entry_count = nullptr;
+  Entry* entries = nullptr;  // [most_entries]
   int most_entries = 0;
-  int* order = nullptr;
   View<const int32_t, 2> expert_ids;
   View<const float, 2> expert_weights;
 
@@ -53,8 +52,8 @@ struct MatrixShape {
   int rows = 0, columns = 0;
   int64_t row_bytes = 0;  // from one to the next
   int64_t scale_stride = 0;
-  int block_rows = 1, groups_of_scale = 1;  // rows, and groups of K, that share a scale
-  bool exponents = false;                   // scales are e8m0
+  int block_rows = 1, scale_step = 1;  // rows that share a scale; from one group of K to the next
+  bool exponents = false;              // scales are e8m0
 };
 struct MatrixAt {
   const std::byte *data = nullptr, *scales = nullptr;

@@ -8,45 +8,53 @@
 namespace fulgurite::experts {
 namespace {
 
-// --- entries: one block, a thread an expert ---
+// --- entries: one block; first a thread an expert, then a thread a row ---
 
-using Scan = cub::BlockScan<uint32_t, kMostExperts>;
+using Scan = cub::BlockScan<int, kMostExperts>;
 
-// The rows of an expert, ascending, written where `order` is not null; returns how many.
-__device__ int rows_of(const PartRows& rows, const uint16_t* ids, int expert, int* order) {
+// Rows of `ids` in [0, last) of an expert.
+__device__ int count_rows(const uint16_t* ids, int last, int expert) {
   int count = 0;
-  const auto add = [&](int row) {
-    if (order != nullptr) order[count] = row;
-    ++count;
-  };
-  if (rows.rows > rows.routed && expert == rows.experts - 1) {
-    for (int row = rows.routed; row < rows.rows; ++row) add(row);
-  } else {
-#pragma unroll 8
-    for (int row = 0; row < rows.routed; ++row)
-      if (ids[row] == expert) add(row);
-  }
+#pragma unroll 16
+  for (int row = 0; row < last; ++row) count += ids[row] == expert;
   return count;
+}
+
+// The place of row `rank` of an expert's `count`; the last one's stands for those that its entry lacks.
+__device__ void write_row(const PartRows& rows, Entry* entries, int expert, int row, int rank, int count) {
+  Entry& to = entries[rank / kEntryRows];
+  const int at = rank % kEntryRows, token = rows.token_of(row);
+  if (at == 0) {
+    to.expert = expert;
+    to.count = min(kEntryRows, count - rank);
+  }
+  to.rows[at] = row, to.tokens[at] = token;
+  for (int i = at + 1; rank == count - 1 && i < kEntryRows; ++i) to.rows[i] = row, to.tokens[i] = token;
 }
 
 __global__ void __launch_bounds__(kMostExperts) make_entries(const __grid_constant__ PartRows rows) {
   extern __shared__ uint16_t ids[];
-  __shared__ typename Scan::TempStorage rows_scan, entries_scan;
+  __shared__ typename Scan::TempStorage scan;
+  __shared__ int counts[kMostExperts], first_entries[kMostExperts];
   cuda::release_successor();
   cuda::wait_for_predecessor();
-  for (int row = static_cast<int>(threadIdx.x); row < rows.routed; row += kMostExperts)
+  const int own = static_cast<int>(threadIdx.x), shared_rows = rows.rows - rows.routed;
+  for (int row = own; row < rows.routed; row += kMostExperts)
     ids[row] = static_cast<uint16_t>(rows.expert_ids(row / rows.slots, row % rows.slots));
   __syncthreads();
-  const int expert = static_cast<int>(threadIdx.x);
-  const int count = expert < rows.experts ? rows_of(rows, ids, expert, nullptr) : 0;
-  uint32_t first, entry, all;
-  Scan(rows_scan).ExclusiveSum(static_cast<uint32_t>(count), first);
-  Scan(entries_scan).ExclusiveSum(static_cast<uint32_t>((count + kEntryRows - 1) / kEntryRows), entry, all);
-  if (expert == 0) *rows.entry_count = static_cast<int>(all);
-  if (count == 0) return;
-  rows_of(rows, ids, expert, rows.order + first);
-  for (int i = 0; i < count; i += kEntryRows, ++entry)
-    rows.entries[entry] = {expert, static_cast<int>(first) + i, min(kEntryRows, count - i)};
+  if (own < rows.experts) counts[own] = count_rows(ids, rows.routed, own);
+  if (shared_rows > 0 && own == rows.experts - 1) counts[own] = shared_rows;
+  int all;
+  const int wanted = own < rows.experts ? (counts[own] + kEntryRows - 1) / kEntryRows : 0;
+  Scan(scan).ExclusiveSum(wanted, first_entries[own], all);
+  __syncthreads();
+  for (int row = own; row < rows.rows; row += kMostExperts) {
+    const bool routed = row < rows.routed;
+    const int expert = routed ? ids[row] : rows.experts - 1;
+    const int rank = routed ? count_rows(ids, row, expert) : row - rows.routed;
+    write_row(rows, rows.entries + first_entries[expert], expert, row, rank, counts[expert]);
+  }
+  for (int i = all + own; i < rows.most_entries; i += kMostExperts) rows.entries[i].count = 0;
 }
 
 // --- operands: a warp a group of 128 columns, a lane four of them ---

@@ -1,71 +1,34 @@
 #pragma once
-// How a warp multiplies two tiles of 16 rows of weights by up to eight operands: both come in stages through its own
-// shared memory (cp.async), and four lanes share a row, each with neighbours in it.
+// How a block multiplies rows of weights by up to eight operands. Each warp takes a tile of 16 rows, whose
+// bytes come in stages through its part of shared memory (cp.async); the operands come along, once for all
+// warps. Four lanes share a row, each with neighbours in it.
 
 #include "fulgurite/cuda/mma_double.h"
-#include "fulgurite/cuda/number.h"
-#include "fulgurite/ops/experts/experts_cuda_kernels.h"
+#include "fulgurite/ops/experts/experts_cuda_forms.h"
 
 namespace fulgurite::experts {
 
-inline constexpr int kStages = 4, kStageBytes = 128, kTileRows = 16,
-                     kWeightBytes = 2 * kTileRows * kStageBytes;
+inline constexpr int kBlocksOfProcessor = 4;  // at once: how many registers there may be
+inline constexpr int kWarps = 4, kStages = 3, kStageBytes = 128, kTileRows = 16,
+                     kWeightBytes = kWarps * kTileRows * kStageBytes;
 
-// --- formats: what a lane holds of a block of columns, and how it becomes doubles ---
-
-struct Fp8Form {
-  static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kFp8),
-                       kBlocksOfGroup = 2;    // bytes and columns of a lane
-  static constexpr double kPerProduct = 4.0;  // 2^(1016 - 1014)
-  static constexpr int kSwizzle = 1;          // rows of a quarter-warp, less one
-  // A code's bits, placed at a double's, are its value times 2^-1016, denormals included.
-  __device__ static double value(const uint32_t (&words)[4], int i) {
-    const int at_top = static_cast<int>(words[i / 4] << (24 - i % 4 * 8));
-    return __hiloint2double(at_top >> 7 & static_cast<int>(0x80FE0000u), 0);
-  }
-  // Adds to bit 7 of each byte: a NaN's code among these.
-  __device__ static void note_nan(const uint32_t (&words)[4], uint32_t& noted) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) noted |= (words[i] & 0x7F7F7F7Fu) + 0x01010101u;
-  }
-};
-
-struct Fp4Form {
-  static constexpr int kUnit = 4, kColumns = columns_of_lane(Weights::kFp4), kBlocksOfGroup = 1;
-  static constexpr double kPerProduct = 256.0;  // 2^(1022 - 1014)
-  static constexpr int kSwizzle = 7;
-  __device__ static double value(const uint32_t (&words)[1], int i) {
-    const int at_top = static_cast<int>(words[0] << (28 - i * 4));
-    return __hiloint2double(at_top >> 9 & static_cast<int>(0x80380000u), 0);
-  }
-  __device__ static void note_nan(const uint32_t (&)[1], uint32_t&) {}
-};
-
-struct Bf16Form {
-  static constexpr int kUnit = 16, kColumns = columns_of_lane(Weights::kBf16), kBlocksOfGroup = 0;  // one sum
-  static constexpr double kPerProduct = 1.0;
-  static constexpr int kSwizzle = 1;
-  __device__ static double value(const uint32_t (&words)[4], int i) {
-    return static_cast<double>(i % 2 == 0 ? cuda::low_bf16(words[i / 2]) : cuda::high_bf16(words[i / 2]));
-  }
-  __device__ static void note_nan(const uint32_t (&)[4], uint32_t&) {}
+// Of a block of columns, and of a stage.
+template <class Form>
+struct Sizes {
+  static constexpr int kBlockBytes = 4 * Form::kUnit, kBlockColumns = 4 * Form::kColumns;
+  static constexpr int kBlocks = kStageBytes / kBlockBytes, kColumns = kBlocks * kBlockColumns;
+  static constexpr int kOperandBytes = kColumns * 4;  // of a row
+  static constexpr int kGroups = Form::kBlocksOfGroup == 0 ? 1 : kBlocks / Form::kBlocksOfGroup;
+  static constexpr int kGroupColumns = kColumns / kGroups,
+                       kOperandGroups = kColumns > 128 ? kColumns / 128 : 1;
+  static_assert(kBlocks % 2 == 0 && kStages * (kWeightBytes + kEntryRows * kOperandBytes) <=
+                                        48 << 10);  // which needs no attribute
 };
 
 template <class Form>
-inline constexpr int kBlockBytes = 4 * Form::kUnit;
-template <class Form>
-inline constexpr int kBlockColumns = 4 * Form::kColumns;
-template <class Form>
-inline constexpr int kStageColumns = kStageBytes / kBlockBytes<Form>* kBlockColumns<Form>;
-template <class Form>
-inline constexpr int kOperandBytes = kStageColumns<Form> * 4;  // of a row in a stage
-
-template <class Form>
-int stream_bytes(int most_rows) {
-  return kStages * (kWeightBytes + std::min(most_rows, kEntryRows) * kOperandBytes<Form>);
+FULGURITE_HOST_DEVICE int stage_bytes(int most_rows) {
+  return kWeightBytes + static_cast<int>(cuda::least(most_rows, kEntryRows)) * Sizes<Form>::kOperandBytes;
 }
-
-// --- copies ---
 
 // 16 bytes, or zeros.
 __device__ inline void copy_16(std::byte* to, const void* from, bool there) {
@@ -75,83 +38,132 @@ __device__ inline void copy_16(std::byte* to, const void* from, bool there) {
                : "memory");
 }
 
+// A warp's tile: eight rows of the first matrix, then eight of the second.
+struct Tile {
+  MatrixAt matrix[2];
+  int first[2];
+};
+
 template <class Form>
 class Stream {
+  using Size = Sizes<Form>;
+  using Scale = typename Form::Scale;
+
  public:
-  __device__ Stream(std::byte* shared, int most_rows, const MatrixShape& shape, const MatrixAt (&matrices)[2],
-                    const int (&first_rows)[2], const Operand& operand, int count, int own_operand_row)
-      : shared_(shared),
-        stage_bytes_(kWeightBytes + min(most_rows, kEntryRows) * kOperandBytes<Form>),
-        shape_(shape),
-        operand_(operand),
-        count_(count),
-        operand_row_(own_operand_row) {
+  __device__ Stream(std::byte* shared, int most_rows, const MatrixShape& shape, const Tile& tile,
+                    const Operand& operand, int count, const int* operand_rows)
+      : shared_(shared), stage_bytes_(stage_bytes<Form>(most_rows)), count_(count) {
+    const int g = lane() / 4, t = lane() % 4,
+              n = min(g, count - 1);  // columns beyond: copies, which nobody reads
+    stages_ = (shape.columns + Size::kColumns - 1) / Size::kColumns;
+    bytes_ = shape.columns * Form::kUnit / Form::kColumns;
+    groups_ = (shape.columns + Size::kGroupColumns - 1) / Size::kGroupColumns;
+    scale_step_ = shape.scale_step;
+    four_rows_ = 4 * shape.row_bytes;
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      tiles_[m] = matrices[m].data;
-      scales_[m] = matrices[m].scales;
-      first_[m] = first_rows[m];
+    for (int i = 0; i < 2; ++i) {
+      const int64_t first = tile.first[i];
+      weights_[i] = tile.matrix[i].data + (first + lane() / 8) * shape.row_bytes + lane() % 8 * 16;
+      operands_[i] =
+          operand.words + int64_t{operand_rows[warp() + kWarps * i]} * operand.columns + lane() * 4;
+      operand_scales_[i] = operand.scales + int64_t{operand_rows[2 * t + i]} * operand.groups;
+      weight_scales_[i] = reinterpret_cast<const Scale*>(tile.matrix[i].scales) +
+                          static_cast<int>(first + g) / shape.block_rows * shape.scale_stride;
+      read_operand_[i] = kWeightBytes + n * Size::kOperandBytes + t * 16 + (i == 0 ? 64 : -64) * (n & 1);
     }
   }
 
-  // sums[m][i]: rows g (i < 2) and g + 8 of tile m, times operands 2t + i % 2 of the entry.
-  __device__ void sum(float (&sums)[2][4]) {
-    const int stages = (shape_.columns + kStageColumns<Form> - 1) / kStageColumns<Form>;
+  // sums[i]: row g (i < 2) and g + 8 of the tile, times operands 2t + i % 2 of the entry.
+  __device__ void sum(float (&sums)[4]) {
     double partial[2][4] = {};
+    Scales next = scales_of(0);
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) load(s, stages);
-    for (int s = 0; s < stages; ++s) {
+    for (int s = 0; s < kStages - 1; ++s) load(s);
+    for (int s = 0; s < stages_; ++s) {
+      const Scales scales = next;
+      next = scales_of(s + 1);
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-      __syncwarp();  // all lanes' copies have come, and all are done with the stage before
-      load(s + kStages - 1, stages);
-      multiply(s, partial, sums);
+      __syncthreads();  // all copies have come, and all warps are done with the stage before
+      load(s + kStages - 1);
+      multiply(s, partial, scales, sums);
     }
     if constexpr (Form::kBlocksOfGroup == 0) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = static_cast<float>(partial[i / 4][i % 4]);
+      for (int i = 0; i < 4; ++i) sums[i] = static_cast<float>(__dadd_rn(partial[0][i], partial[1][i]));
     }
     spoil_rows_of_nan(sums);
   }
 
  private:
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
   __device__ std::byte* stage(int s) const { return shared_ + s % kStages * stage_bytes_; }
+  // Units of 16 bytes change places, so that lanes that read together meet different banks.
   __device__ static int swizzled(int row, int unit) {
     return unit ^ (row & Form::kSwizzle) * (8 / (Form::kSwizzle + 1));
   }
-  __device__ int row_of(int m, int row) const { return min(first_[m] + row, shape_.rows - 1); }
+  // --- copies ---
 
-  __device__ void load(int s, int stages) {
-    if (s < stages) {
+  __device__ void load(int s) {
+    if (s < stages_) {
       std::byte* const to = stage(s);
-      const int unit = lane() % 8, used = static_cast<int>(bytes_of_row());
-      const int at = s * kStageBytes + unit * 16;
+      const int unit = lane() % 8, at = s * kStageBytes;
+      const bool there = at + unit * 16 < bytes_;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < 4; ++i) {
         const int row = 4 * i + lane() / 8;
-        const std::byte* const from = tiles_[i / 4] + row_of(i / 4, row % kTileRows) * shape_.row_bytes;
-        copy_16(to + row * kStageBytes + swizzled(row, unit) * 16, from + (at < used ? at : 0), at < used);
+        copy_16(to + (warp() * kTileRows + row) * kStageBytes + swizzled(row, unit) * 16,
+                weights_[i / 2] + i % 2 * four_rows_ + (there ? at : 0), there);
       }
-      load_operands(to + kWeightBytes, s);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (warp() + kWarps * i < count_)
+          load_operand(to + kWeightBytes, warp() + kWarps * i, operands_[i], s);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
-  __device__ void load_operands(std::byte* to, int s) {
-    constexpr int kUnits = kOperandBytes<Form> / 16;
-    for (int n = 0; n < count_; ++n) {
-      const int64_t row = __shfl_sync(~0u, operand_row_, n);
-      const uint32_t* const from = operand_.words + row * operand_.columns + s * kStageColumns<Form>;
+  // `from`: this lane's unit.
+  __device__ void load_operand(std::byte* to, int n, const uint32_t* from, int s) {
+    constexpr int kUnits = Size::kOperandBytes / 16;
 #pragma unroll
-      for (int unit = lane(); unit < kUnits; unit += 32)
-        copy_16(to + n * kOperandBytes<Form> + (unit ^ (n & 1) * 4) * 16, from + unit * 4, true);
-    }
+    for (int first = 0; first < kUnits; first += 32)
+      if (kUnits % 32 == 0 || first + lane() < kUnits)
+        copy_16(to + n * Size::kOperandBytes + (first + (lane() ^ (n & 1) * 4)) * 16,
+                from + s * Size::kColumns + first * 4, true);
   }
-  __device__ int64_t bytes_of_row() const { return int64_t{shape_.columns} * Form::kUnit / Form::kColumns; }
+
+  // --- scales, a stage ahead ---
+
+  struct Scales {
+    Scale weight[2][Size::kGroups];
+    float operand[2][Size::kOperandGroups];
+  };
+  __device__ Scales scales_of(int s) const {
+    Scales scales{};
+    if constexpr (Form::kBlocksOfGroup > 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int k = 0; k < Size::kGroups; ++k)
+          scales.weight[i][k] =
+              __ldg(weight_scales_[i] + min(s * Size::kGroups + k, groups_ - 1) * scale_step_);
+#pragma unroll
+        for (int k = 0; k < Size::kOperandGroups; ++k)
+          scales.operand[i][k] = __ldcg(operand_scales_[i] + min(s * Size::kOperandGroups + k,
+                                                                 (groups_ * Size::kGroupColumns - 1) / 128));
+      }
+    }
+    return scales;
+  }
+  __device__ static float value_of(float scale) { return scale; }
+  __device__ static float value_of(uint8_t scale) { return cuda::e8m0_to_float(scale); }
+
+  // --- products ---
 
   using Words = uint32_t[Form::kUnit / 4];
-  __device__ void read_weights(Words& words, const std::byte* stage, int row, int block) const {
-    const int offset = block * kBlockBytes<Form> + lane() % 4 * Form::kUnit;
-    const std::byte* const at = stage + row * kStageBytes + swizzled(row, offset / 16) * 16 + offset % 16;
+  __device__ static void read_weights(Words& words, const std::byte* tile, int row, int block) {
+    const int offset = block * Size::kBlockBytes + lane() % 4 * Form::kUnit;
+    const std::byte* const at = tile + row * kStageBytes + swizzled(row, offset / 16) * 16 + offset % 16;
     if constexpr (Form::kUnit == 16) {
       const uint4 four = *reinterpret_cast<const uint4*>(at);
       words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
@@ -160,100 +172,88 @@ class Stream {
     }
   }
   __device__ void read_operand(double (&b)[4], const std::byte* stage, int block, int q) const {
-    const int n = lane() / 4, unit = block * kBlockColumns<Form> / 4 + q * 4 + lane() % 4;
-    uint4 four{};
-    if (n < count_)
-      four = *reinterpret_cast<const uint4*>(stage + kWeightBytes + n * kOperandBytes<Form> +
-                                             (unit ^ (n & 1) * 4) * 16);
+    const uint4 four = *reinterpret_cast<const uint4*>(stage + read_operand_[q % 2] + q * 64 +
+                                                       block * Size::kBlockColumns * 4);
     b[0] = __hiloint2double(static_cast<int>(four.x), 0);
     b[1] = __hiloint2double(static_cast<int>(four.y), 0);
     b[2] = __hiloint2double(static_cast<int>(four.z), 0);
     b[3] = __hiloint2double(static_cast<int>(four.w), 0);
   }
 
-  __device__ void multiply(int s, double (&partial)[2][4], float (&sums)[2][4]) {
-    constexpr int kBlocks = kStageBytes / kBlockBytes<Form>;
-    const std::byte* const from = stage(s);
+  // Two blocks of columns at a time, each into a sum of its own.
+  __device__ void multiply(int s, double (&partial)[2][4], const Scales& scales, float (&sums)[4]) {
+    const std::byte *const from = stage(s), *const tile = from + warp() * kTileRows * kStageBytes;
     const int g = lane() / 4;
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int block = 0; block < Size::kBlocks; block += 2) {
       Words words[2][2];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        read_weights(words[i / 2][i % 2], from, i / 2 * kTileRows + i % 2 * 8 + g, block);
-        Form::note_nan(words[i / 2][i % 2], noted_[i / 2][i % 2]);
+        read_weights(words[i / 2][i % 2], tile, g + i % 2 * 8, block + i / 2);
+        Form::note_nan(words[i / 2][i % 2], noted_[i % 2]);
       }
 #pragma unroll
       for (int q = 0; q < Form::kColumns / 4; ++q) {
-        double b[4];
-        read_operand(b, from, block, q);
+        double a[2][8], b[2][4];
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          double a[8];
+        for (int c = 0; c < 2; ++c) {
+          read_operand(b[c], from, block + c, q);
 #pragma unroll
-          for (int i = 0; i < 8; ++i) a[i] = Form::value(words[m][i % 2], 4 * q + i / 2);
-          cuda::mma_double(partial[m], a, b);
+          for (int i = 0; i < 8; ++i) a[c][i] = Form::value(words[c][i % 2], 4 * q + i / 2);
         }
+        cuda::mma_double(partial[0], a[0], b[0]);
+        cuda::mma_double(partial[1], a[1], b[1]);
       }
-      if constexpr (Form::kBlocksOfGroup > 0) {
-        if ((block + 1) % Form::kBlocksOfGroup == 0)
-          promote((s * kBlocks + block) / Form::kBlocksOfGroup, partial, sums);
-      }
+      promote(block, partial, scales, sums);
     }
   }
 
-  __device__ float weight_scale(int m, int row, int group) const {
-    const int64_t at =
-        row_of(m, row) / shape_.block_rows * shape_.scale_stride + group / shape_.groups_of_scale;
-    if (shape_.exponents)
-      return cuda::e8m0_to_float(__ldg(reinterpret_cast<const uint8_t*>(scales_[m]) + at));
-    return __ldg(reinterpret_cast<const float*>(scales_[m]) + at);
+  // The groups that end with two blocks.
+  __device__ void promote(int block, double (&partial)[2][4], const Scales& scales, float (&sums)[4]) {
+    if constexpr (Form::kBlocksOfGroup == 2) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) partial[0][i] = __dadd_rn(partial[0][i], partial[1][i]);
+      promote_group(block / 2, partial[0], scales, sums);
+      reset(partial[1]);
+    } else if constexpr (Form::kBlocksOfGroup == 1) {
+      promote_group(block, partial[0], scales, sums);
+      promote_group(block + 1, partial[1], scales, sums);
+    }
   }
-
-  // acc = fma(fp32(partial), sa * sb, acc); zeros beyond the last column change nothing.
-  __device__ void promote(int group, double (&partial)[2][4], float (&sums)[2][4]) {
-    constexpr int kGroupColumns = Form::kBlocksOfGroup * kBlockColumns<Form>;
-    if (group * kGroupColumns >= shape_.columns) return;
-    const int g = lane() / 4, t = lane() % 4, of_operand = group * kGroupColumns / kGroup;
-    float operand_scale[2];
+  // acc = fma(fp32(partial), sa * sb, acc); groups beyond the last column are zeros, and change nothing.
+  __device__ static void promote_group(int k, double (&partial)[4], const Scales& scales, float (&sums)[4]) {
+    const int of_operand = k * Size::kGroupColumns / 128;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t row = __shfl_sync(~0u, operand_row_, 2 * t + i);
-      operand_scale[i] = __ldcg(operand_.scales + row * operand_.groups + of_operand);
+    for (int i = 0; i < 4; ++i) {
+      const float scale = __fmul_rn(scales.operand[i % 2][of_operand], value_of(scales.weight[i / 2][k]));
+      sums[i] = __fmaf_rn(static_cast<float>(__dmul_rn(partial[i], Form::kPerProduct)), scale, sums[i]);
     }
+    reset(partial);
+  }
+  __device__ static void reset(double (&partial)[4]) {
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float scale = __fmul_rn(operand_scale[i % 2], weight_scale(m, g + i / 2 * 8, group));
-        sums[m][i] =
-            __fmaf_rn(static_cast<float>(__dmul_rn(partial[m][i], Form::kPerProduct)), scale, sums[m][i]);
-        partial[m][i] = 0.0;
-      }
-    }
+    for (int i = 0; i < 4; ++i) partial[i] = 0.0;
   }
 
   // A NaN's code makes every product of its row one.
-  __device__ void spoil_rows_of_nan(float (&sums)[2][4]) {
+  __device__ void spoil_rows_of_nan(float (&sums)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t& noted = noted_[i / 2][i % 2];
-      noted |= __shfl_xor_sync(~0u, noted, 1);
-      noted |= __shfl_xor_sync(~0u, noted, 2);
-      if ((noted & 0x80808080u) != 0)
-        sums[i / 2][i % 2 * 2] = sums[i / 2][i % 2 * 2 + 1] = __uint_as_float(0x7FC00000u);
+    for (int i = 0; i < 2; ++i) {
+      noted_[i] |= __shfl_xor_sync(~0u, noted_[i], 1);
+      noted_[i] |= __shfl_xor_sync(~0u, noted_[i], 2);
+      if ((noted_[i] & 0x80808080u) != 0) sums[2 * i] = sums[2 * i + 1] = __uint_as_float(0x7FC00000u);
     }
   }
 
-  static constexpr int kGroup = 128;  // columns of an operand's scale
   std::byte* shared_;
-  int stage_bytes_;
-  const MatrixShape& shape_;
-  const Operand& operand_;
-  int count_, operand_row_;  // of lanes 0 .. 7: the row of operand `lane`, or any
-  const std::byte *tiles_[2], *scales_[2];
-  int first_[2];
-  uint32_t noted_[2][2] = {};
+  int stage_bytes_, count_, stages_, bytes_, groups_, scale_step_;
+  int64_t four_rows_;
+  const std::byte* weights_[2];  // what this lane copies, but for the stage
+  const uint32_t* operands_[2];
+  const Scale* weight_scales_[2];  // of rows g, g + 8
+  const float* operand_scales_[2];
+  int read_operand_[2];  // of even and odd q
+  uint32_t noted_[2] = {};
 };
 
 }  // namespace fulgurite::experts

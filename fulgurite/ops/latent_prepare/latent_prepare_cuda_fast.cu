@@ -1,5 +1,5 @@
-// A warp a token, in registers: lane i holds latents 8i .. 8i + 7 and 256 + 8i .. 256 + 8i + 7, so that 16 neighbours
-// hold a group of 128, and pair i of the rotated part.
+// A warp a token, in registers: lane i holds latents 8i .. 8i + 7 and 256 + 8i .. 256 + 8i + 7, so that 16
+// neighbours hold a group of 128, and pair i of the rotated part.
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"

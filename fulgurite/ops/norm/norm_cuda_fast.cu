@@ -1,4 +1,5 @@
-// A block a token, or for few tokens a cluster of four; eight neighbours a thread, everything under way at once.
+// A block a token, or for few tokens a cluster of four; eight neighbours a thread, everything under way at
+// once.
 
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/eight.h"
@@ -9,8 +10,8 @@
 namespace fulgurite::norm {
 namespace {
 
-constexpr int kWidest = 8192;   // 1024 threads
-constexpr int kFewTokens = 33;  // of a cluster each
+constexpr int kWidest = 8192;  // 1024 threads
+constexpr int kFewTokens = 9;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
 template <class T>  // uint16_t: bf16, or float

@@ -1,5 +1,5 @@
-// A block a token, a thread an expert. A rank is counted: how many stand before this one. Values are compared as keys
-// (unsigned) that rise with them, NaN below all; of equal ones the lower index stands before.
+// A block a token, a thread an expert. A rank is counted: how many stand before this one. Values are compared
+// as keys (unsigned) that rise with them, NaN below all; of equal ones the lower index stands before.
 
 #include <cmath>
 
@@ -24,11 +24,12 @@ struct Params {
   bool hashed;
 };
 
-struct Shared {
-  float scores[kMostExperts], values[kMostExperts];  // s and z
+struct alignas(16) Shared {
   uint32_t keys[kMostExperts];
+  float scores[kMostExperts], values[kMostExperts];  // s and z
   uint32_t group_keys[kMostGroups];
   float best[kMostGroups][2];
+  bool group_stays[kMostGroups];
   int32_t chosen[kMostChosen];
   int of_warps[32];
 };
@@ -39,11 +40,31 @@ __device__ uint32_t key_of(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// Those of keys[first, last) that stand before keys[own].
-__device__ int count_before(const uint32_t* keys, int first, int last, int own, uint32_t key) {
+// Those of keys[first, last) that stand before keys[own]; chunks of 32 are all before a warp's experts, or
+// all after, but for their own.
+template <class Before>
+__device__ int count_chunk(const uint32_t* keys, const Before& before) {
   int count = 0;
-  for (int i = first; i < min(own, last); ++i) count += keys[i] >= key;
-  for (int i = max(first, own + 1); i < last; ++i) count += keys[i] > key;
+#pragma unroll
+  for (int i = 0; i < 32; i += 4) {
+    const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
+    count += before(four.x, i) + before(four.y, i + 1) + before(four.z, i + 2) + before(four.w, i + 3);
+  }
+  return count;
+}
+__device__ int count_before(const uint32_t* keys, int first, int last, int own, uint32_t key) {
+  int count = 0, i = first;
+  const auto stands_before = [&](uint32_t other, int at) { return at < own ? other >= key : other > key; };
+  for (; i < last && (i % 4 != 0 || i + 32 > last); ++i) count += i != own && stands_before(keys[i], i);
+  for (; i + 32 <= last; i += 32) {
+    if (i + 32 <= own)
+      count += count_chunk(keys + i, [&](uint32_t other, int) { return other >= key; });
+    else if (i > own)
+      count += count_chunk(keys + i, [&](uint32_t other, int) { return other > key; });
+    else
+      count += count_chunk(keys + i, [&](uint32_t other, int at) { return stands_before(other, i + at); });
+  }
+  for (; i < last; ++i) count += i != own && stands_before(keys[i], i);
   return count;
 }
 
@@ -86,18 +107,20 @@ __device__ bool stays(const Params& p, Shared& shared, int expert, uint32_t key)
     shared.group_keys[expert] = key_of(size == 1 ? best[0] : __fadd_rn(best[0], best[1]));
   }
   __syncthreads();
-  return expert < p.experts &&
-         count_before(shared.group_keys, 0, p.groups, group, shared.group_keys[group]) < p.groups_kept;
+  if (expert < p.groups)
+    shared.group_stays[expert] =
+        count_before(shared.group_keys, 0, p.groups, expert, shared.group_keys[expert]) < p.groups_kept;
+  __syncthreads();
+  return expert < p.experts && shared.group_stays[group];
 }
 
 // Among the experts of the groups that stay.
-__device__ int rank_among_kept(const Params& p, Shared& shared, int expert, uint32_t key) {
+__device__ int rank_among_kept(const Params& p, const Shared& shared, int expert, uint32_t key) {
   if (p.groups == 1) return count_before(shared.keys, 0, p.experts, expert, key);
   const int size = p.experts / p.groups;
   int rank = 0;
   for (int g = 0; g < p.groups; ++g)
-    if (count_before(shared.group_keys, 0, p.groups, g, shared.group_keys[g]) < p.groups_kept)
-      rank += count_before(shared.keys, g * size, (g + 1) * size, expert, key);
+    if (shared.group_stays[g]) rank += count_before(shared.keys, g * size, (g + 1) * size, expert, key);
   return rank;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The router's two kernels. Logits: double sums by matrix instructions, K dealt to kParts warps whose sums meet in
-// `parts`; the choice adds them, ascending, and rounds once.
+// The router's two kernels. Logits: double sums by matrix instructions, K dealt to kParts warps whose sums
+// meet in `parts`; the choice adds them, ascending, and rounds once.
 
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/ops/router/router.h"

@@ -1,8 +1,10 @@
-// A block takes 16 experts, up to 16 tokens and one part of K, in steps of 32 columns, which its warps share. Each lane
-// loads eight neighbours of a row and of a token's x: columns of two instructions, in the same order for both.
+// A block takes 16 experts, up to 16 tokens and one part of K, in steps of 32 columns, which its warps share.
+// Each lane loads eight neighbours of a row and of a token's x: columns of two instructions, in the same
+// order for both.
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/mma_double.h"
+#include "fulgurite/cuda/scaled_double.h"
 #include "fulgurite/ops/router/router_cuda_kernels.h"
 
 namespace fulgurite::router {
@@ -34,19 +36,37 @@ struct Step {
   cuda::Eight weight[2], x[kTiles];
 };
 
-template <int kTiles>
-__device__ void multiply(double (&sums)[kTiles][4], const Step<kTiles>& step) {
+constexpr double kOfProduct = 0x1p-792;  // what both ways multiply a product by
+
+template <int kTiles, class WidenWeight, class WidenX>
+__device__ void multiply_with(double (&sums)[kTiles][4], const Step<kTiles>& step,
+                              const WidenWeight& of_weight, const WidenX& of_x) {
 #pragma unroll
   for (int q = 0; q < 8; q += 4) {
     double a[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) a[i] = step.weight[i % 2][q + i / 2];
+    for (int i = 0; i < 8; ++i) a[i] = of_weight(step.weight[i % 2][q + i / 2]);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const double b[4] = {step.x[n][q], step.x[n][q + 1], step.x[n][q + 2], step.x[n][q + 3]};
+      double b[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) b[i] = of_x(step.x[n][q + i]);
       cuda::mma_double(sums[n], a, b);
     }
   }
+}
+
+template <int kTiles>
+__device__ void multiply(double (&sums)[kTiles][4], const Step<kTiles>& step) {
+  bool finite = cuda::all_finite(step.weight[0]) && cuda::all_finite(step.weight[1]);
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) finite = finite && cuda::all_finite(step.x[n]);
+  if (__all_sync(~0u, finite))
+    multiply_with(sums, step, cuda::scaled_down, cuda::scaled_up);
+  else
+    multiply_with(
+        sums, step, [](float w) { return static_cast<double>(w); },
+        [](float x) { return __dmul_rn(x, kOfProduct); });
 }
 
 // The sums of a block's warps, ascending, into its part.
@@ -68,7 +88,8 @@ __device__ void store_part(const double (&sums)[kTiles][4], double* part, int fi
   double sum = 0.0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) sum = __dadd_rn(sum, of_warps[w][token][expert]);
-  part[static_cast<int64_t>(first_token + token) * experts + first_expert + expert] = sum;
+  part[static_cast<int64_t>(first_token + token) * experts + first_expert + expert] =
+      __dmul_rn(sum, 1.0 / kOfProduct);
 }
 
 // Rows beyond the last stand for the last, and are not stored.
