@@ -39,16 +39,15 @@ __device__ inline void send(uint32_t remote, float4 value, uint32_t remote_barri
       : "memory");
 }
 
+// One arrival at another block's barrier by one who has but read: orders nothing that was written, and so does not
+// wait for writes to memory, as the one below does.
+__device__ inline void arrive_at_having_read(uint32_t remote_barrier) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
+}
+
 // One arrival at another block's barrier.
 __device__ inline void arrive_at(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
-               : "memory");
-}
-
-// The same where nothing was written that its owner reads after: no fence is paid for (a release to the cluster
-// waits for all of a block's writes, about half a microsecond).
-__device__ inline void arrive_at_relaxed(uint32_t remote_barrier) {
-  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
                : "memory");
 }
 

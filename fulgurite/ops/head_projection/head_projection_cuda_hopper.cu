@@ -123,9 +123,9 @@ __device__ void from_rows(Shared<S>& shared, const Params& params, int group) {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < S::kRows / kStep; ++k)
-      WgmmaBf16<S::kTokens, MajorOfA::kColumns>::multiply(sum, wgmma_operand(shared.weight[stage]) + 128 * k,
-                                                          wgmma_operand(shared.x[k / 4]) + 2 * (k % 4),
-                                                          k > 0);
+      WgmmaBf16<S::kTokens>::template multiply<Lie::kAcross, Lie::kAlong>(
+          sum, wgmma_operand(shared.weight[stage]) + 128 * k, wgmma_operand(shared.x[k / 4]) + 2 * (k % 4),
+          k > 0);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_result(sum);
@@ -149,7 +149,7 @@ __device__ void to_rows(Shared<S>& shared, const Params& params, int group) {
           wgmma_operand(shared.weight[stage] + (group * kTiles + tile) * kRowsOfMultiply * kBoxBytes);
 #pragma unroll
       for (int k = 0; k < kBoxColumns / kStep; ++k)
-        WgmmaBf16<S::kTokens, MajorOfA::kRows>::multiply(
+        WgmmaBf16<S::kTokens>::template multiply<Lie::kAlong, Lie::kAlong>(
             sums[tile], a + 2 * k, wgmma_operand(shared.x[stage]) + 2 * k, box > 0 || k > 0);
     }
     wgmma_commit();
