@@ -73,13 +73,6 @@ __device__ inline void arrive_at(uint32_t remote_barrier) {
                : "memory");
 }
 
-// The same where nothing was written that its owner reads after: no fence is paid for (a release to the cluster
-// waits for all of a block's writes, about half a microsecond).
-__device__ inline void arrive_at_relaxed(uint32_t remote_barrier) {
-  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
-               : "memory");
-}
-
 // As barrier_wait, and what blocks of the cluster sent is seen after.
 __device__ inline void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
   asm volatile(

@@ -55,7 +55,7 @@ __device__ void release(Shared<T>& shared, Rank<T> rank, int stage) {
   __syncwarp();
   if constexpr (T::kShares) {
     if (lane < T::kTiles)
-      arrive_at_relaxed(address_in(shared_address(&shared.empty[stage]), Rank<T>::of(rank.part, lane)));
+      arrive_at_having_read(address_in(shared_address(&shared.empty[stage]), Rank<T>::of(rank.part, lane)));
   } else if (lane == 0) {
     barrier_arrive(&shared.empty[stage]);
   }

@@ -155,7 +155,7 @@ __device__ inline void release(Barrier* empty) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   __syncwarp();
   if constexpr (kBlocks > 1) {
-    if (lane < kBlocks) arrive_at_relaxed(address_in(shared_address(empty), lane));
+    if (lane < kBlocks) arrive_at_having_read(address_in(shared_address(empty), lane));
   } else if (lane == 0) {
     barrier_arrive(empty);
   }
