@@ -45,9 +45,10 @@ std::string reading_text(const StoredMatrix& weight, const linear::Problem& prob
   return shaped(weight) + (rounds ? ", read as bf16" : "");
 }
 
-// Rows of another kind of device are not worth a line, unless one is required.
+// Rows of another kind of device are not worth a line, nor Hopper's of another GPU, unless one is required.
 bool Chooser::is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const {
-  return device == kind() || is_reference(name) ||
+  const bool elsewhere = device != kind() || (name.ends_with("_hopper") && setting_.target.sm != 90);
+  return !elsewhere || is_reference(name) ||
          std::ranges::any_of(plan_.options.demands, [&](const Demand& demand) {
            return demand.kind == DemandKind::kRequire && demand.implementation == name &&
                   concerns(demand, operation);

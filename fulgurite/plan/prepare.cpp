@@ -103,30 +103,6 @@ PreparedMatrix prepare_gate(const StoredMatrix& gate, const Numerics& numerics, 
   return quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : as_stored(gate);
 }
 
-PreparedCompressor prepare_compressor(const model::StoredCompressor& w, Floats& floats) {
-  return {as_stored(w.kv), as_stored(w.gate), floats.exact(w.ape), floats.exact(w.norm)};
-}
-
-PreparedStreams prepare_streams(const std::optional<model::StoredStreams>& w, Floats& floats) {
-  if (!w) return {};
-  return {floats.exact(w->fn), floats.exact(w->base), floats.exact(w->scale)};
-}
-
-void prepare_window(const model::StoredLayer& w, const Numerics& numerics, Floats& floats,
-                    PreparedLayer& layer) {
-  const model::StoredWindowAttention& window = *w.window;
-  layer.window.kv = as_stored(window.kv);
-  layer.window.kv_norm = floats.exact(window.kv_norm);
-  layer.window.sink = floats.exact(window.sink);
-  layer.window.o_a = as_stored(window.o_a);
-  layer.window.o_b = as_stored(window.o_b);
-  if (window.compressor) layer.window.compressor = prepare_compressor(*window.compressor, floats);
-  if (!w.indexer.compressor) return;
-  layer.window.index_keys = prepare_compressor(*w.indexer.compressor, floats);
-  layer.index_q = as_stored(w.indexer.q);
-  layer.index_gate = prepare_gate(w.indexer.gate, numerics, floats);
-}
-
 // bf16(code * scale), or bf16 of what is stored.
 PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
   const View<bf16, 2> values(reinterpret_cast<bf16*>(floats.take((stored.out * stored.in + 1) / 2)),
@@ -142,6 +118,30 @@ PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
 PreparedMatrix prepare_as(const MatrixFormat& form, const StoredMatrix& stored, Floats& floats) {
   const bool copies = form.form == MatrixForm::kBF16 && format_of(stored) != form;
   return copies ? rounded(stored, floats) : as_stored(stored);
+}
+
+PreparedCompressor prepare_compressor(const model::StoredCompressor& w, Floats& floats) {
+  return {as_stored(w.kv), as_stored(w.gate), floats.exact(w.ape), floats.exact(w.norm)};
+}
+
+PreparedStreams prepare_streams(const std::optional<model::StoredStreams>& w, Floats& floats) {
+  if (!w) return {};
+  return {floats.exact(w->fn), floats.exact(w->base), floats.exact(w->scale)};
+}
+
+void prepare_window(const model::StoredLayer& w, const WindowAttentionPlan& plan, const Numerics& numerics,
+                    Floats& floats, PreparedLayer& layer) {
+  const model::StoredWindowAttention& window = *w.window;
+  layer.window.kv = as_stored(window.kv);
+  layer.window.kv_norm = floats.exact(window.kv_norm);
+  layer.window.sink = floats.exact(window.sink);
+  layer.window.o_a = prepare_as(plan.o_a.problem.weight, window.o_a, floats);
+  layer.window.o_b = as_stored(window.o_b);
+  if (window.compressor) layer.window.compressor = prepare_compressor(*window.compressor, floats);
+  if (!w.indexer.compressor) return;
+  layer.window.index_keys = prepare_compressor(*w.indexer.compressor, floats);
+  layer.index_q = as_stored(w.indexer.q);
+  layer.index_gate = prepare_gate(w.indexer.gate, numerics, floats);
 }
 
 void prepare_indexer(const model::StoredIndexer& w, const indexer_projection::Problem& projection,
@@ -172,7 +172,7 @@ void prepare_layer(const model::StoredLayer& w, const LayerPlan& plan, const Num
   layer.q_a_norm = floats.exact(w.q_a_norm);
   layer.q_b = as_stored(w.q_b);
   if (w.window)
-    prepare_window(w, numerics, floats, layer);
+    prepare_window(w, *plan.window, numerics, floats, layer);
   else
     prepare_latent(w, *plan.attention, numerics, floats, layer);
   layer.attention_streams = prepare_streams(w.attention_streams, floats);
