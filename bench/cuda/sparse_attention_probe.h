@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda.h"
+#include "fulgurite/ops/sparse_attention/sparse_attention_rules.h"
 
 namespace fulgurite::sparse_attention::probe {
 
