@@ -111,8 +111,8 @@ def stages_behind(record):
     """A line of Markdown: by batch, ours and the public best where ours takes longer."""
     batches = []
     for batch in record["batches"]:
-        cells = [(stage["name"], stage["times"][str(batch)]) for stage in record["stages"]]
-        behind = [f"{name.replace(', ', ' and ')} {cell['ours']['median']:.1f} ({record_layer.public_best(cell):.1f})"
+        cells = [(stage["name"].replace(", ", " and "), stage["times"][str(batch)]) for stage in record["stages"]]
+        behind = [f"{name} {cell['ours']['median']:.1f} ({record_layer.public_best(cell):.1f})"
                   for name, cell in cells if record_layer.is_behind(cell)]
         if behind:
             batches.append(f"at batch {batch} " + ", ".join(behind))
