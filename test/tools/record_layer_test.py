@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""bench/record_layer.py: the record in the tree is in order, what the probe prints is read, and what does not fit
+is refused."""
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+import record_layer
+
+PRINTED = """NVIDIA H100 80GB HBM3, context 32768, us a layer: median (p10, p90)
+   1 linear q_a, kv_a               8.51 (8.40, 8.60)
+ 128 the whole block              571.56 (569.77, 572.75)
+"""
+
+
+def refused(text, record):
+    try:
+        record_layer.parse(text, record)
+    except record_layer.Wrong as wrong:
+        return str(wrong)
+    return ""
+
+
+def main():
+    record = record_layer.load()
+    record_layer.check(record)
+    with open(record_layer.RECORD, encoding="utf-8") as file:
+        assert file.read() == record_layer.text_of(record)
+
+    ours = record_layer.with_ours(record, PRINTED)
+    cells = {stage["name"]: stage["times"] for stage in ours["stages"]}
+    assert ours["device"] == "NVIDIA H100 80GB HBM3"
+    assert cells["linear q_a, kv_a"]["1"]["ours"] == {"median": 8.51, "p10": 8.40, "p90": 8.60}
+    assert cells["linear q_a, kv_a"]["8"]["ours"] is None
+    assert not record_layer.is_behind(cells["linear q_a, kv_a"]["1"])
+    assert record_layer.is_behind(cells["the whole block"]["128"])
+    assert record_layer.public_best(cells["index_select"]["8"]) == 16.7 + 28.9
+
+    assert "context 4096" in refused(PRINTED.replace("32768", "4096"), record)
+    assert "second time" in refused(PRINTED + PRINTED.splitlines()[1], record)
+    assert "no stage" in refused("   1 linear q_c     8.51 (8.40, 8.60)", record)
+    assert "no stage" in refused("   2 linear q_b     8.51 (8.40, 8.60)", record)
+    assert "not a line" in refused("", record)
+
+
+if __name__ == "__main__":
+    main()
