@@ -48,16 +48,16 @@ __device__ void promote(float (&acc)[T::kSums], const float (&partial)[T::kSums]
     acc[i] = __fmaf_rn(partial[i], i % 2 == 0 ? factors[i / 4].x : factors[i / 4].y, acc[i]);
 }
 
-// A stage may be overwritten, by all blocks that copy into it.
+// A stage may be overwritten, by all blocks that copy into it: the own one, then (lane 1) the neighbour.
 template <class T>
 __device__ void release(Shared<T>& shared, Rank<T> rank, int stage) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   __syncwarp();
+  if (lane == 0) barrier_arrive(&shared.empty[stage]);
   if constexpr (T::kShares) {
-    if (lane < T::kTiles)
-      arrive_at_having_read(address_in(shared_address(&shared.empty[stage]), Rank<T>::of(rank.part, lane)));
-  } else if (lane == 0) {
-    barrier_arrive(&shared.empty[stage]);
+    static_assert(T::kTiles == 2);
+    const int neighbour = Rank<T>::of(rank.part, rank.tile ^ 1);
+    if (lane == 1) arrive_at_having_read(address_in(shared_address(&shared.empty[stage]), neighbour));
   }
 }
 
@@ -208,12 +208,6 @@ __global__ __launch_bounds__(T::kThreads, T::kAtOnce) void few(const __grid_cons
     __syncwarp();
     if constexpr (T::kBlocks > 1) cluster_wait();
     if (copies) copy_all(copier);
-    __syncwarp();
-  }
-  if constexpr (T::kShares) {  // neighbours release stages here until they are done
-    __syncwarp();
-    cluster_arrive_relaxed();
-    cluster_wait();
   }
 }
 

@@ -141,6 +141,7 @@ __device__ void copy_all(const Copier<T>& copier) {
     if (use >= T::kAhead) copier.copy_weight(at.tile, at.block, place.stage);
     if constexpr (!T::kFuses) copier.copy_x(at.block, place.stage);
   }
+  if constexpr (T::kShares) wait_for_releases(copier.shared.empty, uses, place);
 }
 
 }  // namespace fulgurite::linear::hopper

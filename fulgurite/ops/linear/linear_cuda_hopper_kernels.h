@@ -81,6 +81,15 @@ struct Place {
   }
 };
 
+// By the thread that copies, after the last of `uses` stages; `place` is the one after it. A neighbour releases
+// stages here: a block that ended before would leave it a barrier that is no more.
+template <int kStages>
+__device__ void wait_for_releases(Barrier (&empty)[kStages], int uses, Place<kStages> place) {
+#pragma unroll 1
+  for (int use = uses; use < uses + kStages; ++use, place.advance())
+    if (use >= kStages) barrier_wait(&empty[place.stage], place.parity ^ 1);
+}
+
 // The scales of a row of the weight's blocks, one after another: the lanes of a warp hold 32, and the 32 after
 // them are under way.
 struct WeightScales {

@@ -85,6 +85,7 @@ __device__ void copy_all(Shared<T>& shared, const Maps& maps, const Params& para
                 kept);
     }
   }
+  if constexpr (kBlocks > 1) wait_for_releases(shared.empty, use, place);
 }
 
 // --- the warps that multiply ---
@@ -150,15 +151,14 @@ __device__ inline void store_sums(const Params& params, int token, int column, c
   }
 }
 
-// A stage may be overwritten, by all blocks that copy into it.
-__device__ inline void release(Barrier* empty) {
+// A stage may be overwritten, by all blocks that copy into it: the own one, then (lane 1) the neighbour.
+__device__ inline void release(Barrier* empty, int rank) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  static_assert(kBlocks <= 2);
   __syncwarp();
-  if constexpr (kBlocks > 1) {
-    if (lane < kBlocks) arrive_at_having_read(address_in(shared_address(empty), lane));
-  } else if (lane == 0) {
-    barrier_arrive(empty);
-  }
+  if (lane == 0) barrier_arrive(empty);
+  if constexpr (kBlocks == 2)
+    if (lane == 1) arrive_at_having_read(address_in(shared_address(empty), rank ^ 1));
 }
 
 template <class T>
@@ -183,7 +183,7 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
     for (int block = 0; block < blocks; ++block, place.advance()) {
       const float weight_scale = scales.take(scales_of(index), row_after, block);
       add_block<T>(shared, place, first_token, weight_scale, sums);
-      release(&shared.empty[place.stage]);
+      release(&shared.empty[place.stage], rank);
       if (T::kParts && (--left == 0 || block + 1 == blocks)) {
         add_part<T>(part++, sums, total);
         left = each;
@@ -207,14 +207,6 @@ __device__ void make_barriers(Shared<T>& shared) {
   barrier_init_fence();
 }
 
-// The cluster's blocks, where there are two.
-__device__ inline void meet() {
-  if constexpr (kBlocks > 1) {
-    cluster_arrive_relaxed();
-    cluster_wait();
-  }
-}
-
 template <class T>
 __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Maps maps,
                                                      const __grid_constant__ Params params, int parts) {
@@ -227,7 +219,10 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
     make_barriers(shared);
   }
   __syncthreads();
-  meet();
+  if constexpr (kBlocks > 1) {  // all barriers are there
+    cluster_arrive_relaxed();
+    cluster_wait();
+  }
   release_successor();
   const int rank = kBlocks > 1 ? static_cast<int>(cluster_rank()) : 0;
   if (warp < kWarps) {
@@ -237,8 +232,6 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
     give_registers<40>();
     if (threadIdx.x == kWarps * 32) copy_all<T>(shared, maps, params, rank);
   }
-  __syncwarp();
-  meet();  // the neighbour releases stages here until it is done
 }
 
 template <class T>

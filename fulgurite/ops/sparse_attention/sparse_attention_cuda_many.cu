@@ -146,7 +146,7 @@ struct Scores {
     }
     for (int n = 0; n < tiles; ++n) {
       const bool more = n + 1 < tiles;
-      if (n > 0) named_barrier_sync(kWeightsEmpty, 2 * kGroupThreads);
+      if (n > 0) barrier_wait(&s.weights_read, static_cast<uint32_t>(n - 1) % 2);
       share_weights();
       if constexpr (!W::kLate) named_barrier_arrive(kWeightsFull, 2 * kGroupThreads);
       rescale_sums(o, softmax.rescale[0], softmax.rescale[1]);
@@ -198,7 +198,7 @@ __device__ __forceinline__ void sum_right(const Work& w, Many& s, float (&o)[128
     wgmma_wait<0>();
     wgmma_result(o);
     give_back_half<kBlocks>(s, n, 1);
-    if (n + 1 < tiles) named_barrier_arrive(kWeightsEmpty, 2 * kGroupThreads);
+    if (lane == 0) barrier_arrive(&s.weights_read);
   }
 }
 
@@ -267,9 +267,8 @@ __device__ __forceinline__ void end_left(const CudaParams& p, const Work& w, Man
     return;
   }
   const float inverse[2] = {__frcp_rn(l[0]), __frcp_rn(l[1])};
-  named_barrier_sync(kTogether, 2 * kGroupThreads);  // the last tile's factors have been read
   if (lane % 4 == 0)
-    for (int r = 0; r < 2; ++r) s.rescale[head + 8 * r] = inverse[r];
+    for (int r = 0; r < 2; ++r) s.inverse[head + 8 * r] = inverse[r];
   named_barrier_sync(kTogether, 2 * kGroupThreads);
   write_out(p, w, s, 0, o, inverse[0], inverse[1]);
 }
@@ -279,8 +278,7 @@ __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Ma
   if (p.splits > 1) return write_run(p, w, s, 1, o);
   const int thread = static_cast<int>(threadIdx.x) % 128, head = thread / 32 * 16 + thread % 32 / 4;
   named_barrier_sync(kTogether, 2 * kGroupThreads);
-  named_barrier_sync(kTogether, 2 * kGroupThreads);
-  write_out(p, w, s, 1, o, s.rescale[head], s.rescale[head + 8]);
+  write_out(p, w, s, 1, o, s.inverse[head], s.inverse[head + 8]);
 }
 
 template <CudaRows kForm, class W>
@@ -293,6 +291,7 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
       barrier_init(&s.full[i / 2][i % 2], 4);  // warps
       barrier_init(&s.empty[i / 2][i % 2], 4 * kBlocks);
     }
+    barrier_init(&s.weights_read, 4);
     barrier_init_fence();
   }
   if constexpr (kBlocks == 2) cluster_arrive_relaxed();
@@ -311,6 +310,7 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
       bring_fp8<W>(p, w, s);
     else
       bring_bf16<W>(p, w, s);
+    if constexpr (kBlocks == 2) Filling<W>(s).wait_for_readers(w.last - w.first);
   } else {
     copies_wait<0>();
     shared_writes_fence();
@@ -328,10 +328,6 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
       sum_right<kBlocks>(w, s, o);
       end_right(p, w, s, o);
     }
-  }
-  if constexpr (kBlocks == 2) {  // nothing may come to a block that has ended
-    cluster_arrive_relaxed();
-    cluster_wait();
   }
 }
 

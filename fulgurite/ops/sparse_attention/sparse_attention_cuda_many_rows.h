@@ -11,14 +11,16 @@ constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
 constexpr int kHalfPieces = 4;                                     // of 64 columns
 constexpr int kOutPitch = 256 * 2 + 16, kRunPitch = 256 * 4 + 32;  // of rows of results in shared memory
 
-enum Name : uint32_t { kWeightsFull = 1, kWeightsEmpty, kTogether, kScoresAlone };
+enum Name : uint32_t { kWeightsFull = 1, kTogether, kScoresAlone };
 
 struct Many {
   Tile queries;
   Tile keys[2];
   alignas(1024) uint8_t weights[kHeads * 128];  // P, bf16
-  float rescale[kHeads];                        // of the sums before the tile; at the end 1 / l
+  float rescale[kHeads];                        // of the sums before the tile
+  float inverse[kHeads];                        // 1 / l
   Barrier full[2][2], empty[2][2];              // [tile][half]
+  Barrier weights_read;                         // and their factors, by `right`
   int counts[kThreads / 32];
 };
 
@@ -48,6 +50,13 @@ struct Filling {
   }
   __device__ __forceinline__ void wait(int n, int half) const {
     barrier_wait(&s.empty[n % 2][half], phase_of(n) ^ 1);
+  }
+
+  // After the last of `tiles`: the other block gives tiles back here, and reads none of this one's any more. A
+  // block that ended before would leave it a barrier that is no more.
+  __device__ __forceinline__ void wait_for_readers(int tiles) const {
+    for (int n = tiles; n < tiles + 2; ++n)
+      for (int half = 0; half < 2; ++half) wait(n, half);
   }
 
   // The rows are written: they go to the other block as well, whose own rows this block's barrier counts in
