@@ -39,7 +39,7 @@
 //            its rounding to bf16 where the two sides round apart, meets |row_j[c]| and the denominator; sums
 //            round once an entry and a few times a tile, exp is within 1.5 ulp; bf16 pairs take denormals as
 //            zeros where the instruction set does; out's rounding adds a step of its type where the two sides round apart. A kernel with
-//            tiles of its own would have to add 2^-8 * sum_j p |row_j[c]|. sparse_attention_audit.cpp has it.
+//            tiles of its own (`runs`) adds 2^-7 * sum_j p |row_j[c]|: P is rounded on both sides. sparse_attention_audit.cpp has it.
 // Source     DeepSeek-V3.2-Exp inference/model.py, MLA.forward; arXiv:2512.02556, 2.1.
 
 #include <functional>
