@@ -10,6 +10,7 @@
 
 #include "fulgurite/audit/profiles.h"
 #include "test/dump_files.h"
+#include "test/gpu.h"
 
 namespace fulgurite {
 namespace {
@@ -51,6 +52,22 @@ TEST(bisect, the_oracles_of_all_families_pass_as_huggingface) {
     expect_within(report);
     EXPECT_GE(report.stages.size(), 13u);
   }
+}
+
+// The GPU's rows, which the tap looks into and puts values between.
+TEST(bisect, on_a_gpu_the_first_bad_stage_is_the_cpus) {
+  Numerics other = Numerics::serving();
+  other.gate = Gate::kBf16;
+  const test::TinyModel tiny(test::kRecordedV32.directory());
+  plan::Options options;
+  options.numerics = Numerics::serving();
+  const Dump wrong = opened(test::kRecordedV32, test::dump_of(test::kRecordedV32, other, 36).write("gate"));
+  const BisectReport found = audit::bisect(tiny.model, test::gpu(), options, wrong, {false});
+  ASSERT_FALSE(found.within());
+  EXPECT_EQ(found.first_bad->name, "layer0.index_weights");
+  const Dump right =
+      opened(test::kRecordedV32, test::dump_of(test::kRecordedV32, options.numerics, 36).write("right"));
+  expect_within(audit::bisect(tiny.model, test::gpu(), options, right, {false}));
 }
 
 // Of a pass by kernels, judged by the same kernels: what is put in the place of a tensor changes nothing.

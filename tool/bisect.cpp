@@ -46,8 +46,6 @@ void write(const std::string& path, const nlohmann::ordered_json& json) {
 }
 
 int run_bisect(Options options) {
-  if (options.model.device != "cpu")
-    fail(ErrorKind::kRequest, "bisect: --device cuda: replays run on the CPU");
   const LoadedModel loaded = load(options.model);
   options.model = with_profile(options.model, loaded.model.config);
   if (!options.json.empty() && !std::ofstream(options.json, std::ios::app))

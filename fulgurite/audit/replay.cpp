@@ -63,14 +63,14 @@ struct OtherTables {
         compressed(plan.compressed_frequencies, plan.options.context) {}
   struct One {
     One(rotary::Frequencies frequencies, int64_t positions)
-        : cosine(static_cast<size_t>(positions * frequencies.dim / 2)), sine(cosine.size()) {
+        : cosine(DType::kF32, {positions, frequencies.dim / 2}),
+          sine(DType::kF32, {positions, frequencies.dim / 2}) {
       frequencies.base *= 1.0 + 0x1p-19;
-      const View<float, 2> c(cosine.data(), {positions, frequencies.dim / 2}),
-          s(sine.data(), {positions, frequencies.dim / 2});
+      const View<float, 2> c = cosine.view().as<float>(), s = sine.view().as<float>();
       rotary::fill_table(frequencies, c, s);
       table = {c, s};
     }
-    std::vector<float> cosine, sine;
+    OwnedTensor<2> cosine, sine;  // where the rows read them
     rotary::Table table;
   };
   One plain, compressed;
@@ -175,7 +175,10 @@ class Replay : public execute::Tap, public plan::Conductor {
     const DumpTensor* const theirs = dump_.find(TapPoint::kHidden, layer);
     if (theirs == nullptr) return {};
     const float* const values = plan_.config.streams ? theirs->f32.data() : result.sums.at(layer).data();
-    return {theirs->first_row, View<const float, 2>(values, {theirs->rows, theirs->width()})};
+    const View<const float, 2> rows(values, {theirs->rows, theirs->width()});
+    if (TensorMemory::current() == nullptr) return {theirs->first_row, rows};
+    replacement_.emplace(copy_of(ConstTensor<2>(rows)));  // where a GPU reads it; the one before has been met
+    return {theirs->first_row, View<const float, 2>(replacement_->view().as<float>())};
   }
 
  private:
@@ -358,6 +361,7 @@ class Replay : public execute::Tap, public plan::Conductor {
   const plan::Plan& plan_;
   const ReplayOptions options_;
   std::optional<OtherTables> tables_;
+  std::optional<OwnedTensor<2>> replacement_;
   int64_t start_ = 0;
   bool remakes_sum_ = false;
   bool done_ = false;
@@ -387,6 +391,8 @@ std::vector<int32_t> chosen_by(std::span<const float> scores, int64_t count, Tie
 
 ReplayResult replay(const model::Model& model, const plan::Plan& plan, const Dump& dump,
                     const ReplayOptions& options) {
+  std::optional<TensorMemory> memory;  // what is put in the place of a tensor lies where the rows read it
+  if (plan.device.accelerator != nullptr) memory.emplace(*plan.device.accelerator->shared);
   execute::Session session(model, plan);
   Replay pass(dump, session.plan(), options);
   session.forward(0, dump.ids(), &pass, &pass);

@@ -67,6 +67,15 @@ void select_rows(const LayerContext& c) {
   if (at.index_scores) c.show(TapPoint::kIndexScores, at.index_scores);
 }
 
+// Of a selection that was replaced, the slots too.
+void show_selection(const LayerContext& c) {
+  const Activations& at = c.at;
+  if (!c.show(TapPoint::kTopk, at.selected) || !at.slots) return;
+  for (int64_t t = 0; t < at.tokens; ++t)
+    for (int64_t j = 0; j < at.selected.extent[1]; ++j)
+      at.slots(t, j) = index_select::slot_of(c.caches.latent.pages, at.places(t).sequence, at.selected(t, j));
+}
+
 void attend(const LayerContext& c) {
   const Activations& at = c.at;
   if (const auto& expanded = c.plan.attention->expanded)
@@ -87,7 +96,7 @@ void run_latent_attention(const LayerContext& c) {
   project_query(c);
   cache_latent(c);
   if (c.plan.attention->indexer) select_rows(c);
-  c.show(TapPoint::kTopk, c.at.selected);
+  show_selection(c);
   attend(c);
   c.show(TapPoint::kAttnHeads, c.at.head_outputs);
   c.plan.attention->o.run({flat(c.at.head_outputs), &c.weights.o, c.at.block}, c.at.tokens, c.lane);
