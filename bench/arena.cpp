@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace fulgurite::bench {
 namespace {
@@ -46,6 +47,33 @@ float power_of_two(Random& random, int64_t lowest, int64_t count) {
 }
 
 int64_t blocks(int64_t n, int64_t block) { return (n + block - 1) / block; }
+
+// The first two extents of a cache's view.
+std::array<int64_t, 2> extent_of(const CachePages& pages, int64_t sequences, int64_t context) {
+  if (pages.tokens == 0) return {sequences, context};
+  return {pages.table.size(), pages.tokens};
+}
+
+int64_t scale_bytes(DType dtype) { return dtype == DType::kF8_E4M3 ? sizeof(float) : 0; }
+int64_t key_page_bytes(DType dtype, const CachePages& pages, int64_t head_dim) {
+  return pages.tokens * (head_dim * bits(dtype) / 8 + scale_bytes(dtype));
+}
+
+// Each page of the pool is its keys, then their scales.
+IndexKeys keys_in_pages(std::byte* pool, DType dtype, const CachePages& pages, int64_t head_dim) {
+  const int64_t page = key_page_bytes(dtype, pages, head_dim), key = head_dim * bits(dtype) / 8;
+  IndexKeys keys;
+  keys.pages = pages;
+  keys.keys.data = pool;
+  keys.keys.dtype = dtype;
+  keys.keys.extent = {pages.table.size(), pages.tokens, head_dim};
+  keys.keys.stride = {page * 8 / bits(dtype), head_dim, 1};
+  if (scale_bytes(dtype) > 0)
+    keys.scales = {reinterpret_cast<float*>(pool + pages.tokens * key),
+                   {pages.table.size(), pages.tokens},
+                   {page / scale_bytes(dtype), 1}};
+  return keys;
+}
 
 }  // namespace
 
@@ -128,10 +156,31 @@ PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& format
   return matrix;
 }
 
-LatentRows Arena::latent_cache(const LatentRow& row, int64_t sequences, int64_t context) {
-  const int64_t count = sequences * context;
+PreparedMatrix Arena::matrix(int64_t out, int64_t in, const MatrixFormat& stored, const MatrixFormat& read) {
+  const PreparedMatrix matrix = this->matrix(out, in, stored);
+  if (read == stored) return matrix;
+  FULGURITE_ASSERT(read.form == MatrixForm::kBF16, "no weight is read as {}", describe(read));
+  const View<bf16, 2> values(reinterpret_cast<bf16*>(bytes(out * in * 2, Pages::kSmall).data()), {out, in});
+  for (int64_t r = 0; r < out; ++r)
+    for (int64_t c = 0; c < in; ++c)
+      values(r, c) = to_bf16(static_cast<float>(element(matrix, WeightReading::kBf16, r, c)));
+  return {View<const bf16, 2>(values), out, in};
+}
+
+CachePages Arena::pages(int64_t sequences, int64_t context) {
+  const int64_t of_a_sequence = pages_of(context, kPageTokens), count = sequences * of_a_sequence;
+  auto* const table = reinterpret_cast<int32_t*>(bytes(count * 4, Pages::kSmall).data());
+  std::iota(table, table + count, 0);
+  for (int64_t i = count - 1; i > 0; --i) std::swap(table[i], table[random_.below(i + 1)]);
+  return {kPageTokens, {table, {sequences, of_a_sequence}}};
+}
+
+LatentRows Arena::latent_cache(const LatentRow& row, int64_t sequences, int64_t context,
+                               const CachePages& pages) {
+  const auto [parts, rows] = extent_of(pages, sequences, context);
+  const int64_t count = parts * rows;
   const std::span<std::byte> memory = bytes(count * row.bytes());
-  LatentRows cache{row, View<std::byte, 3>(memory.data(), {sequences, context, row.bytes()})};
+  LatentRows cache{row, View<std::byte, 3>(memory.data(), {parts, rows, row.bytes()}), pages};
   if (row.form == LatentCache::kFp32) {
     fill(DType::kF32, memory);
   } else if (row.form == LatentCache::kBf16) {
@@ -167,11 +216,40 @@ KvRows Arena::kv_cache(const KvRow& row, int64_t sequences, int64_t rows) {
   return cache;
 }
 
-IndexKeys Arena::index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim) {
+IndexKeys Arena::index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim,
+                            const CachePages& pages) {
   IndexKeys keys;
+  if (pages.tokens > 0) {
+    const std::span<std::byte> pool = bytes(pages.table.size() * key_page_bytes(dtype, pages, head_dim));
+    fill(dtype, pool);
+    keys = keys_in_pages(pool.data(), dtype, pages, head_dim);
+    for (int64_t page = 0; keys.scales && page < pages.table.size(); ++page)
+      for (int64_t row = 0; row < pages.tokens; ++row)
+        keys.scales(page, row) = static_cast<float>(random_.uniform(0x1p-9, 0x1p-7));
+    return keys;
+  }
   keys.keys = drawn<3>(dtype, {sequences, context, head_dim});
   if (dtype == DType::kF8_E4M3)
     keys.scales = View<float, 2>(vector(sequences * context, 0x1p-9, 0x1p-7).data, {sequences, context});
+  return keys;
+}
+
+LatentRows Arena::unwritten_latents(const LatentRow& row, int64_t sequences, int64_t context,
+                                    const CachePages& pages) {
+  const auto [parts, rows] = extent_of(pages, sequences, context);
+  const Tensor<3> memory = unwritten<3>(DType::kU8, {parts, rows, row.bytes()});
+  return {row, View<std::byte, 3>(memory.data, memory.extent), pages};
+}
+
+IndexKeys Arena::unwritten_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim,
+                                const CachePages& pages) {
+  if (pages.tokens > 0) {
+    const int64_t page = key_page_bytes(dtype, pages, head_dim);
+    return keys_in_pages(unwritten<2>(DType::kU8, {pages.table.size(), page}).data, dtype, pages, head_dim);
+  }
+  IndexKeys keys;
+  keys.keys = unwritten<3>(dtype, {sequences, context, head_dim});
+  if (scale_bytes(dtype) > 0) keys.scales = unwritten<2>(DType::kF32, {sequences, context}).as<float>();
   return keys;
 }
 

@@ -80,9 +80,22 @@ class Arena {
   }
 
   PreparedMatrix matrix(int64_t out, int64_t in, const MatrixFormat& format);
-  LatentRows latent_cache(const LatentRow& row, int64_t sequences, int64_t context);
+  // Drawn as it is stored, then in the form that a row reads: bf16(code * scale), where that is another.
+  PreparedMatrix matrix(int64_t out, int64_t in, const MatrixFormat& stored, const MatrixFormat& read);
+
+  // A pool with a page for every kPageTokens of each sequence, dealt out at random.
+  CachePages pages(int64_t sequences, int64_t context);
+  // Of caches below: without pages a sequence's rows lie together.
+  LatentRows latent_cache(const LatentRow& row, int64_t sequences, int64_t context,
+                          const CachePages& pages = {});
   KvRows kv_cache(const KvRow& row, int64_t sequences, int64_t rows);
-  IndexKeys index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim);
+  IndexKeys index_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim,
+                       const CachePages& pages = {});
+  // The same for an output.
+  LatentRows unwritten_latents(const LatentRow& row, int64_t sequences, int64_t context,
+                               const CachePages& pages);
+  IndexKeys unwritten_keys(DType dtype, int64_t sequences, int64_t context, int64_t head_dim,
+                           const CachePages& pages);
   View<TokenPlace, 1> places(std::span<const TokenPlace> places);
   rotary::Table rotary_table(const rotary::Frequencies& frequencies, int64_t positions);
 

@@ -4,6 +4,7 @@
 
 #include "bench/prepared.h"
 #include "fulgurite/ops/expanded_attention/expanded_attention_audit.h"
+#include "fulgurite/ops/index_select/index_select.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare_audit.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_audit.h"
 
@@ -16,14 +17,8 @@ LatentRow row_of(const Request& request) {
 
 // --- latent_prepare ---
 
-LatentRows unwritten_cache(Arena& arena, const LatentRow& row, int64_t sequences, int64_t context) {
-  const Tensor<3> rows = arena.unwritten<3>(DType::kU8, {sequences, context, row.bytes()});
-  return {row, View<std::byte, 3>(rows.data, rows.extent)};
-}
-
 std::span<const std::byte> cache_row(const LatentRows& cache, TokenPlace place) {
-  const View<std::byte, 1> row = cache.rows[place.sequence][place.position];
-  return {row.data, static_cast<size_t>(row.extent[0])};
+  return {cache.at(place), static_cast<size_t>(cache.row.bytes())};
 }
 
 std::unique_ptr<Runnable> make_latent_prepare(const Request& request, int64_t tokens) {
@@ -33,9 +28,10 @@ std::unique_ptr<Runnable> make_latent_prepare(const Request& request, int64_t to
   auto o = std::make_unique<Operands<latent_prepare::Problem, latent_prepare::Args>>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {request.setting, s.kv_lora, s.rope, s.norm_eps, sequences, context};
+  const CachePages pages = pages_for(request, arena, sequences, context);
+  o->problem = {request.setting, s.kv_lora, s.rope, s.norm_eps, sequences, context, pages.tokens};
   const Tensor<2> kv = arena.drawn<2>(request.activation(), {tokens, s.kv_lora + s.rope});
-  const LatentRows cache = unwritten_cache(arena, row, sequences, context);
+  const LatentRows cache = arena.unwritten_latents(row, sequences, context, pages);
   o->args = {kv, arena.vector(s.kv_lora, 0.5, 1.5), places_of(arena, tokens, context),
              arena.rotary_table(s.frequencies, context), cache};
   o->outputs = {{cache.rows.data, static_cast<size_t>(cache.rows.size())}};
@@ -44,7 +40,7 @@ std::unique_ptr<Runnable> make_latent_prepare(const Request& request, int64_t to
       tokens * (4 * s.kv_lora + 3 * s.rope)};
   for (const int64_t token : sample_tokens(tokens)) {
     auto& part = o->parts.emplace_back();
-    const LatentRows own = unwritten_cache(arena, row, sequences, context);
+    const LatentRows own = arena.unwritten_latents(row, sequences, context, pages);
     part.name = fmt::format("token {}", token);
     part.problem = o->problem;
     part.args = o->args;
@@ -77,6 +73,16 @@ View<int32_t, 2> choose_rows(Arena& arena, View<const TokenPlace, 1> places, int
   return selected;
 }
 
+View<int32_t, 2> slots_of(Arena& arena, const CachePages& pages, View<const int32_t, 2> selected,
+                          View<const TokenPlace, 1> places) {
+  if (pages.tokens == 0) return {};
+  const View<int32_t, 2> slots = arena.unwritten<2>(DType::kI32, selected.extent).as<int32_t>();
+  for (int64_t t = 0; t < selected.extent[0]; ++t)
+    for (int64_t j = 0; j < selected.extent[1]; ++j)
+      slots(t, j) = index_select::slot_of(pages, places(t).sequence, selected(t, j));
+  return slots;
+}
+
 // Cache rows that the tokens read, each counted once.
 int64_t rows_read(View<const int32_t, 2> selected, View<const TokenPlace, 1> places, int64_t sequences,
                   int64_t context) {
@@ -92,14 +98,17 @@ int64_t rows_read(View<const int32_t, 2> selected, View<const TokenPlace, 1> pla
 
 using SparseOperands = Operands<sparse_attention::Problem, sparse_attention::Args>;
 
-// A token alone; the judged one on its last heads.
+// A token alone; the judged one on its last heads. A row of several runs has other bits in calls of other sizes: each
+// token's last heads are judged where they stand.
 Part<sparse_attention::Problem, sparse_attention::Args> sparse_part(SparseOperands& o, int64_t token) {
   constexpr int64_t kJudgedHeads = 8;
   const sparse_attention::Args& whole = o.args;
-  const bool judged = token == o.tokens - 1;
+  const bool in_place = o.problem.runs > 0, judged = in_place || token == o.tokens - 1;
   const int64_t heads = judged ? std::min(kJudgedHeads, o.problem.heads) : o.problem.heads;
   const int64_t first = o.problem.heads - heads;
-  const Tensor<3> out = o.arena.unwritten<3>(whole.out.dtype, {1, heads, o.problem.latent});
+  const Tensor<3> in_case = whole.out.slice(0, token, 1).slice(1, first, heads);
+  const Tensor<3> out =
+      in_place ? in_case : o.arena.unwritten<3>(whole.out.dtype, {1, heads, o.problem.latent});
   Part<sparse_attention::Problem, sparse_attention::Args> part;
   part.name = fmt::format("token {}, heads {}..{}", token, first, o.problem.heads - 1);
   part.problem = o.problem;
@@ -111,9 +120,9 @@ Part<sparse_attention::Problem, sparse_attention::Args> sparse_part(SparseOperan
                whole.selected.slice(0, token, 1),
                whole.places.slice(0, token, 1),
                out};
-  part.twins = {{"out", all_bytes(out),
-                 leading_bytes(whole.out[token].slice(0, first, heads), heads * o.problem.latent)}};
-  part.judged = judged ? Judged::kYes : Judged::kNo;
+  if (whole.slots) part.args.slots = whole.slots.slice(0, token, 1);
+  part.judged = in_place ? Judged::kInPlace : judged ? Judged::kYes : Judged::kNo;
+  if (!in_place) part.twins = {{"out", all_bytes(out), leading_bytes(in_case, heads * o.problem.latent)}};
   return part;
 }
 
@@ -125,16 +134,20 @@ std::unique_ptr<Runnable> make_sparse(const Request& request, int64_t heads, int
   auto o = std::make_unique<SparseOperands>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {request.setting, heads,     s.kv_lora, s.rope, s.index_topk,
-                s.softmax_scale, sequences, context,   tokens};
+  const CachePages pages = pages_for(request, arena, sequences, context);
+  const sparse_attention::Problem asked{request.setting, heads,     s.kv_lora, s.rope, s.index_topk,
+                                        s.softmax_scale, sequences, context,   tokens, pages.tokens};
+  const auto choice = choose(request, request.catalog->sparse_attention, asked);
+  o->problem = choice.problem;
   // The rotated part stands in the query's rows, behind the part without position.
   const Tensor<3> query = arena.drawn<3>(type, {tokens, heads, s.nope + s.rope}),
                   out = arena.unwritten<3>(type, {tokens, heads, s.kv_lora});
   o->args.q = arena.drawn<3>(type, {tokens, heads, s.kv_lora});
   o->args.q_rope = query.slice(2, s.nope, s.rope);
-  o->args.cache = arena.latent_cache(row, sequences, context);
+  o->args.cache = arena.latent_cache(row, sequences, context, pages);
   o->args.places = places_of(arena, tokens, context);
   o->args.selected = choose_rows(arena, o->args.places, s.index_topk);
+  o->args.slots = slots_of(arena, pages, o->args.selected, o->args.places);
   o->args.out = out;
   o->outputs = {all_bytes(out)};
   const int64_t read = rows_read(o->args.selected, o->args.places, sequences, context);
@@ -143,7 +156,7 @@ std::unique_ptr<Runnable> make_sparse(const Request& request, int64_t heads, int
                  tokens * (heads * (2 * s.kv_lora + s.rope) * request.activation_bytes() + s.index_topk * 4),
              2 * tokens * heads * chosen * (2 * s.kv_lora + s.rope)};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(sparse_part(*o, token));
-  return prepare(request, request.catalog->sparse_attention, &sparse_attention::judge, std::move(o));
+  return prepare(request, choice, &sparse_attention::judge, std::move(o));
 }
 
 // --- expanded_attention ---
@@ -182,13 +195,14 @@ std::unique_ptr<Runnable> make_expanded(const Request& request, int64_t tokens) 
                 rows = s.heads * (s.nope + s.value);
   auto o = std::make_unique<ExpandedOperands>();
   Arena& arena = o->arena;
+  const CachePages pages = pages_for(request, arena, sequences, context);
   o->tokens = tokens;
   o->problem = {request.setting, s.heads,         s.nope,     s.rope,    s.value, s.kv_lora,
-                s.index_topk,    s.softmax_scale, kFp8Matrix, sequences, context};
+                s.index_topk,    s.softmax_scale, kFp8Matrix, sequences, context, pages.tokens};
   const Tensor<3> out = arena.unwritten<3>(type, {tokens, s.heads, s.value});
   o->args.q = arena.drawn<3>(type, {tokens, s.heads, s.nope + s.rope});
   o->args.weight = o->keep(arena.matrix(rows, s.kv_lora, kFp8Matrix));
-  o->args.cache = arena.latent_cache(row, sequences, context);
+  o->args.cache = arena.latent_cache(row, sequences, context, pages);
   o->args.places = places_of(arena, tokens, context);
   o->args.selected = choose_rows(arena, o->args.places, s.index_topk);
   o->args.out = out;

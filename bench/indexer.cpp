@@ -21,17 +21,20 @@ std::unique_ptr<Runnable> make_projection(const Request& request, int64_t tokens
   const DType type = request.activation();
   auto o = std::make_unique<Operands<indexer_projection::Problem, indexer_projection::Args>>();
   o->tokens = tokens;
-  const MatrixFormat gate_weight = gate_format(request);
-  o->problem = {request.setting, s.hidden, s.index_dim, s.index_heads, kFp8Matrix, gate_weight, tokens};
+  const indexer_projection::Problem asked{
+      request.setting, s.hidden, s.index_dim, s.index_heads, kFp8Matrix, gate_format(request), tokens};
+  const auto choice = choose(request, request.catalog->indexer_projection, asked);
+  o->problem = choice.problem;
   const Tensor<2> x = o->arena.drawn<2>(type, {tokens, s.hidden}),
                   k = o->arena.unwritten<2>(type, {tokens, s.index_dim}),
                   gate = o->arena.unwritten<2>(DType::kF32, {tokens, s.index_heads});
-  const PreparedMatrix* const wk = o->keep(o->arena.matrix(s.index_dim, s.hidden, kFp8Matrix));
-  const PreparedMatrix* const w = o->keep(o->arena.matrix(s.index_heads, s.hidden, gate_weight));
+  const PreparedMatrix* const wk = o->keep(o->arena.matrix(s.index_dim, s.hidden, asked.wk, o->problem.wk));
+  const PreparedMatrix* const w =
+      o->keep(o->arena.matrix(s.index_heads, s.hidden, asked.gate_weight, o->problem.gate_weight));
   o->args = {x, wk, w, k, gate.as<float>()};
   o->outputs = {all_bytes(k), all_bytes(gate)};
-  const int64_t weights =
-      matrix_bytes(s.index_dim, s.hidden, kFp8Matrix) + matrix_bytes(s.index_heads, s.hidden, gate_weight);
+  const int64_t weights = matrix_bytes(s.index_dim, s.hidden, o->problem.wk) +
+                          matrix_bytes(s.index_heads, s.hidden, o->problem.gate_weight);
   o->work = {weights + tokens * ((s.hidden + s.index_dim) * request.activation_bytes() + s.index_heads * 4),
              2 * tokens * s.hidden * (s.index_dim + s.index_heads)};
   for (const int64_t token : sample_tokens(tokens)) {
@@ -46,18 +49,10 @@ std::unique_ptr<Runnable> make_projection(const Request& request, int64_t tokens
                   {"gate", all_bytes(own_gate), leading_bytes(gate[token], s.index_heads)}};
     part.judged = token == tokens - 1 ? Judged::kYes : Judged::kNo;
   }
-  return prepare(request, request.catalog->indexer_projection, &indexer_projection::judge, std::move(o));
+  return prepare(request, choice, &indexer_projection::judge, std::move(o));
 }
 
 // --- indexer_prepare ---
-
-IndexKeys unwritten_keys(Arena& arena, DType type, int64_t sequences, int64_t context, int64_t dim) {
-  IndexKeys keys;
-  keys.keys = arena.unwritten<3>(type, {sequences, context, dim});
-  if (type == DType::kF8_E4M3)
-    keys.scales = arena.unwritten<2>(DType::kF32, {sequences, context}).as<float>();
-  return keys;
-}
 
 using PrepareOperands = Operands<indexer_prepare::Problem, indexer_prepare::Args>;
 
@@ -68,7 +63,8 @@ Part<indexer_prepare::Problem, indexer_prepare::Args> prepare_part(PrepareOperan
   const Tensor<2> weights = o.arena.unwritten<2>(DType::kF32, {1, heads}), all_weights = whole.weights;
   IndexKeys keys;
   if (o.problem.keys)
-    keys = unwritten_keys(o.arena, whole.key_cache.keys.dtype, o.problem.sequences, o.problem.context, dim);
+    keys = o.arena.unwritten_keys(whole.key_cache.keys.dtype, o.problem.sequences, o.problem.context, dim,
+                                  whole.key_cache.pages);
   Part<indexer_prepare::Problem, indexer_prepare::Args> part;
   part.name = fmt::format("token {}", token);
   part.problem = o.problem;
@@ -84,8 +80,8 @@ Part<indexer_prepare::Problem, indexer_prepare::Args> prepare_part(PrepareOperan
   part.twins = {{"q_operand", all_bytes(operand), leading_bytes(whole.q_operand[token], heads * dim)},
                 {"weights", all_bytes(weights), leading_bytes(all_weights[token], heads)}};
   if (o.problem.keys)
-    part.twins.push_back({"key_cache", leading_bytes(keys.keys[at.sequence][at.position], dim),
-                          leading_bytes(whole.key_cache.keys[at.sequence][at.position], dim)});
+    part.twins.push_back({"key_cache", leading_bytes(keys.key(at.sequence, at.position), dim),
+                          leading_bytes(whole.key_cache.key(at.sequence, at.position), dim)});
   part.judged = token == tokens - 1 ? Judged::kYes : Judged::kNo;
   return part;
 }
@@ -102,7 +98,11 @@ std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
   o->problem.rope_first = s.kv == 0 ? 0 : s.index_dim - s.rope;
   const Tensor<2> weights = arena.unwritten<2>(DType::kF32, {tokens, s.index_heads});
   IndexKeys keys;
-  if (o->problem.keys) keys = unwritten_keys(arena, operand, sequences, context, s.index_dim);
+  if (o->problem.keys) {
+    const CachePages pages = pages_for(request, arena, sequences, context);
+    keys = arena.unwritten_keys(operand, sequences, context, s.index_dim, pages);
+    o->problem.page_tokens = pages.tokens;
+  }
   o->args.q = arena.drawn<3>(type, {tokens, s.index_heads, s.index_dim});
   o->args.gate = arena.floats<2>({tokens, s.index_heads});
   if (o->problem.keys) {
@@ -116,7 +116,7 @@ std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
   o->args.key_cache = keys;
   o->args.q_operand = arena.unwritten<3>(operand, {tokens, s.index_heads, s.index_dim});
   o->outputs = {all_bytes(weights), all_bytes(o->args.q_operand)};
-  if (o->problem.keys) o->outputs.push_back(all_bytes(keys.keys));
+  if (o->problem.keys) o->outputs.push_back(all_bytes(keys));
   const int64_t vectors = s.index_heads + (o->problem.keys ? 1 : 0), written = bits(operand) / 8;
   const int64_t a_token = vectors * s.index_dim * (request.activation_bytes() + written) + s.index_heads * 8 +
                           s.rope * 4 + (keys.scales ? 4 : 0);
@@ -133,12 +133,27 @@ std::unique_ptr<Runnable> make_prepare(const Request& request, int64_t tokens) {
 using SelectOperands = Operands<index_select::Problem, index_select::Args>;
 using SelectPart = Part<index_select::Problem, index_select::Args>;
 
+// Rows [first, first + count) of a sequence; first is a page's.
+ConstIndexKeys rows_of(const ConstIndexKeys& cache, int64_t sequence, int64_t first, int64_t count) {
+  ConstIndexKeys part = cache;
+  const int64_t page = cache.pages.tokens;
+  if (page > 0) {
+    part.pages.table = cache.pages.table.slice(0, sequence, 1).slice(1, first / page, pages_of(count, page));
+    return part;
+  }
+  part.keys = cache.keys.slice(0, sequence, 1).slice(1, first, count);
+  if (cache.scales) part.scales = cache.scales.slice(0, sequence, 1).slice(1, first, count);
+  return part;
+}
+
 // The judged token on the last rows that it sees, as many as the reference can do.
 SelectPart select_on_last_rows(SelectOperands& o, int64_t token) {
   const index_select::Args& whole = o.args;
   const TokenPlace place = whole.places(token);
   const int64_t visible = index_select::visible(o.problem, place.position);
-  const int64_t rows = std::min(visible, kJudgedProducts / (o.problem.heads * o.problem.head_dim));
+  const int64_t most = std::min(visible, kJudgedProducts / (o.problem.heads * o.problem.head_dim));
+  const int64_t step = std::max<int64_t>(o.problem.page_tokens, 1);
+  const int64_t first = (visible - most + step - 1) / step * step, rows = visible - first;
   SelectPart part;
   part.name = fmt::format("token {}, last {} rows", token, rows);
   part.problem = o.problem;
@@ -148,13 +163,11 @@ SelectPart select_on_last_rows(SelectOperands& o, int64_t token) {
   const TokenPlace last{0, static_cast<int32_t>(rows * o.problem.ratio - 1)};
   part.args.q = whole.q.slice(0, token, 1);
   part.args.weights = whole.weights.slice(0, token, 1);
-  part.args.key_cache.keys = whole.key_cache.keys.slice(0, place.sequence, 1).slice(1, visible - rows, rows);
-  if (whole.key_cache.scales)
-    part.args.key_cache.scales =
-        whole.key_cache.scales.slice(0, place.sequence, 1).slice(1, visible - rows, rows);
+  part.args.key_cache = rows_of(whole.key_cache, place.sequence, first, rows);
   part.args.places = o.arena.places({&last, 1});
   part.args.selected = o.arena.unwritten<2>(DType::kI32, {1, o.problem.topk}).as<int32_t>();
   part.args.scores = o.arena.unwritten<2>(DType::kF32, {1, rows}).as<float>();
+  if (whole.slots) part.args.slots = o.arena.unwritten<2>(DType::kI32, {1, o.problem.topk}).as<int32_t>();
   return part;
 }
 
@@ -175,6 +188,11 @@ SelectPart select_alone(SelectOperands& o, int64_t token, Scores scores) {
   if (scores == Scores::kYes)
     part.args.scores = o.arena.unwritten<2>(DType::kF32, {1, o.problem.context}).as<float>();
   part.twins = {{"selected", all_bytes(selected), leading_bytes(all[token], o.problem.topk)}};
+  if (whole.slots) {
+    const Tensor<2> slots = o.arena.unwritten<2>(DType::kI32, {1, o.problem.topk}), all_slots = whole.slots;
+    part.args.slots = slots.as<int32_t>();
+    part.twins.push_back({"slots", all_bytes(slots), leading_bytes(all_slots[token], o.problem.topk)});
+  }
   part.judged = Judged::kNo;
   return part;
 }
@@ -194,6 +212,14 @@ bool exact_choice(View<const float, 1> scores, int64_t visible, View<const int32
   return std::equal(expected.begin(), expected.end(), selected.data);
 }
 
+bool slots_agree(const index_select::Args& args) {
+  for (int64_t j = 0; args.slots && j < args.slots.extent[1]; ++j)
+    if (args.slots(0, j) !=
+        index_select::slot_of(args.key_cache.pages, args.places(0).sequence, args.selected(0, j)))
+      return false;
+  return true;
+}
+
 // The scores of the whole context: on the judged rows the judged ones, bit for bit; and the choice from them.
 Failure whole_context_agrees(const SelectPart& judged, const SelectPart& whole) {
   const int64_t visible = index_select::visible(whole.problem, whole.args.places(0).position);
@@ -205,6 +231,7 @@ Failure whole_context_agrees(const SelectPart& judged, const SelectPart& whole) 
                     whole.problem.setting.numerics.ties))
     return fmt::format("{}: the choice is not the exact top {} of its scores", whole.name,
                        whole.problem.topk);
+  if (!slots_agree(whole.args)) return whole.name + ": the slots are not those of the chosen rows";
   return std::nullopt;
 }
 
@@ -219,7 +246,7 @@ Work select_work(const SelectOperands& o) {
     int64_t& read = rows[static_cast<size_t>(o.args.places(t).sequence)];
     read = std::max(read, visible);
     work.flops += 2 * visible * p.heads * p.head_dim;
-    work.bytes += p.heads * (p.head_dim * operand + 4) + p.topk * 4;
+    work.bytes += p.heads * (p.head_dim * operand + 4) + p.topk * (o.args.slots ? 8 : 4);
   }
   for (const int64_t count : rows) work.bytes += count * key;
   if (o.args.q.dtype == DType::kF8_E4M3) work.arithmetic = Arithmetic::kCodes;
@@ -233,16 +260,25 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
   auto o = std::make_unique<SelectOperands>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {request.setting, s.index_heads, s.index_dim, std::min(s.index_topk, context),
-                sequences,       context,       tokens,      s.index_ratio};
+  const CachePages pages = pages_for(request, arena, sequences, context);
+  index_select::Problem asked{request.setting, s.index_heads, s.index_dim, std::min(s.index_topk, context),
+                              sequences,       context,       tokens,      s.index_ratio};
+  asked.page_tokens = pages.tokens;
+  const auto choice = choose(request, request.catalog->index_select, asked);
+  o->problem = choice.problem;
   const Tensor<2> selected = arena.unwritten<2>(DType::kI32, {tokens, o->problem.topk});
   o->args.q = arena.drawn<3>(operand, {tokens, s.index_heads, s.index_dim});
   o->args.weights =
       View<float, 2>(arena.vector(tokens * s.index_heads, -0.01, 0.01).data, {tokens, s.index_heads});
-  o->args.key_cache = arena.index_keys(operand, sequences, context, s.index_dim);
+  o->args.key_cache = arena.index_keys(operand, sequences, context, s.index_dim, pages);
   o->args.places = places_of(arena, tokens, context * s.index_ratio);
   o->args.selected = selected.as<int32_t>();
   o->outputs = {all_bytes(selected)};
+  if (pages.tokens > 0) {
+    const Tensor<2> slots = arena.unwritten<2>(DType::kI32, {tokens, o->problem.topk});
+    o->args.slots = slots.as<int32_t>();
+    o->outputs.push_back(all_bytes(slots));
+  }
   o->work = select_work(*o);
   for (const int64_t token : sample_tokens(tokens))
     if (token != tokens - 1) o->parts.push_back(select_alone(*o, token, Scores::kNo));
@@ -251,7 +287,7 @@ std::unique_ptr<Runnable> make_select(const Request& request, int64_t context, i
   o->also = [judged = o->parts[o->parts.size() - 2], whole = o->parts.back()](const auto&, const Lane&) {
     return whole_context_agrees(judged, whole);
   };
-  return prepare(request, request.catalog->index_select, &index_select::judge, std::move(o));
+  return prepare(request, choice, &index_select::judge, std::move(o));
 }
 
 }  // namespace

@@ -14,13 +14,20 @@ struct Linear {
   linear::Output output = linear::Output::kActivation;
 };
 
+using LinearOperands = Operands<linear::Problem, linear::Args>;
+using LinearPart = Part<linear::Problem, linear::Args>;
+
+// Rows of the weight that the reference can do.
+int64_t judged_rows(const linear::Problem& problem) {
+  return std::min(problem.out, std::max<int64_t>(128, kJudgedProducts / problem.in / 128 * 128));
+}
+
 // A token alone on some of the weight's rows: the first ones, or for the judged token the last ones.
-Part<linear::Problem, linear::Args> linear_part(Operands<linear::Problem, linear::Args>& o, int64_t token) {
-  const int64_t in = o.problem.in, out = o.problem.out;
+LinearPart linear_part(LinearOperands& o, int64_t token) {
+  const int64_t out = o.problem.out, most = judged_rows(o.problem);
   const bool judged = token == o.tokens - 1;
-  const int64_t most = std::min(out, std::max<int64_t>(128, kJudgedProducts / in / 128 * 128));
   const int64_t first = judged ? (out - most) / 128 * 128 : 0, rows = judged ? out - first : most;
-  Part<linear::Problem, linear::Args> part;
+  LinearPart part;
   part.name = fmt::format("token {}, rows {}..{}", token, first, first + rows - 1);
   part.problem = o.problem;
   part.problem.out = rows;
@@ -32,10 +39,47 @@ Part<linear::Problem, linear::Args> linear_part(Operands<linear::Problem, linear
   return part;
 }
 
+// A token alone on the whole weight, for its bits.
+LinearPart linear_alone(LinearOperands& o, int64_t token) {
+  LinearPart part;
+  part.name = fmt::format("token {}", token);
+  part.problem = o.problem;
+  part.problem.largest_batch = 1;
+  const Tensor<2> y = o.arena.unwritten<2>(o.args.y.dtype, {1, o.problem.out});
+  part.args = {o.args.x.slice(0, token, 1), o.args.weight, y};
+  part.twins = {{"y", leading_bytes(y, o.problem.out), leading_bytes(o.args.y[token], o.problem.out)}};
+  part.judged = Judged::kNo;
+  return part;
+}
+
+// The last rows of the last token, where they stand in the case.
+LinearPart linear_in_place(LinearOperands& o) {
+  const int64_t token = o.tokens - 1, out = o.problem.out;
+  const int64_t first = (out - judged_rows(o.problem)) / 128 * 128;
+  LinearPart part;
+  part.name = fmt::format("token {} of {}, rows {}..{}", token, o.tokens, first, out - 1);
+  part.problem = o.problem;
+  part.problem.out = out - first;
+  part.args = {o.args.x.slice(0, token, 1), o.keep(rows_of(*o.args.weight, first, out - first)),
+               o.args.y.slice(0, token, 1).slice(1, first, out - first)};
+  part.judged = Judged::kInPlace;
+  return part;
+}
+
+// The order of a row of Hopper's sums follows from all of the weight's rows.
+void add_linear_parts(LinearOperands& o) {
+  const bool of_all_rows = o.problem.setting.numerics.mma == Mma::kHopper;
+  for (const int64_t token : sample_tokens(o.tokens))
+    o.parts.push_back(of_all_rows ? linear_alone(o, token) : linear_part(o, token));
+  if (of_all_rows && o.tokens > 0) o.parts.push_back(linear_in_place(o));
+}
+
 std::unique_ptr<Runnable> make_linear(const Request& request, const Linear& c, int64_t tokens) {
-  auto o = std::make_unique<Operands<linear::Problem, linear::Args>>();
+  auto o = std::make_unique<LinearOperands>();
   o->tokens = tokens;
-  o->problem = {request.setting, c.in, c.out, c.weight, c.output, tokens};
+  const linear::Problem asked{request.setting, c.in, c.out, c.weight, c.output, tokens};
+  const auto choice = choose(request, request.catalog->linear, asked);
+  o->problem = choice.problem;
   const DType y_type = c.output == linear::Output::kF32 ? DType::kF32 : request.activation();
   o->args.x = o->arena.drawn<2>(request.activation(), {tokens, c.in});
   o->args.weight = o->keep(o->arena.matrix(c.out, c.in, c.weight));
@@ -45,8 +89,8 @@ std::unique_ptr<Runnable> make_linear(const Request& request, const Linear& c, i
                  tokens * (c.in * request.activation_bytes() + c.out * bits(y_type) / 8),
              2 * tokens * c.in * c.out,
              linear::quantizes(o->problem) ? Arithmetic::kCodes : Arithmetic::kFp32};
-  for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(linear_part(*o, token));
-  return prepare(request, request.catalog->linear, &linear::judge, std::move(o));
+  add_linear_parts(*o);
+  return prepare(request, choice, &linear::judge, std::move(o));
 }
 
 // Matrices of a head (or a group of them): rows [first_row, + rows) of each rows_per_head.
@@ -75,24 +119,27 @@ Part<head_projection::Problem, head_projection::Args> head_projection_part(
 
 std::unique_ptr<Runnable> make_head_projection(const Request& request, const HeadProjection& c,
                                                int64_t tokens) {
-  const MatrixFormat format = fp8_matrix(request.shape);
+  const MatrixFormat stored = fp8_matrix(request.shape);
   auto o = std::make_unique<Operands<head_projection::Problem, head_projection::Args>>();
   o->tokens = tokens;
-  o->problem = {request.setting, c.direction, c.heads, c.rows_per_head, c.first_row,
-                c.rows,          c.latent,    format,  tokens};
+  const head_projection::Problem asked{request.setting, c.direction, c.heads, c.rows_per_head, c.first_row,
+                                       c.rows,          c.latent,    stored,  tokens};
+  const auto choice = choose(request, request.catalog->head_projection, asked);
+  o->problem = choice.problem;
+  const MatrixFormat& format = choice.problem.weight;
   const DType type = request.activation();
   // The query's heads stand in rows that also hold their rotated part.
   const int64_t width = c.from_rows() ? c.rows + request.shape.rope : c.latent;
   const Tensor<3> x = o->arena.drawn<3>(type, {tokens, c.heads, width});
   o->args.x = c.from_rows() ? x.slice(2, 0, c.rows) : x;
-  o->args.weight = o->keep(o->arena.matrix(c.heads * c.rows_per_head, c.latent, format));
+  o->args.weight = o->keep(o->arena.matrix(c.heads * c.rows_per_head, c.latent, stored, format));
   o->args.y = o->arena.unwritten<3>(type, {tokens, c.heads, c.from_rows() ? c.latent : c.rows});
   o->outputs = {all_bytes(o->args.y)};
   o->work = {matrix_bytes(c.heads * c.rows, c.latent, format) +
                  tokens * c.heads * (c.rows + c.latent) * request.activation_bytes(),
              2 * tokens * c.heads * c.rows * c.latent};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(head_projection_part(*o, token));
-  return prepare(request, request.catalog->head_projection, &head_projection::judge, std::move(o));
+  return prepare(request, choice, &head_projection::judge, std::move(o));
 }
 
 std::string detail_of(int64_t out, int64_t in, const MatrixFormat& format) {

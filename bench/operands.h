@@ -18,7 +18,9 @@ struct Twin {
   std::span<const std::byte> whole;
 };
 
-enum class Judged { kNo, kYes };  // kNo: only run, for its twins
+// kNo: only run, for its twins. kInPlace: not run at all; its outputs are elements of the case's, which are judged
+// once the case has run: of a row whose bits depend on how many tokens or outputs a call has.
+enum class Judged { kNo, kYes, kInPlace };
 
 template <class Problem, class Args>
 struct Part {
@@ -53,6 +55,12 @@ inline std::vector<int64_t> sample_tokens(int64_t tokens) {
   return {0, tokens / 2, tokens - 1};
 }
 
+// A GPU's latents and index keys lie in pages, as its plans keep them; DeepSeek-V4's together.
+inline CachePages pages_for(const Request& request, Arena& arena, int64_t sequences, int64_t context) {
+  const bool paged = request.setting.target.kind == DeviceKind::kCuda && request.shape.kv == 0;
+  return paged ? arena.pages(sequences, context) : CachePages{};
+}
+
 inline constexpr int64_t kPrepareContext = 4096;  // of what writes cache rows, wherever they lie
 // Multiplications that a reference does in well under a second.
 inline constexpr int64_t kJudgedProducts = int64_t{1} << 25;
@@ -81,6 +89,11 @@ std::span<const std::byte> leading_bytes(const Tensor<Rank>& tensor, int64_t cou
 template <int Rank>
 std::span<std::byte> all_bytes(const Tensor<Rank>& contiguous) {
   return {contiguous.data, static_cast<size_t>(Arena::bytes_of(contiguous))};
+}
+// Of keys in pages with their scales.
+inline std::span<std::byte> all_bytes(const IndexKeys& cache) {
+  const Tensor<3>& keys = cache.keys;
+  return {keys.data, static_cast<size_t>(keys.extent[0] * keys.stride[0] * keys.element_bytes())};
 }
 
 }  // namespace fulgurite::bench

@@ -1,10 +1,11 @@
 #pragma once
 // A Runnable of any operation: its operands and the row of the catalog.
 
+#include "bench/chosen.h"
 #include "bench/operands.h"
 #include "bench/placed.h"
 #include "fulgurite/audit/report.h"
-#include "fulgurite/core/error.h"
+#include "fulgurite/audit/tensors.h"
 
 namespace fulgurite::bench {
 
@@ -17,26 +18,11 @@ class Prepared : public Runnable {
  public:
   using Row = Implementation<Problem, Args>;
 
-  // Chooses as the planner does, or the row that the request names. Throws Error{kPlan}.
-  Prepared(const Request& request, plan::Rows<Row> rows, Judge<Problem, Args> judge,
+  // The operands are those of the choice's problem.
+  Prepared(const Request& request, const Chosen<Problem, Args>& choice, Judge<Problem, Args> judge,
            std::unique_ptr<Operands<Problem, Args>> operands)
-      : judge_(judge), operands_(std::move(operands)) {
-    for (const Row* const row : rows) {
-      if (row->device != request.setting.target.kind) continue;
-      if (!request.implementation.empty() && request.implementation != row->name) continue;
-      Support refusal = row->supports(operands_->problem);
-      if (!refusal && row->run == nullptr) refusal = Refusal{"this build has no kernel of it"};
-      if (!refusal) refusal = reads_as_stored(*row);
-      if (!refusal) {
-        row_ = row;
-        choose_arithmetic(request);
-        return;
-      }
-      refused_.push_back(std::string(row->name) + ": " + refusal->reason);
-    }
-    std::string reasons;
-    for (const std::string& reason : refused_) reasons += (reasons.empty() ? "" : "; ") + reason;
-    fail(ErrorKind::kPlan, "{}", reasons.empty() ? "has no such implementation" : "refused: " + reasons);
+      : row_(choice.row), judge_(judge), operands_(std::move(operands)), refused_(choice.refused) {
+    choose_arithmetic(request);
   }
 
   std::string implementation() const override { return row_->name; }
@@ -52,15 +38,13 @@ class Prepared : public Runnable {
 
   Failure judge(const Lane& lane) override {
     for (const Part<Problem, Args>& part : operands_->parts) {
-      if (const Support refusal = row_->supports(part.problem))
-        return part.name + " alone: " + row_->name + " refuses it: " + refusal->reason;
+      if (part.judged == Judged::kInPlace) continue;
+      if (Failure failure = refused_alone(part)) return failure;
       if (part.judged == Judged::kNo) {
         row_->run(part.problem, part.args, lane);
         continue;
       }
-      const audit::OpReport report = judge_(*row_, part.problem, part.args, lane);
-      if (report.outputs.empty()) return part.name + ": the audit compared nothing";
-      if (!report.within()) return part.name + " against the reference: " + audit::describe(report);
+      if (Failure failure = judged(*row_, part, part.args, lane)) return failure;
     }
     return operands_->also ? operands_->also(*row_, lane) : Failure();
   }
@@ -68,7 +52,7 @@ class Prepared : public Runnable {
   Failure compare(const Lane& lane) override {
     spoil_outputs();
     run(lane);
-    return other_bits(lane);
+    return wrong_whole(lane);
   }
 
   void run(const Lane& lane) override { row_->run(operands_->problem, operands_->args, lane); }
@@ -80,7 +64,7 @@ class Prepared : public Runnable {
       if (Failure failure = operands_->also(*row_, lane)) return failure;
     spoil_outputs();
     run_on(gpu, lane, operands_->problem, operands_->args);
-    return other_bits(lane);
+    return wrong_whole(lane);
   }
 
   std::unique_ptr<Turns> turns(const Accelerator& gpu, void* stream, int64_t wanted,
@@ -112,17 +96,6 @@ class Prepared : public Runnable {
     std::vector<std::unique_ptr<Here>> placed_;
   };
 
-  // Cases make weights in the form of a checkpoint.
-  Support reads_as_stored(const Row& row) const {
-    if constexpr (requires { operands_->problem.weight; }) {
-      if (row.reads == nullptr || row.reads(operands_->problem) == operands_->problem.weight)
-        return std::nullopt;
-      return Refusal{"reads the weight as " + describe(row.reads(operands_->problem)) +
-                     ", which no case makes"};
-    }
-    return std::nullopt;
-  }
-
   // A CPU's is its row's; of a GPU, the fastest that the operands allow: codes where the case says so.
   void choose_arithmetic(const Request& request) {
     Arithmetic& arithmetic = operands_->work.arithmetic;
@@ -132,18 +105,42 @@ class Prepared : public Runnable {
       arithmetic = Arithmetic::kPairs;
   }
 
+  // A row that states a problem has taken the one that was asked.
+  Failure refused_alone(const Part<Problem, Args>& part) const {
+    const Support refusal = row_->states == nullptr ? row_->supports(part.problem) : std::nullopt;
+    if (!refusal) return std::nullopt;
+    return part.name + " alone: " + row_->name + " refuses it: " + refusal->reason;
+  }
+
   Failure judge_part_on(const Accelerator& gpu, const Lane& lane, const Part<Problem, Args>& part) {
-    if (const Support refusal = row_->supports(part.problem))
-      return part.name + " alone: " + row_->name + " refuses it: " + refusal->reason;
+    if (part.judged == Judged::kInPlace) return std::nullopt;
+    if (Failure failure = refused_alone(part)) return failure;
     if (part.judged == Judged::kYes) {
+      const audit::TensorMemory tensors(*gpu.shared);
       const Here shared(operands_->arena, part.args, *gpu.shared, lane.stream);
-      const audit::OpReport report = judge_(*row_, part.problem, shared.args(), lane);
-      if (report.outputs.empty()) return part.name + ": the audit compared nothing";
-      if (!report.within()) return part.name + " against the reference: " + audit::describe(report);
+      if (Failure failure = judged(*row_, part, shared.args(), lane)) return failure;
       shared.copies().read_back(lane.stream);
       return std::nullopt;
     }
     run_on(gpu, lane, part.problem, part.args);
+    return std::nullopt;
+  }
+
+  Failure judged(const Row& row, const Part<Problem, Args>& part, const Args& args, const Lane& lane) const {
+    const audit::OpReport report = judge_(row, part.problem, args, lane);
+    if (report.outputs.empty()) return part.name + ": the audit compared nothing";
+    if (!report.within()) return part.name + " against the reference: " + audit::describe(report);
+    return std::nullopt;
+  }
+
+  // What the whole case has left in the arena.
+  Failure wrong_whole(const Lane& lane) const {
+    if (Failure failure = other_bits(lane)) return failure;
+    Row has_run = *row_;
+    has_run.run = [](const Problem&, const Args&, const Lane&) {};
+    for (const Part<Problem, Args>& part : operands_->parts)
+      if (part.judged == Judged::kInPlace)
+        if (Failure failure = judged(has_run, part, part.args, {})) return failure;
     return std::nullopt;
   }
 
@@ -180,12 +177,21 @@ class Prepared : public Runnable {
   std::vector<std::string> refused_;
 };
 
-// As the constructor.
+template <class Problem, class Args>
+std::unique_ptr<Runnable> prepare(const Request& request, const Chosen<Problem, Args>& choice,
+                                  Judge<Problem, Args> judge,
+                                  std::unique_ptr<Operands<Problem, Args>> operands) {
+  return std::make_unique<Prepared<Problem, Args>>(request, choice, judge, std::move(operands));
+}
+
+// Of an operation whose rows solve the problem as it is asked.
 template <class Problem, class Args>
 std::unique_ptr<Runnable> prepare(const Request& request, plan::Rows<Implementation<Problem, Args>> rows,
                                   Judge<Problem, Args> judge,
                                   std::unique_ptr<Operands<Problem, Args>> operands) {
-  return std::make_unique<Prepared<Problem, Args>>(request, rows, judge, std::move(operands));
+  const Chosen<Problem, Args> choice = choose(request, rows, operands->problem);
+  FULGURITE_ASSERT(choice.row->states == nullptr, "{} states a problem of its own", choice.row->name);
+  return prepare(request, choice, judge, std::move(operands));
 }
 
 }  // namespace fulgurite::bench

@@ -82,6 +82,103 @@ TEST(bench_gpu, a_row_that_is_wrong_among_others_fails_and_has_no_number) {
   EXPECT_TRUE(result.measurements.empty());
 }
 
+// --- what rows of Hopper state ---
+
+// Where the build has no kernel of it, the reference of the stated problem is the row.
+template <class Row>
+Row runnable(Row row, const Row& reference) {
+  if (row.run == nullptr) row.run = reference.run;
+  return row;
+}
+bool takes_hopper() {
+  return test::gpu().target.sm == 90 && (!cuda::is_built() || index_select::kCudaHopper.run != nullptr);
+}
+
+// DeepSeek-V3.2's widths of what kernels are made for; little of everything else.
+bench::Request hopper_request(const plan::Catalog& catalog) {
+  bench::Request request = request_of("v32-671b", catalog);
+  bench::Shape& s = request.shape;
+  s.hidden = 512;
+  s.q_lora = 256;
+  s.heads = 8;
+  s.attention_heads = {8, 16};
+  s.index_topk = 64;
+  s.index_contexts = {500, 4500};  // of the longer one the reference is given the last rows
+  s.attention_context = 500;
+  return request;
+}
+
+TEST(bench_gpu, rows_of_hopper_are_judged_by_the_problem_that_they_state) {
+  if (!takes_hopper()) GTEST_SKIP() << "no kernels of Hopper, or no such GPU";
+  plan::Catalog catalog = plan::catalog();
+  const auto multiplies = runnable(linear::kCudaHopper, linear::kReference);
+  const auto* const multiplies_rows = &multiplies;
+  catalog.linear = {&multiplies_rows, 1};
+  const auto projects_heads = runnable(head_projection::kCudaHopper, head_projection::kReference);
+  const auto* const projects_heads_rows = &projects_heads;
+  catalog.head_projection = {&projects_heads_rows, 1};
+  const auto projects = runnable(indexer_projection::kCudaHopper, indexer_projection::kReference);
+  const auto* const projects_rows = &projects;
+  catalog.indexer_projection = {&projects_rows, 1};
+  const auto prepares = runnable(indexer_prepare::kCudaHopper, indexer_prepare::kReference);
+  const auto* const prepares_rows = &prepares;
+  catalog.indexer_prepare = {&prepares_rows, 1};
+  const auto selects = runnable(index_select::kCudaHopper, index_select::kReference);
+  const auto* const selects_rows = &selects;
+  catalog.index_select = {&selects_rows, 1};
+  const auto attends = runnable(sparse_attention::kCudaHopper, sparse_attention::kReference);
+  const auto* const attends_rows = &attends;
+  catalog.sparse_attention = {&attends_rows, 1};
+  const bench::Request request = hopper_request(catalog);
+  bench::GpuBench bench = gpu_bench();
+  for (const bench::Case& c :
+       bench::cases_of(request, {"linear.o", "linear.q_b", "head_projection", "indexer_projection",
+                                 "indexer_prepare", "index_select", "sparse_attention"})) {
+    const bench::Result result = bench.run(c);
+    EXPECT_FALSE(result.failure) << c.title() << ": " << *result.failure;
+    EXPECT_EQ(result.implementation, "cuda_hopper") << c.title();
+    EXPECT_EQ(result.measurements.size(), 1u) << c.title();
+  }
+}
+
+// Wrong in the last of several tokens.
+void attend_wrongly(const sparse_attention::Problem& problem, const sparse_attention::Args& args,
+                    const Lane& lane) {
+  sparse_attention::kCuda.run(problem, args, lane);
+  const int64_t last = args.q.extent[0] - 1;
+  if (last == 0) return;
+  sparse_attention::Args other = args;
+  other.q = args.q.slice(0, 0, 1);
+  other.out = args.out.slice(0, last, 1);
+  other.q_rope = args.q_rope.slice(0, 0, 1);
+  other.selected = args.selected.slice(0, last, 1);
+  other.places = args.places.slice(0, last, 1);
+  if (args.slots) other.slots = args.slots.slice(0, last, 1);
+  sparse_attention::kCuda.run(problem, other, lane);
+}
+sparse_attention::Problem with_runs(const sparse_attention::Problem& asked) {
+  sparse_attention::Problem stated = asked;
+  stated.runs = 32;
+  return stated;
+}
+
+TEST(bench_gpu, a_row_of_several_runs_is_judged_among_the_other_tokens) {
+  static auto row = sparse_attention::kCuda;
+  row.states = with_runs;
+  const sparse_attention::Implementation* const rows[] = {&row};
+  plan::Catalog catalog = plan::catalog();
+  catalog.sparse_attention = rows;
+  const bench::Request request = request_of("tiny-v32", catalog);
+  bench::GpuBench bench = gpu_bench();
+  const std::vector<bench::Case> cases = bench::cases_of(request, {"sparse_attention"});
+  EXPECT_FALSE(bench.run(cases.front()).failure);
+  row.run = attend_wrongly;
+  const bench::Result result = bench.run(cases.front());
+  ASSERT_TRUE(result.failure);
+  EXPECT_NE(result.failure->find("against the reference"), std::string::npos) << *result.failure;
+  EXPECT_TRUE(result.measurements.empty());
+}
+
 // --- placed ---
 
 struct Given {
