@@ -1,7 +1,7 @@
 // The rows of a GPU: what each takes, and the scales that it reads. What a rule does not name, it refuses. Of the two in the
 // middle there are no kernels.
 //
-//   cuda_hopper   cuda_fp8's path on sm90: linear_cuda_hopper.h. cuda_bf16_hopper: operands of bf16, linear_cuda_bf16.cu.
+//   cuda_hopper   cuda_fp8's path on sm90: linear_cuda_hopper.h.
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
@@ -139,23 +139,6 @@ std::string sums_hopper(const Problem& problem) {
   return fmt::format("products by wgmma, 128 columns at a time; K in {} parts, added in order", parts);
 }
 
-// --- cuda_bf16_hopper ---
-
-Support supports_bf16(const Problem& problem) {
-  constexpr int64_t kWidest = 100 << 10;  // columns of a token in shared memory
-  const Numerics& n = problem.setting.numerics;
-  if (quantizes(problem)) return Refusal{"the fp8 linear, takes operands of bf16"};
-  if (problem.weight.form != MatrixForm::kBF16)
-    return Refusal{"weight in " + describe(problem.weight) + ", takes bf16"};
-  if (problem.in % 8 != 0 || problem.in > kWidest || problem.in == 0)
-    return Refusal{fmt::format("K = {}, takes multiples of 8 up to {}", problem.in, kWidest)};
-  return first_refusal({takes_sm(problem.setting.target, 90), takes(n.activation, {Activation::kBf16}),
-                        takes(n.mma, {Mma::kExact}),
-                        takes_output(problem, {Output::kActivation, Output::kF32}, "bf16 or f32")});
-}
-
-std::string sums_bf16(const Problem&) { return "fp32, 32 lanes of 8 columns, added pairwise"; }
-
 // --- cublaslt_fp8 ---
 
 Support takes_library(const Problem& problem) {
@@ -238,14 +221,6 @@ Support supports_generic(const Problem& problem) {
 const Implementation kCudaHopper{
     "cuda_hopper",     supports_hopper, workspace_of_hopper, FULGURITE_KERNEL(run_hopper),
     DeviceKind::kCuda, nullptr,         states_hopper,       sums_hopper};
-const Implementation kCudaBf16{"cuda_bf16_hopper",
-                               supports_bf16,
-                               no_workspace<Problem>,
-                               FULGURITE_KERNEL(run_bf16),
-                               DeviceKind::kCuda,
-                               nullptr,
-                               nullptr,
-                               sums_bf16};
 const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
                               nullptr,    DeviceKind::kCuda, reads_fp8};
 const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,
