@@ -1,8 +1,8 @@
 #pragma once
 // What contracts ask of a cache: the shape that the problem's sequences, context and page_tokens say.
 
-#include "fulgurite/core/check.h"
 #include "fulgurite/core/cache_pages.h"
+#include "fulgurite/core/check.h"
 
 namespace fulgurite {
 

@@ -61,9 +61,8 @@ TEST(target, layers_that_the_fast_path_refuses_keep_their_scales) {
   const model::Model odd = model::outline(config);
   for (const char* const target : {"sm90", "sm100", "sm120"}) {
     const Plan plan = plan_for(odd, target);
-    for (const auto& [operation, reason] :
-         {std::pair{"linear q_b", "K = 192, needs K % 128 == 0"},
-          std::pair{"linear kv_a", "N = 96, needs N % 64 == 0"}}) {
+    for (const auto& [operation, reason] : {std::pair{"linear q_b", "K = 192, needs K % 128 == 0"},
+                                            std::pair{"linear kv_a", "N = 96, needs N % 64 == 0"}}) {
       const Row& row = row_of(plan, operation);
       EXPECT_EQ(row.implementation, "cuda") << target;
       const std::string fast = target == std::string("sm90") ? "cuda_hopper" : "cuda_fp8";

@@ -9,8 +9,8 @@ namespace fulgurite::sparse_attention {
 void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   FULGURITE_ASSERT(args.slots, "sparse_attention: the kernels of Hopper read slots");
-  const HopperPlan plan = hopper_plan(problem.setting.numerics.latent_cache, args.q.extent[0], problem.heads,
-                                      problem.topk);
+  const HopperPlan plan =
+      hopper_plan(problem.setting.numerics.latent_cache, args.q.extent[0], problem.heads, problem.topk);
   CudaParams params;
   params.q = reinterpret_cast<const uint16_t*>(args.q.data);
   params.q_token = args.q.stride[0];

@@ -8,7 +8,8 @@
 namespace fulgurite::sparse_attention {
 namespace {
 
-constexpr int64_t kLatent = 512, kTile = 64, kMostRuns = 32, kProcessors = 132;  // whatever a device has: runs change bits
+constexpr int64_t kLatent = 512, kTile = 64, kMostRuns = 32,
+                  kProcessors = 132;  // whatever a device has: runs change bits
 
 Support takes_shape(const Problem& problem) {
   const int64_t h = problem.heads;
@@ -80,7 +81,8 @@ HopperPlan hopper_plan(LatentCache form, int64_t tokens, int64_t heads, int64_t 
   const int64_t tiles = std::min(kMostRuns, (topk + kTile - 1) / kTile);
   const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(tokens, 1))));
   HopperPlan plan{1, static_cast<int32_t>(heads == 32 ? 16 : std::min<int64_t>(heads, 64))};
-  int64_t most = std::max<int64_t>(tiles / 2, 1), places = plan.block_heads == 64 ? kProcessors : 2 * kProcessors;
+  int64_t most = std::max<int64_t>(tiles / 2, 1),
+          places = plan.block_heads == 64 ? kProcessors : 2 * kProcessors;
   for (const int32_t block : {16, 8})
     if (form == LatentCache::kFp8 && block <= heads && rows * (heads / block) <= 8) {
       plan.block_heads = block;
