@@ -8,6 +8,7 @@
 
 #include <chrono>
 
+#include "test/other_weights.h"
 #include "test/tiny_model.h"
 
 namespace fulgurite {
@@ -75,6 +76,26 @@ TEST(gpu, a_traced_session_holds_what_an_untraced_one_does) {
   traced.tracing = plan::Tracing::kOn;
   EXPECT_EQ(logits_of(tiny.model, test::gpu(), traced, some, kTokens),
             logits_of(tiny.model, test::gpu(), options_of(Numerics::serving()), some, kTokens));
+}
+
+// Copies that rows read in another form, and what recordings point at, are remade in their places.
+TEST(gpu, a_session_with_new_weights_is_a_fresh_one) {
+  const test::TinyModel tiny;
+  test::EditedCheckpoint edited;
+  const test::OtherModel other(test::directory_of_other_weights(edited));
+  const auto ids = test::golden_ids(0);
+  const auto pass = [&](execute::Session& session) {
+    const View<const float, 2> logits = session.forward(0, std::span(ids).first(20));
+    return std::vector<float>(logits.data, logits.data + logits.size());
+  };
+  execute::Session session(tiny.model, plan::make(tiny.model, test::gpu(), options_of(Numerics::serving())));
+  execute::Session fresh(other.model, plan::make(other.model, test::gpu(), options_of(Numerics::serving())));
+  const std::vector<float> before = pass(session), expected = pass(fresh);
+  session.update_weights(other.model);
+  EXPECT_EQ(pass(session), expected);
+  session.update_weights(tiny.model);
+  EXPECT_EQ(pass(session), before);
+  EXPECT_NE(before, expected);
 }
 
 TEST(gpu, a_session_that_does_not_trace_cannot_be_looked_into) {

@@ -13,7 +13,7 @@ class PageTable {
   // Of no pages (page_tokens 0) everything below is nothing.
   PageTable(int64_t sequences, int64_t pages_of_sequence, int64_t page_tokens, int64_t pool);
 
-  // CachePages that the sequence lacks to hold `tokens`.
+  // Pages that the sequence lacks to hold `tokens`.
   int64_t missing(int64_t sequence, int64_t tokens) const;
   int64_t free() const { return static_cast<int64_t>(free_.size()); }
   void hold(int64_t sequence, int64_t tokens);  // missing() of them must be free

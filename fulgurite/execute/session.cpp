@@ -133,6 +133,14 @@ Buffer staging_of(const plan::Plan& plan, const Memory& memory) {
 // token, so that DeepSeek-V4's passes are not.
 bool pads(const plan::Plan& plan) { return !plan.config.window; }
 
+// Tokens from `first` on are copies of the one before.
+void pad(const PassInputs& inputs, int64_t first, int64_t tokens) {
+  for (int64_t t = first; t < tokens; ++t) {
+    inputs.ids(t) = inputs.ids(first - 1);
+    inputs.places(t) = inputs.places(first - 1);
+  }
+}
+
 }  // namespace
 
 Session::Session(const model::Model& model, plan::Plan plan)
@@ -213,14 +221,6 @@ void Session::check(std::span<const Chunk> chunks) {
     fail(ErrorKind::kRequest,
          "{} pages of {} tokens are free (of {}), this pass needs {} more: reset a sequence", pages_.free(),
          plan_.caches.page_tokens, plan_.caches.pages, pages);
-}
-
-// Tokens from `first` on are copies of the one before.
-void pad(const PassInputs& inputs, int64_t first, int64_t tokens) {
-  for (int64_t t = first; t < tokens; ++t) {
-    inputs.ids(t) = inputs.ids(first - 1);
-    inputs.places(t) = inputs.places(first - 1);
-  }
 }
 
 int64_t Session::place_tokens(std::span<const Chunk> chunks, const PassInputs& inputs) {

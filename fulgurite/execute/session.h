@@ -64,7 +64,7 @@ class Session {
   void update_weights(const model::Model& model);
 
   // How often each row of plan().rows has run, in their order, since the session began or reset_counts();
-  // plan::compare_counts holds them against the plan. The texts live as long as the session.
+  // plan::compare_counts holds them against the plan (of eager passes: recorded ones count what pads them).
   std::span<const plan::RowCount> counts() const { return counts_; }
   void reset_counts();
 

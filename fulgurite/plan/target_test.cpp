@@ -104,8 +104,12 @@ TEST(target, every_operation_has_a_row_for_a_gpu) {
     EXPECT_EQ(plan.rows.size(), plan_for(large(), "cpu").rows.size());
     EXPECT_EQ(row_of(plan, "index_select").implementation,
               target == std::string("sm90") ? "cuda_hopper" : "cuda");
-    for (const Row& row : plan.rows)
-      EXPECT_EQ(row.has_kernel, cuda::is_built() && row.implementation != "cuda_fp8") << row.operation;
+    for (const Row& row : plan.rows)  // those of Hopper are not in every build with kernels
+      if (row.implementation == "cuda")
+        EXPECT_EQ(row.has_kernel, cuda::is_built()) << row.operation;
+      else
+        EXPECT_TRUE(!row.has_kernel || (cuda::is_built() && row.implementation == "cuda_hopper"))
+            << row.operation;
   }
   for (const Row& row : plan_for(large(), "cpu").rows) EXPECT_TRUE(row.has_kernel) << row.operation;
 }

@@ -33,6 +33,7 @@ Args redirected(const Problem& problem, const Args& args, Outputs& out) {
   Args other = args;
   other.selected = {out.selected.data(), {tokens, problem.topk}};
   other.scores = {out.scores.data(), {tokens, problem.context}};
+  other.slots = {};  // the row's own are judged
   return other;
 }
 
@@ -165,6 +166,16 @@ std::vector<float> as_floats(View<const int32_t, 2> positions) {
   return values;
 }
 
+// Of what the row has selected.
+std::vector<float> expected_slots(const Args& args) {
+  std::vector<float> slots;
+  for (int64_t t = 0; t < args.slots.extent[0]; ++t)
+    for (int64_t j = 0; j < args.slots.extent[1]; ++j)
+      slots.push_back(
+          static_cast<float>(slot_of(args.key_cache.pages, args.places(t).sequence, args.selected(t, j))));
+  return slots;
+}
+
 audit::OutputReport equal(const char* name, const std::vector<float>& actual,
                           const std::vector<float>& expected) {
   return {name, audit::compare(actual, expected, std::vector<double>(expected.size(), 0.0))};
@@ -207,6 +218,7 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
   audit::OpReport report;
   report.outputs.push_back({"scores", audit::compare(own.scores, reference.scores, bounds)});
   report.outputs.push_back(equal("selected", as_floats(args.selected), as_floats(rule.selected)));
+  if (args.slots) report.outputs.push_back(equal("slots", as_floats(args.slots), expected_slots(args)));
   report.outputs.push_back(equal("choice", wrong, std::vector<float>(wrong.size(), 0.0f)));
   return report;
 }
