@@ -1,35 +1,11 @@
 """Peers of linear and head_projection: torch._scaled_mm (cuBLASLt, fp32 scales of 1x128 and 128x128) and torch.bmm,
 in the shapes, rotation and graphs of linear_probe. Prints microseconds a call: median (10th, 90th percentile)."""
 
-import time
-
 import torch
 
+from torch_graph import timed
+
 ROTATED = 300 << 20
-
-
-def timed(call, calls):
-    for i in range(3):
-        call(i)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(calls):
-            call(i)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start = time.time()
-    while time.time() - start < 0.03:
-        graph.replay()
-        torch.cuda.synchronize()
-    times = []
-    for _ in range(21):
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / calls)
-    times.sort()
-    return "%.2f (%.2f, %.2f)" % (times[10], times[2], times[18])
 
 
 def linear(out, width, tokens):

@@ -30,7 +30,7 @@ __device__ inline void cluster_arrive_relaxed() {
 }
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// The same place in the shared memory of block `rank`: an address for the two below alone.
+// The same place in the shared memory of block `rank`: an address for what follows alone.
 __device__ inline uint32_t address_in(uint32_t address, uint32_t rank) {
   uint32_t remote;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));

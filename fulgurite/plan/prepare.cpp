@@ -99,10 +99,6 @@ PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, F
   return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
 }
 
-PreparedMatrix prepare_gate(const StoredMatrix& gate, const Numerics& numerics, Floats& floats) {
-  return quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : as_stored(gate);
-}
-
 // bf16(code * scale), or bf16 of what is stored.
 PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
   const View<bf16, 2> values(reinterpret_cast<bf16*>(floats.take((stored.out * stored.in + 1) / 2)),
@@ -118,6 +114,11 @@ PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
 PreparedMatrix prepare_as(const MatrixFormat& form, const StoredMatrix& stored, Floats& floats) {
   const bool copies = form.form == MatrixForm::kBF16 && format_of(stored) != form;
   return copies ? rounded(stored, floats) : as_stored(stored);
+}
+
+PreparedMatrix prepare_gate(const MatrixFormat& form, const StoredMatrix& gate, const Numerics& numerics,
+                            Floats& floats) {
+  return quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : prepare_as(form, gate, floats);
 }
 
 PreparedCompressor prepare_compressor(const model::StoredCompressor& w, Floats& floats) {
@@ -141,7 +142,7 @@ void prepare_window(const model::StoredLayer& w, const WindowAttentionPlan& plan
   if (!w.indexer.compressor) return;
   layer.window.index_keys = prepare_compressor(*w.indexer.compressor, floats);
   layer.index_q = as_stored(w.indexer.q);
-  layer.index_gate = prepare_gate(w.indexer.gate, numerics, floats);
+  layer.index_gate = prepare_gate(plan.indexer->gate.problem.weight, w.indexer.gate, numerics, floats);
 }
 
 void prepare_indexer(const model::StoredIndexer& w, const indexer_projection::Problem& projection,
@@ -150,8 +151,7 @@ void prepare_indexer(const model::StoredIndexer& w, const indexer_projection::Pr
   layer.index_k = prepare_as(projection.wk, w.k, floats);
   layer.index_k_norm_weight = floats.exact(w.k_norm_weight);
   layer.index_k_norm_bias = floats.exact(w.k_norm_bias);
-  layer.index_gate = quantizes_gate(w.gate, numerics) ? quantized(w.gate, numerics, floats)
-                                                      : prepare_as(projection.gate_weight, w.gate, floats);
+  layer.index_gate = prepare_gate(projection.gate_weight, w.gate, numerics, floats);
 }
 
 void prepare_latent(const model::StoredLayer& w, const LatentAttentionPlan& plan, const Numerics& numerics,
