@@ -1,6 +1,6 @@
 // Holds the fp8 linear and the absorption's products against the library's references, bit for bit, and times
 // them.
-//   probe check [fast] | probe time | probe many (prefill) | probe heads | probe small (for memory checkers)
+//   probe check [fast] | probe v4 (scales of e8m0, products of bf16, rows) | probe time_v4 [many] | probe time | probe many (prefill) | probe heads | probe small (for memory checkers)
 // Times are of CUDA graphs of many calls whose weights are others each time (more than 240 MB of them), so they
 // come from memory; a time includes the edges between its kernels.
 //
@@ -58,6 +58,8 @@ int main(int count, char** words) {
   const std::string what = count > 1 ? words[1] : "check";
   const bool fast = count > 2;
   if (what == "check") check_linears(fast), check_heads(fast);
+  if (what == "v4") check_powers(), check_products(), check_rows();
+  if (what == "time_v4") time_v4(fast);
   if (what == "small") run_small();
   if (what == "time") time_linears(false);
   if (what == "many") time_linears(true);

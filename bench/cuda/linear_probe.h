@@ -15,7 +15,14 @@ head_projection::hopper::Params head_params(bool from_rows, int rows, const uint
                                             const uint16_t* weight, uint16_t* y, int tokens, int heads,
                                             int latent);
 
+// Denormals, NaN, infinities, zeros of both signs and large values in rows of their own.
+void spoil(std::vector<uint16_t>& x, int64_t stride, int in, int tokens);
+
 void check_linears(bool fast);
+void check_powers();
+void check_products();
+void check_rows();
+void time_v4(bool many);
 void check_heads(bool fast);
 void run_small();
 void time_linears(bool many);

@@ -5,6 +5,21 @@
 #include "fulgurite/core/fp8.h"
 
 namespace fulgurite::probe {
+
+void spoil(std::vector<uint16_t>& x, int64_t stride, int in, int tokens) {
+  for (int t = 0; t < tokens; ++t) {
+    const auto at = [&](int i) -> uint16_t& { return x[size_t(t) * stride + i % in]; };
+    if (t % 8 == 1) at(t * 7) = 0x7FC0;
+    if (t % 8 == 2) at(t * 5) = 0xFF80;
+    for (int i = 0; i < in; ++i) {
+      if (t % 8 == 3) at(i) = static_cast<uint16_t>((i & 1) << 15);
+      if (t % 8 == 4) at(i) &= 0x807F;
+      if (t % 8 == 5 && i % 3 == 0) at(i) |= 0x7000;
+      if (t % 8 == 6) at(i) = static_cast<uint16_t>((at(i) & 0x80FF) | 0x3800);  // below the smallest amax
+    }
+  }
+}
+
 namespace {
 
 namespace fp8 = linear::hopper;
@@ -29,21 +44,6 @@ struct Weights {
   }
 };
 
-// Denormals, NaN, infinities, zeros of both signs and large values in rows of their own.
-void spoil(std::vector<uint16_t>& x, int64_t stride, int in, int tokens) {
-  for (int t = 0; t < tokens; ++t) {
-    const auto at = [&](int i) -> uint16_t& { return x[size_t(t) * stride + i % in]; };
-    if (t % 8 == 1) at(t * 7) = 0x7FC0;
-    if (t % 8 == 2) at(t * 5) = 0xFF80;
-    for (int i = 0; i < in; ++i) {
-      if (t % 8 == 3) at(i) = static_cast<uint16_t>((i & 1) << 15);
-      if (t % 8 == 4) at(i) &= 0x807F;
-      if (t % 8 == 5 && i % 3 == 0) at(i) |= 0x7000;
-      if (t % 8 == 6) at(i) = static_cast<uint16_t>((at(i) & 0x80FF) | 0x3800);  // below the smallest amax
-    }
-  }
-}
-
 // The second half of K takes away what the first adds: what is left are roundings, which tell orders apart.
 void cancel(std::vector<uint16_t>& x, int64_t stride, Weights& weights, int tokens) {
   const int half = weights.in / 2, groups = weights.in / 128;
@@ -64,6 +64,7 @@ struct Case {
   ScaleRounding rounding = ScaleRounding::kPow2;
   int first = 0, count = 0;  // of the rows that are compared; none: all
   bool cancels = false;
+  bool powers = false;  // scales of e8m0
 };
 
 size_t wrong_rows(const Device<uint16_t>& y, const Case& c, int64_t stride, int tokens,
@@ -93,18 +94,33 @@ void check_linear(Case c) {
     weights.codes[size_t(c.in) * (c.out - 1)] = 0xFF;
   }
   if (c.cancels) cancel(x, x_stride, weights, most);
-  Fp8Linear problem{x.data(), x_stride, weights.codes.data(), weights.scales.data(),     most,
-                    c.in,     c.out,    c.rounding,           fp8::parts_of(c.in, c.out)};
+  std::vector<uint8_t> powers;
+  if (c.powers)
+    for (size_t i = 0; i < weights.scales.size(); ++i)
+      powers.push_back(static_cast<uint8_t>(112 + hash(i) % 5));
+  if (c.powers && c.odd) powers.front() = 0xFF, powers.back() = 0, powers[powers.size() / 2] = 0xFE;
+  Fp8Linear problem{x.data(),
+                    x_stride,
+                    weights.codes.data(),
+                    weights.scales.data(),
+                    c.powers ? powers.data() : nullptr,
+                    most,
+                    c.in,
+                    c.out,
+                    c.rounding,
+                    fp8::parts_of(c.in, c.out)};
   std::vector<uint16_t> expected(size_t(most) * c.count);
   run_linear(problem, c.first, c.count, expected.data());
   Device<uint16_t> x_device(x);
   Device<uint8_t> codes(weights.codes), workspace(fp8::workspace_bytes(most, c.in));
   Device<float> scales(weights.scales);
+  Device<uint8_t> exponents(powers);
   for (const int tokens : c.batches) {
     Device<uint16_t> y(static_cast<size_t>((tokens + kGuard) * y_stride));
     for (const int processors : {132, 66, 7}) {
       fp8::Params params =
           linear_params(x_device.data, codes.data, scales.data, y.data, workspace.data, tokens, c.in, c.out);
+      if (c.powers) params.scale = nullptr, params.exponents = exponents.data;
       params.x_stride = x_stride;
       params.y_stride = y_stride;
       params.rounding = c.rounding;
@@ -271,6 +287,30 @@ void check_linears(bool fast) {
   for (const int tokens : {1, 64, 300}) check_repeats(1536, 8192, tokens, 1000);
   check_repeats(16384, 7168, 64, 100);
   report_checks("linears");
+}
+
+// DeepSeek-V4's, Flash and Pro, with scales of e8m0.
+void check_powers() {
+  const Tokens batches = {1, 2, 8, 16, 17, 63, 64, 65, 129, 512}, few = {1, 16, 64, 129};
+  const auto shape = [](int out, int in, const Tokens& tokens, int first, int count) {
+    check_linear({in, out, tokens, false, ScaleRounding::kPow2, first, count, false, true});
+  };
+  check_linear({512, 576, batches, false, ScaleRounding::kPow2, 0, 0, false, true});
+  check_linear({512, 576, batches, true, ScaleRounding::kPow2, 0, 0, false, true});
+  check_linear({1536, 264, batches, true, ScaleRounding::kNone, 0, 0, false, true});
+  check_linear(
+      {5120, 6272, few, true, ScaleRounding::kPow2, 6272 - 256, 256, false, true});  // 40 scales a row
+  report_checks("e8m0, small");
+  shape(1024, 4096, batches, 0, 256);
+  shape(512, 4096, batches, 0, 256);
+  shape(32768, 1024, batches, 32768 - 384, 384);
+  shape(8192, 1024, batches, 8192 - 384, 384);
+  shape(4096, 8192, few, 4096 - 256, 256);
+  shape(1536, 7168, few, 1536 - 256, 256);
+  shape(65536, 1536, few, 65536 - 256, 256);
+  shape(512, 7168, few, 256, 256);
+  shape(7168, 16384, few, 7168 - 256, 256);
+  report_checks("e8m0, DeepSeek-V4");
 }
 
 void check_heads(bool fast) {

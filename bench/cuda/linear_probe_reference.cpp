@@ -26,8 +26,14 @@ void run_rows(const Fp8Linear& p, const std::string& knobs, const SumOrder& orde
   const int64_t groups = (p.in + 127) / 128, blocks = (count + 127) / 128;
   BlockScaled scaled{
       View<const e4m3, 2>(reinterpret_cast<const e4m3*>(p.weight) + int64_t{first} * p.in, {count, p.in}),
-      View<const float, 2>(p.scale + first / 128 * groups, {blocks, groups}),
+      {},
       {128, 128}};
+  if (p.exponents != nullptr) {
+    scaled.format = ScaleFormat::kE8M0;
+    scaled.exponents = {reinterpret_cast<const e8m0*>(p.exponents) + first / 128 * groups, {blocks, groups}};
+  } else {
+    scaled.scale = {p.scale + first / 128 * groups, {blocks, groups}};
+  }
   const PreparedMatrix weight{scaled, count, p.in};
   const linear::Problem problem{setting_of(knobs, p.rounding), p.in,     count,        format_of(weight),
                                 linear::Output::kActivation,   p.tokens, std::nullopt, order};
@@ -70,6 +76,27 @@ double error_of_linear(const Fp8Linear& p, int first, int count, const uint16_t*
     worst = std::max(worst, std::sqrt(error / norm));
   }
   return worst;
+}
+
+void run_linear(const Bf16Linear& p, float* y) {
+  const auto* const rows = reinterpret_cast<const bf16*>(p.weight);
+  const int pieces = std::min(p.out, 128);
+  parallel(pieces, [&](int i) {
+    const int first = p.out * i / pieces, count = p.out * (i + 1) / pieces - first;
+    const PreparedMatrix weight{View<const bf16, 2>(rows + int64_t{first} * p.in, {count, p.in}), count,
+                                p.in};
+    const linear::Problem problem{setting_of(",mma=hopper", ScaleRounding::kPow2),
+                                  p.in,
+                                  count,
+                                  format_of(weight),
+                                  linear::Output::kF32,
+                                  p.tokens,
+                                  std::nullopt,
+                                  {p.parts, p.part_columns, SumOrder::Merge::kAscending}};
+    const View<const bf16, 2> x(reinterpret_cast<const bf16*>(p.x), {p.tokens, p.in}, {p.x_stride, 1});
+    linear::kReference.run(problem, {x, &weight, View<float, 2>(y + first, {p.tokens, count}, {p.out, 1})},
+                           {});
+  });
 }
 
 void run_heads(const Heads& p, uint16_t* y) {

@@ -14,8 +14,8 @@ constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &em
                                                            FULGURITE_ROWS_OF_GPU(embedding)};
 constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, FULGURITE_ROWS_OF_GPU(norm)};
 constexpr const linear::Implementation* kLinear[] = {
-    &linear::kCpuFp8,     &linear::kCpuBf16, &linear::kCpu,         &linear::kReference,
-    &linear::kCudaHopper, &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
+    &linear::kCpuFp8,   &linear::kCpuBf16, &linear::kCpu,         &linear::kReference, &linear::kCudaHopper,
+    &linear::kCudaBf16, &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
 constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference,
                                                      FULGURITE_ROWS_OF_GPU(rotary)};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {

@@ -1,17 +1,22 @@
-// The row of the catalog: the contract's views as the kernels' parameters.
+// The row of the catalog: the contract's views as the kernels' parameters. Heads of DeepSeek-V3.2 and GLM-5 have kernels
+// of their own; other rows, DeepSeek-V4's groups, are a product of groups (cuda/bf16_product.h).
 
-#include "fulgurite/cuda/check.h"
+#include "fulgurite/cuda/bf16_product.h"
+#include "fulgurite/cuda/fast.h"
 #include "fulgurite/ops/head_projection/head_projection.h"
 #include "fulgurite/ops/head_projection/head_projection_cuda_hopper.h"
 #include "fulgurite/ops/head_projection/head_projection_rules.h"
 
 namespace fulgurite::head_projection {
-void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
-  check(problem, args);
+namespace {
+
+const uint16_t* bits(const std::byte* data) { return reinterpret_cast<const uint16_t*>(data); }
+
+void run_heads(const Problem& problem, const Args& args, const Lane& lane) {
   const auto& weight = std::get<View<const bf16, 2>>(args.weight->as);
   hopper::Params params;
   params.direction = problem.direction;
-  params.x = reinterpret_cast<const uint16_t*>(args.x.data);
+  params.x = bits(args.x.data);
   params.x_token_stride = args.x.stride[0];
   params.x_head_stride = args.x.stride[1];
   params.weight = reinterpret_cast<const uint16_t*>(weight.data);
@@ -27,6 +32,42 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   params.latent = static_cast<int>(problem.latent);
   params.dependent = !lane.waits;
   hopper::launch(params, static_cast<cudaStream_t>(lane.stream));
+}
+
+// One accumulation, as the heads' kernels: parts = 1.
+void run_groups(const Problem& problem, const Args& args, const Lane& lane) {
+  const auto& weight = std::get<View<const bf16, 2>>(args.weight->as);
+  cuda::require_aligned(cuda::is_aligned(args.x.data, 2, args.x.stride[0], args.x.stride[1]) &&
+                            cuda::is_aligned(weight.data, 2, weight.stride[0]) &&
+                            cuda::is_aligned(args.y.data, 2, args.y.stride[0], args.y.stride[1]),
+                        "head_projection");
+  cuda::Bf16Product product;
+  product.x = bits(args.x.data);
+  product.x_stride = args.x.stride[0];
+  product.x_group_stride = args.x.stride[1];
+  product.weight = reinterpret_cast<const uint16_t*>(weight.data) + problem.first_row * weight.stride[0];
+  product.weight_stride = weight.stride[0];
+  product.weight_group_stride = problem.rows_per_head * weight.stride[0];
+  product.y = args.y.data;
+  product.y_stride = args.y.stride[0];
+  product.y_group_stride = args.y.stride[1];
+  product.tokens = static_cast<int>(args.x.extent[0]);
+  product.groups = static_cast<int>(problem.heads);
+  product.in = static_cast<int>(problem.latent);
+  product.out = static_cast<int>(problem.rows);
+  product.dependent = !lane.waits;
+  product.processors = problem.setting.target.multiprocessors;
+  cuda::check(cuda::launch_product(product, static_cast<cudaStream_t>(lane.stream)), "head_projection");
+}
+
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
+  check(problem, args);
+  if (hopper::takes(problem.direction, problem.rows, problem.latent))
+    run_heads(problem, args, lane);
+  else
+    run_groups(problem, args, lane);
   cuda::launched(lane);
 }
 

@@ -5,14 +5,16 @@
 namespace fulgurite::head_projection {
 namespace {
 
-// DeepSeek-V3.2's and GLM-5's rows a head.
+// Into the latent space DeepSeek-V3.2's and GLM-5's rows a head; out of it any.
 Support takes_shape(const Problem& problem) {
-  const int64_t wide = problem.direction == Direction::kFromRows ? 192 : 256;
-  if ((problem.rows == 128 || problem.rows == wide) && problem.latent > 0 && problem.latent % 64 == 0)
+  const bool out_of = problem.direction == Direction::kToRows;
+  const auto is_multiple = [](int64_t value, int64_t of) { return value > 0 && value % of == 0; };
+  if (out_of ? is_multiple(problem.rows, 8) && is_multiple(problem.latent, 8)
+             : (problem.rows == 128 || problem.rows == 192) && is_multiple(problem.latent, 64))
     return std::nullopt;
-  return Refusal{fmt::format(
-      "{} rows of {}, takes 128 or 192 into and 128 or 256 out of a latent space of a multiple of 64",
-      problem.rows, problem.latent)};
+  return Refusal{fmt::format("{} rows of {}, takes {}", problem.rows, problem.latent,
+                             out_of ? "multiples of 8 out of a latent space"
+                                    : "128 or 192 into a latent space of a multiple of 64")};
 }
 
 Support takes_reading(const Problem& problem) {

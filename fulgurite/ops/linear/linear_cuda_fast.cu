@@ -15,8 +15,12 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   params.x_stride = args.x.stride[0];
   params.weight = reinterpret_cast<const uint8_t*>(weight.data.data);
   params.weight_stride = weight.data.stride[0];
-  params.scale = weight.scale.data;
-  params.scale_stride = weight.scale.stride[0];
+  const bool exponents = weight.format == ScaleFormat::kE8M0;
+  if (exponents)
+    params.exponents = reinterpret_cast<const uint8_t*>(weight.exponents.data);
+  else
+    params.scale = weight.scale.data;
+  params.scale_stride = exponents ? weight.exponents.stride[0] : weight.scale.stride[0];
   params.y = reinterpret_cast<uint16_t*>(args.y.data);
   params.y_stride = args.y.stride[0];
   params.workspace = lane.workspace.data();

@@ -27,7 +27,8 @@ struct Params {
   int64_t x_stride = 0;
   const uint8_t* weight = nullptr;  // [out, in] e4m3
   int64_t weight_stride = 0;
-  const float* scale = nullptr;  // [ceil(out / 128), ceil(in / 128)]
+  const float* scale = nullptr;        // [ceil(out / 128), ceil(in / 128)]
+  const uint8_t* exponents = nullptr;  // in its place, e8m0
   int64_t scale_stride = 0;
   uint16_t* y = nullptr;  // [tokens, out] bf16
   int64_t y_stride = 0;

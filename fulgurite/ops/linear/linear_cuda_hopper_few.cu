@@ -147,7 +147,7 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, Rank<T> ra
   const Turns<T> turns(params, rank);
   const Part part = part_of(params.in, rank.part, T::kParts);
   const auto row_of = [&](int tile) { return min(tile * kRows, params.out - 1); };
-  WeightScales scales{params.scale, params.scale_stride, part.first, part.blocks};
+  WeightScales scales{params, part.first, part.blocks};
   scales.begin(row_of(turns.first));
   if constexpr (T::kBlocks > 1) cluster_wait();  // all barriers are there
   if constexpr (T::kFuses) {

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 
+#include "fulgurite/core/fp8.h"
 #include "fulgurite/cuda/barrier.h"
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/cuda/fragment.h"
+#include "fulgurite/cuda/ring.h"
 #include "fulgurite/cuda/tma.h"
 #include "fulgurite/cuda/wgmma.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper.h"
@@ -20,8 +22,6 @@ inline constexpr int kBlock = 128;  // columns of a scale, rows of a weight's sc
 // Blocks of a cluster that have the same tokens and neighbouring rows of the weight, and copy a share of the tokens
 // for each other: 1 or 2. 2 has the same bits; its time is not known (docs/gpu_linear.md).
 inline constexpr int kNeighbours = 2;
-
-constexpr int pieces(int64_t count, int64_t of) { return static_cast<int>((count + of - 1) / of); }
 
 // All say what went wrong. Few: up to 128 tokens. Fused: a product that quantizes the activations itself.
 bool fuses(const Params& params);
@@ -69,45 +69,31 @@ inline cudaError_t make_maps(const Params& params, unsigned rows, unsigned token
       &maps->x);
 }
 
-// A place in a ring of stages.
-template <int kStages>
-struct Place {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
-// By the thread that copies, after the last of `uses` stages; `place` is the one after it. A neighbour releases
-// stages here: a block that ended before would leave it a barrier that is no more.
-template <int kStages>
-__device__ void wait_for_releases(Barrier (&empty)[kStages], int uses, Place<kStages> place) {
-#pragma unroll 1
-  for (int use = uses; use < uses + kStages; ++use, place.advance())
-    if (use >= kStages) barrier_wait(&empty[place.stage], place.parity ^ 1);
-}
-
 // The scales of a row of the weight's blocks, one after another: the lanes of a warp hold 32, and the 32 after
-// them are under way.
+// them are under way, as they are stored: nothing is done with them before they are needed.
 struct WeightScales {
-  const float* scale;
-  int64_t stride;
+  const Params& params;
   int first, blocks;  // of the part of K
-  float held = 0.0f, next = 0.0f;
+  float held = 0.0f;
+  uint32_t next = 0;
 
-  // Of the row that `row` lies in, from `block` of the part on; past the end 0.
-  __device__ float load(int row, int block) const {
+  // Of the row that `row` lies in, from `block` of the part on; past the end nothing.
+  __device__ uint32_t load(int row, int block) const {
     const int at = block + static_cast<int>(threadIdx.x) % 32;
-    return at < blocks ? __ldg(scale + row / kBlock * stride + first + at) : 0.0f;
+    if (at >= blocks) return 0;
+    const int64_t index = row / kBlock * params.scale_stride + first + at;
+    return params.exponents != nullptr ? __ldg(params.exponents + index)
+                                       : __float_as_uint(__ldg(params.scale + index));
+  }
+  __device__ float value(uint32_t stored) const {
+    return params.exponents != nullptr ? to_float(e8m0{static_cast<uint8_t>(stored)})
+                                       : __uint_as_float(stored);
   }
   __device__ void begin(int row) { next = load(row, 0); }
   // `row_after` follows `row`; none: below zero.
   __device__ float take(int row, int row_after, int block) {
     if (block % 32 == 0) {
-      held = next;
+      held = value(next);
       if (block + 32 < blocks) {
         next = load(row, block + 32);
       } else if (row_after >= 0) {
@@ -125,12 +111,6 @@ __device__ __forceinline__ void begin_partial(float (&partial)[N / 2], uint64_t 
 #pragma unroll
   for (int k = 0; k < kBlock / 32; ++k) WgmmaE4m3<N>::multiply(partial, a + 2 * k, b + 2 * k, k > 0);
   wgmma_commit();
-}
-
-// By one thread of a kernel: `bytes` of the shared memory that it asks for, at most 227 KB.
-template <class Kernel>
-cudaError_t allow_shared(Kernel kernel, size_t bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
 }  // namespace fulgurite::linear::hopper

@@ -171,7 +171,7 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
   const auto scales_of = [&](int index) {  // a cluster's second block may lie beyond the last row
     return index < grid.count() ? min(row_of(index), params.out - 1) : -1;
   };
-  WeightScales scales{params.scale, params.scale_stride, 0, blocks};
+  WeightScales scales{params, 0, blocks};
   int index = own_cluster();
   scales.begin(scales_of(index));
   Place<T::kStages> place;

@@ -1,7 +1,8 @@
-// The rows of a GPU: what each takes, and the scales that it reads. What a rule does not name, it refuses. Of the two in the
-// middle there are no kernels.
+// The rows of a GPU: what each takes, and the scales that it reads. What a rule does not name, it refuses. Of cuda_fp8
+// and cublaslt_fp8 there are no kernels.
 //
-//   cuda_hopper   cuda_fp8's path on sm90: linear_cuda_hopper.h.
+//   cuda_hopper   cuda_fp8's path on sm90, and e8m0 scales: linear_cuda_hopper.h.
+//   cuda_bf16_hopper  weights and activations of bf16 on sm90: cuda/bf16_product.h.
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
@@ -20,6 +21,7 @@
 
 #include <algorithm>
 
+#include "fulgurite/ops/linear/linear_cuda_bf16_order.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
 #include "fulgurite/ops/linear/linear_rules.h"
 
@@ -104,11 +106,15 @@ Support fp8_scales(const Problem& problem) {
        takes_fp8(problem, {ActivationScale::kPow2})});
 }
 
-Support supports_fp8(const Problem& problem) {
+Support fp8_shapes(const Problem& problem) {
   return first_refusal({takes_architecture(problem, {90, 100, 120}),
                         takes(problem.setting.numerics.activation, {Activation::kBf16}),
                         takes_output(problem, {Output::kActivation}, "bf16"), takes_blocks(problem, {kBlock}),
-                        takes_multiples(problem, 64, 128), fp8_scales(problem)});
+                        takes_multiples(problem, 64, 128)});
+}
+
+Support supports_fp8(const Problem& problem) {
+  return first_refusal({fp8_shapes(problem), fp8_scales(problem)});
 }
 
 MatrixFormat reads_fp8(const Problem& problem) {
@@ -119,7 +125,10 @@ MatrixFormat reads_fp8(const Problem& problem) {
 // --- cuda_hopper ---
 
 Support supports_hopper(const Problem& problem) {
-  return first_refusal({takes_sm(problem.setting.target, 90), supports_fp8(problem)});
+  return first_refusal(
+      {takes_sm(problem.setting.target, 90), fp8_shapes(problem),
+       takes_scales(problem, {blocks(kBlock, ScaleFormat::kF32), blocks(kBlock, ScaleFormat::kE8M0)}),
+       takes_fp8(problem, {ActivationScale::kFp32, ActivationScale::kPow2})});
 }
 
 int64_t workspace_of_hopper(const Problem& problem, int) {
@@ -137,6 +146,31 @@ std::string sums_hopper(const Problem& problem) {
   const int64_t parts = hopper::order_of(problem.in, problem.out).parts;
   if (parts == 1) return "products by wgmma, 128 columns at a time";
   return fmt::format("products by wgmma, 128 columns at a time; K in {} parts, added in order", parts);
+}
+
+// --- cuda_bf16_hopper ---
+
+Support supports_bf16(const Problem& problem) {
+  if (problem.weight.form != MatrixForm::kBF16)
+    return Refusal{"weight in " + describe(problem.weight) + ", takes bf16"};
+  return first_refusal({takes_sm(problem.setting.target, 90), takes_multiples(problem, 8, 8),
+                        takes(problem.setting.numerics.activation, {Activation::kBf16}),
+                        takes(problem.setting.numerics.mma, {Mma::kExact}),
+                        takes_output(problem, {Output::kActivation, Output::kF32}, "bf16 or f32")});
+}
+
+Problem states_bf16(const Problem& problem) {
+  Problem stated = problem;
+  stated.setting.numerics.mma = Mma::kHopper;
+  stated.order = hopper::bf16_order_of(problem.in, problem.out);
+  return stated;
+}
+
+std::string sums_bf16(const Problem& problem) {
+  const SumOrder order = hopper::bf16_order_of(problem.in, problem.out);
+  if (order.parts == 1) return "products by wgmma of bf16";
+  return fmt::format("products by wgmma of bf16; K in {} parts of {}, added in order", order.parts,
+                     order.step);
 }
 
 // --- cublaslt_fp8 ---
@@ -221,6 +255,9 @@ Support supports_generic(const Problem& problem) {
 const Implementation kCudaHopper{
     "cuda_hopper",     supports_hopper, workspace_of_hopper, FULGURITE_KERNEL(run_hopper),
     DeviceKind::kCuda, nullptr,         states_hopper,       sums_hopper};
+const Implementation kCudaBf16{
+    "cuda_bf16_hopper", supports_bf16, no_workspace<Problem>, FULGURITE_KERNEL(run_bf16),
+    DeviceKind::kCuda,  nullptr,       states_bf16,           sums_bf16};
 const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
                               nullptr,    DeviceKind::kCuda, reads_fp8};
 const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,

@@ -5,6 +5,7 @@
 
 namespace fulgurite::linear {
 
+void run_bf16(const Problem& problem, const Args& args, const Lane& lane);    // linear_cuda_bf16.cu
 void run_hopper(const Problem& problem, const Args& args, const Lane& lane);  // linear_cuda_fast.cu
 
 }  // namespace fulgurite::linear
