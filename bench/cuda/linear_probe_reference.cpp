@@ -104,8 +104,19 @@ void run_heads(const Heads& p, uint16_t* y) {
   parallel(p.heads, [&](int h) {
     const bf16* const weights =
         reinterpret_cast<const bf16*>(p.weight) + int64_t{h} * p.rows_per_head * p.latent;
-    const PreparedMatrix weight{View<const bf16, 2>(weights, {p.rows_per_head, p.latent}), p.rows_per_head,
-                                p.latent};
+    PreparedMatrix weight{View<const bf16, 2>(weights, {p.rows_per_head, p.latent}), p.rows_per_head,
+                          p.latent};
+    if (p.codes != nullptr) {
+      const int64_t blocks = p.latent / 128, first = int64_t{h} * p.rows_per_head;
+      BlockScaled scaled{View<const e4m3, 2>(reinterpret_cast<const e4m3*>(p.codes) + first * p.latent,
+                                             {p.rows_per_head, p.latent}),
+                         {},
+                         {128, 128},
+                         ScaleFormat::kE8M0};
+      scaled.exponents = {reinterpret_cast<const e8m0*>(p.exponents) + first / 128 * blocks,
+                          {p.rows_per_head / 128, blocks}};
+      weight.as = scaled;
+    }
     const head_projection::Problem problem{
         setting_of(",mma=hopper", ScaleRounding::kPow2),
         p.from_rows ? head_projection::Direction::kFromRows : head_projection::Direction::kToRows,

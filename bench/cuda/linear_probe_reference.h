@@ -37,6 +37,8 @@ struct Heads {
   const uint16_t* x = nullptr;       // [tokens, heads, rows or latent] bf16
   const uint16_t* weight = nullptr;  // [heads * rows_per_head, latent] bf16
   int tokens = 0, heads = 0, rows_per_head = 0, first_row = 0, rows = 0, latent = 0;
+  const uint8_t *codes = nullptr,
+                *exponents = nullptr;  // in the weight's place: e4m3, scales e8m0 of 128x128
 };
 void run_heads(const Heads& problem, uint16_t* y);  // [tokens, heads, latent or rows]
 

@@ -29,17 +29,28 @@ Support supports(const Problem& problem) {
                         takes_reading(problem), takes_shape(problem)});
 }
 
-// The weight in bf16: a copy where it is stored otherwise.
+// The weight in bf16, a copy where it is stored otherwise; or as stored, in codes.
 Problem states(const Problem& problem) {
   Problem stated = problem;
   stated.setting.numerics.mma = Mma::kHopper;
-  stated.weight = MatrixFormat{MatrixForm::kBF16, {}};
+  if (!meets_codes(problem)) stated.weight = MatrixFormat{MatrixForm::kBF16, {}};
   return stated;
 }
 
-std::string sums(const Problem&) { return "products by wgmma of bf16"; }
+std::string sums(const Problem& problem) {
+  return meets_codes(problem) ? "products by wgmma of bf16, made of codes as they come"
+                              : "products by wgmma of bf16";
+}
 
 }  // namespace
+
+// Whole groups: W_UK and W_UV are of one matrix, which both meet in one form.
+bool meets_codes(const Problem& problem) {
+  const MatrixFormat codes{MatrixForm::kE4M3Blocks, {128, 128}, ScaleFormat::kE8M0};
+  const bool whole = problem.rows == problem.rows_per_head && problem.rows > 256;
+  return problem.weight == codes && problem.direction == Direction::kToRows && whole &&
+         problem.rows % 128 == 0 && problem.latent % 128 == 0;
+}
 
 const Implementation kCudaHopper{
     "cuda_hopper", supports, no_workspace<Problem>, FULGURITE_KERNEL(run_hopper), DeviceKind::kCuda, nullptr,

@@ -6,6 +6,7 @@
 
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/ops/linear/linear.h"
+#include "fulgurite/ops/linear/linear_cuda_bf16_order.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
 #include "test/op_test.h"
 
@@ -112,6 +113,18 @@ TEST(linear_mma, hopper_kernels_deal_k_to_parts_that_are_not_empty) {
     for (int64_t in = 128; in <= 7168; in += 128) {
       const SumOrder order = hopper::order_of(in, out);
       EXPECT_EQ(order.part_of(in - 128, in, 128), order.parts - 1) << in << " columns, " << out << " rows";
+    }
+  }
+}
+
+TEST(linear_mma, hopper_kernels_of_bf16_deal_whole_boxes_to_parts_that_are_not_empty) {
+  EXPECT_EQ(hopper::bf16_order_of(4096, 64), (SumOrder{8, 512}));
+  EXPECT_EQ(hopper::bf16_order_of(136, 72), (SumOrder{2, 128}));
+  EXPECT_EQ(hopper::bf16_order_of(7168, 129280), SumOrder{});
+  for (int64_t out = 8; out <= 8192; out += 56) {
+    for (int64_t in = 8; in <= 7168; in += 56) {
+      const SumOrder order = hopper::bf16_order_of(in, out);
+      EXPECT_EQ(order.part_of(in - 1, in, 16), order.parts - 1) << in << " columns, " << out << " rows";
     }
   }
 }

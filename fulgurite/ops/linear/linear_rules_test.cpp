@@ -59,6 +59,34 @@ TEST(linear_rules, the_fast_path_is_bf16_in_and_out) {
   }
 }
 
+TEST(linear_rules, hopper_reads_scales_of_both_formats_as_stored) {
+  const auto with = [](const MatrixFormat& format) {
+    return refusal(kCudaHopper, "sm90", [&](Problem& p) { p.weight = format; });
+  };
+  EXPECT_EQ(with(kBlocks), "");
+  EXPECT_EQ(with(blocks({128, 128}, ScaleFormat::kE8M0)), "");
+  EXPECT_EQ(with(kPacked),
+            "weight in e4m3 128x128, scales e8m0 packed in int32, takes e4m3 128x128, scales f32 or e4m3 "
+            "128x128, scales e8m0");
+}
+
+TEST(linear_rules, hopper_takes_weights_of_bf16_and_results_of_f32) {
+  const auto with = [](const auto& change) {
+    return refusal(kCudaBf16, "sm90", [&](Problem& p) {
+      p.weight = {MatrixForm::kBF16, {}};
+      change(p);
+    });
+  };
+  EXPECT_EQ(with([](Problem&) {}), "");
+  EXPECT_EQ(with([](Problem& p) { p.output = Output::kF32; }), "");
+  EXPECT_EQ(with([](Problem& p) { p.in = 12; }), "K = 12, needs K % 8 == 0");
+  EXPECT_EQ(with([](Problem& p) { p.out = 12; }), "N = 12, needs N % 8 == 0");
+  EXPECT_EQ(with([](Problem& p) { p.setting.numerics.activation = Activation::kFp32; }),
+            "activation = fp32, takes bf16");
+  EXPECT_EQ(with([](Problem& p) { p.setting.target.sm = 80; }), "target sm80, takes sm90");
+  EXPECT_EQ(with([](Problem& p) { p.weight = kBlocks; }), "weight in e4m3 128x128, scales f32, takes bf16");
+}
+
 TEST(linear_rules, the_fast_path_takes_n_of_64_and_k_of_128) {
   const auto shaped = [](int64_t out, int64_t in) {
     return refusal(kCudaFp8, "sm90", [&](Problem& p) {
