@@ -60,7 +60,8 @@ int main(int count, char** words) {
   if (what == "check") check_linears(fast), check_heads(fast);
   if (what == "v4") check_powers(), check_products(), check_rows();
   if (what == "time_v4") time_v4(fast);
-  if (what == "small") run_small();
+  if (what == "small") run_small(), run_small_products();
+  if (what == "small_v4") run_small_products();
   if (what == "time") time_linears(false);
   if (what == "many") time_linears(true);
   if (what == "heads") time_heads();

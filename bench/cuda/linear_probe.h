@@ -22,6 +22,7 @@ void check_linears(bool fast);
 void check_powers();
 void check_products();
 void check_rows();
+void run_small_products();
 void time_v4(bool many);
 void check_heads(bool fast);
 void run_small();

@@ -546,6 +546,13 @@ void check_products() {
   report_checks("products, repeated");
 }
 
+void run_small_products() {
+  for (const auto& [out, in] : {std::pair{72, 136}, {264, 1032}, {320, 1536}, {3080, 448}})
+    check_product(out, in, {1, 17, 65, 129}, false);
+  check_groups(3, 136, 200, {1, 40, 129}, false);
+  check_codes(3, 384, 640, {1, 17, 64, 100, 300}, false);
+}
+
 void check_rows() {
   check_linear_rows();
   check_head_row(64, 320, false);
