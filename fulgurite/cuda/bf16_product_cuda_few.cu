@@ -260,6 +260,13 @@ cudaError_t launch_of(const Bf16Product& p, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_few(const Bf16Product& p, cudaStream_t stream) {
+  if (p.parts > 1 ||
+      p.tokens > 64) {  // a part of K is short, and half a processor's memory enough for its ring
+    if (p.tokens <= 8) return launch_of<Few<8, 1, 8>>(p, stream);
+    if (p.tokens <= 16) return launch_of<Few<16, 1, 8>>(p, stream);
+    if (p.tokens <= 32) return launch_of<Few<32, 1, 7>>(p, stream);
+    return launch_of<Few<64, 1, 6>>(p, stream);
+  }
   if (p.tokens <= 8) return launch_of<Few<8, 1, 16>>(p, stream);
   if (p.tokens <= 16) return launch_of<Few<16, 1, 16>>(p, stream);
   // Of many rows 128 at once: activations are read half as often.

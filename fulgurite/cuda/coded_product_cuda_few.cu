@@ -18,15 +18,21 @@ constexpr int kBlock = 128;                   // columns, and rows, of a scale
 constexpr int kBoxes = kBlock / kBoxColumns;  // of a stage of codes
 constexpr int kPiece = 16;                    // bytes that are loaded and stored at once
 
-template <int kTokensOfTile, int kWarpgroups, int kCodeStagesOfRing, int kStagesOfRing, int kConvertingWarps>
+// Converting warps are teams, of which each makes a whole box, and then the one that is kTeams further.
+template <int kTokensOfTile, int kWarpgroups, int kCodeStagesOfRing, int kStagesOfRing, int kConvertingWarps,
+          int kTeamsOfThem>
 struct Coded {
   static constexpr int kTokens = kTokensOfTile, kCodeStages = kCodeStagesOfRing, kStages = kStagesOfRing;
   static constexpr int kWarps = 4 * kWarpgroups, kRows = kRowsOfMultiply * kWarpgroups;
   static constexpr int kCopyingWarp = kWarps, kFirstConverter = kWarps + 4, kConverters = kConvertingWarps;
+  static constexpr int kTeams = kTeamsOfThem, kTeamWarps = kConverters / kTeams;
+  // A team waits for phases of barriers that it has not all seen; none is more than one behind: a box is made when the
+  // one kStages before it has been multiplied, and so has all before that one.
+  static_assert(kTeams % kBoxes == 0 && kTeams <= kStages && kTeams + kStages <= kBoxes * kCodeStages);
   static constexpr int kThreads = 32 * (kFirstConverter + kConverters);
   static constexpr int kTokensAtOnce = std::min(kTokens, 128), kHalves = kTokens / kTokensAtOnce;
   static constexpr int kSums = kTokensAtOnce / 2;
-  static constexpr bool kMovesRegisters = kHalves > 1;
+  static constexpr bool kMovesRegisters = kHalves > 1 && kThreads > 384;
   static constexpr uint32_t kCodeBytes = kRows * kBlock, kWeightBytes = kRows * kBoxBytes,
                             kXBytes = kTokens * kBoxBytes;
 };
@@ -126,10 +132,10 @@ __device__ inline uint4 weights_of(uint32_t first, uint32_t second, float scale)
           weights_of(upper(second), scale)};
 }
 
-// A converting warp's share of a stage of codes: pieces of box `half`, a thread rows kTogether apart.
+// A thread's share of a box, the first or second half of a stage of codes.
 template <class T>
 __device__ void convert(const uint8_t* codes, uint8_t* weight, int half, int thread, float scale) {
-  constexpr int kTogether = 32 * T::kConverters / kBoxes, kPieces = kBoxColumns / kPiece;
+  constexpr int kTogether = 32 * T::kTeamWarps, kPieces = kBoxColumns / kPiece;
   static_assert(kTogether % T::kRows == 0 || T::kRows % kTogether == 0);
 #pragma unroll
   for (int i = 0; i < T::kRows * kPieces / kTogether; ++i) {
@@ -141,38 +147,55 @@ __device__ void convert(const uint8_t* codes, uint8_t* weight, int half, int thr
   }
 }
 
+// Scales of a tile, one block of K after another: the lanes of a warp hold 32.
+struct Powers {
+  const CodedProduct& p;
+  int index = -1, chunk = -1;  // of what is held
+  float held = 0.0f;
+
+  __device__ float at(int tile_index, int64_t row_of_blocks, int block) {
+    if (tile_index != index || block / 32 != chunk) {
+      index = tile_index;
+      chunk = block / 32;
+      const int own = chunk * 32 + static_cast<int>(threadIdx.x) % 32;
+      if (own < p.in / kBlock)
+        held = e8m0_to_float(__ldg(p.exponents + row_of_blocks * p.exponents_stride + own));
+    }
+    return __shfl_sync(~0u, held, block % 32);
+  }
+};
+
 template <class T>
 __device__ void convert_all(Shared<T>& shared, const CodedProduct& p, const Work<T>& work) {
-  constexpr int kTogether = 32 * T::kConverters / kBoxes;
   const int own = static_cast<int>(threadIdx.x) - 32 * T::kFirstConverter, lane = own % 32;
-  const int half = __shfl_sync(~0u, own / kTogether, 0), thread = own % kTogether;
+  const int team = __shfl_sync(~0u, own / (32 * T::kTeamWarps), 0), thread = own % (32 * T::kTeamWarps);
+  const int half = team % kBoxes, boxes = work.blocks * kBoxes;
   Place<T::kCodeStages> codes;
   Place<T::kStages> place;
-  if (half == 1) place.advance();
-  for (int index = work.first; index < work.all; index += work.step) {
+  for (int i = 0; i < team / kBoxes; ++i) codes.advance();
+  for (int i = 0; i < team; ++i) place.advance();
+  Powers powers{p};
+  int index = work.first, box = team;
+  while (true) {
+    for (; box >= boxes; box -= boxes) index += work.step;
+    if (index >= work.all) return;
     const Tile tile = work.tile(index);
-    const uint8_t* const exponents =
-        p.exponents +
-        (tile.group * (p.rows_per_group / kBlock) + tile.row * T::kRows / kBlock) * p.exponents_stride;
-    float held = 0.0f;  // the scales of 32 blocks, a lane each
-#pragma unroll 1
-    for (int block = 0; block < work.blocks; ++block) {
-      if (block % 32 == 0 && block + lane < work.blocks)
-        held = e8m0_to_float(__ldg(exponents + block + lane));
-      const float scale = __shfl_sync(~0u, held, block % 32);
-      barrier_wait(&shared.codes_full[codes.stage], codes.parity);
-      barrier_wait(&shared.empty[place.stage], place.parity ^ 1);
-      convert<T>(shared.codes[codes.stage], shared.weight[place.stage], half, thread, scale);
-      shared_writes_fence();
-      __syncwarp();
-      if (lane == 0) {
-        barrier_arrive(&shared.full[place.stage]);
-        barrier_arrive(&shared.codes_empty[codes.stage]);
-      }
-      codes.advance();
-#pragma unroll
-      for (int i = 0; i < kBoxes; ++i) place.advance();
+    const int row_of_blocks = tile.group * (p.rows_per_group / kBlock) + tile.row * T::kRows / kBlock;
+    const float scale = powers.at(index, row_of_blocks, box / kBoxes);
+    barrier_wait(&shared.codes_full[codes.stage], codes.parity);
+    barrier_wait(&shared.empty[place.stage], place.parity ^ 1);
+    convert<T>(shared.codes[codes.stage], shared.weight[place.stage], half, thread, scale);
+    shared_writes_fence();
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(&shared.full[place.stage]);
+      barrier_arrive(&shared.codes_empty[codes.stage]);
     }
+    box += T::kTeams;
+#pragma unroll
+    for (int i = 0; i < T::kTeams / kBoxes; ++i) codes.advance();
+#pragma unroll
+    for (int i = 0; i < T::kTeams; ++i) place.advance();
   }
 }
 
@@ -193,12 +216,17 @@ __device__ void store_tile(const CodedProduct& p, const Tile& tile, int half, co
   }
 }
 
+// A box's products are under way while the next one is waited for; then the box may be overwritten.
 template <class T>
 __device__ void multiply_all(Shared<T>& shared, const CodedProduct& p, const Work<T>& work) {
   const int first_row = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0) * kRowsOfMultiply;
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[stage]);
+  };
   Place<T::kStages> place;
   for (int index = work.first; index < work.all; index += work.step) {
     float sums[T::kHalves][T::kSums] = {};
+    int before = -1;
 #pragma unroll 1
     for (int box = 0; box < work.blocks * kBoxes; ++box, place.advance()) {
       barrier_wait(&shared.full[place.stage], place.parity);
@@ -209,12 +237,14 @@ __device__ void multiply_all(Shared<T>& shared, const CodedProduct& p, const Wor
             sums[half], wgmma_operand(shared.weight[place.stage] + first_row * kBoxBytes),
             wgmma_operand(shared.x[place.stage] + half * T::kTokensAtOnce * kBoxBytes));
       wgmma_commit();
-      wgmma_wait<0>();
-#pragma unroll
-      for (int half = 0; half < T::kHalves; ++half) wgmma_result(sums[half]);
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[place.stage]);
+      wgmma_wait<1>();
+      if (before >= 0) release(before);
+      before = place.stage;
     }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int half = 0; half < T::kHalves; ++half) wgmma_result(sums[half]);
+    release(before);
 #pragma unroll
     for (int half = 0; half < T::kHalves; ++half) store_tile<T>(p, work.tile(index), half, sums[half]);
   }
@@ -225,11 +255,11 @@ __device__ void make_barriers(Shared<T>& shared) {
 #pragma unroll
   for (int i = 0; i < T::kCodeStages; ++i) {
     barrier_init(&shared.codes_full[i], 1);
-    barrier_init(&shared.codes_empty[i], T::kConverters);
+    barrier_init(&shared.codes_empty[i], T::kTeamWarps * kBoxes);
   }
 #pragma unroll
   for (int i = 0; i < T::kStages; ++i) {
-    barrier_init(&shared.full[i], 1 + T::kConverters / kBoxes);
+    barrier_init(&shared.full[i], 1 + T::kTeamWarps);
     barrier_init(&shared.empty[i], T::kWarps);
   }
   barrier_init_fence();
@@ -300,12 +330,15 @@ cudaError_t launch_product(const CodedProduct& p, cudaStream_t stream) {
   if (p.in % kBlock != 0 || p.out % kBlock != 0 || p.rows_per_group % kBlock != 0)
     return cudaErrorInvalidValue;
   if (p.tokens == 0) return cudaSuccess;
-  if (p.tokens <= 8) return launch_of<Coded<8, 1, 12, 6, 8>>(p, stream);
-  if (p.tokens <= 16) return launch_of<Coded<16, 1, 12, 6, 8>>(p, stream);
-  if (p.tokens <= 32) return launch_of<Coded<32, 1, 12, 6, 8>>(p, stream);
-  if (p.tokens <= 64) return launch_of<Coded<64, 1, 12, 6, 8>>(p, stream);
-  if (p.tokens <= 128) return launch_of<Coded<128, 1, 10, 5, 8>>(p, stream);
-  return launch_of<Coded<256, 2, 4, 3, 4>>(p, stream);
+  if (p.tokens <= 8) return launch_of<Coded<8, 1, 12, 8, 8, 8>>(p, stream);
+  if (p.tokens <= 16) return launch_of<Coded<16, 1, 12, 8, 8, 8>>(p, stream);
+  if (p.tokens <= 32) return launch_of<Coded<32, 1, 12, 8, 8, 8>>(p, stream);
+  if (p.tokens <= 64) return launch_of<Coded<64, 1, 11, 8, 8, 8>>(p, stream);
+  if (p.tokens <= 128) return launch_of<Coded<128, 1, 8, 6, 8, 4>>(p, stream);
+  const int tiles = pieces(p.out, 128) * pieces(p.tokens, 256) * p.groups;
+  if (pieces(2 * tiles, p.processors) < 2 * pieces(tiles, p.processors))
+    return launch_of<Coded<256, 1, 6, 4, 4, 4>>(p, stream);
+  return launch_of<Coded<256, 2, 4, 3, 4, 2>>(p, stream);
 }
 
 }  // namespace fulgurite::cuda
