@@ -9,6 +9,8 @@
 
 #include "bench/cuda/linear_probe.h"
 
+#include "fulgurite/ops/linear/linear_cuda_bf16_order.h"
+
 namespace fulgurite::probe {
 
 linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale,
@@ -51,6 +53,42 @@ head_projection::hopper::Params head_params(bool from_rows, int rows, const uint
   return params;
 }
 
+cuda::Bf16Product product_of(const uint16_t* x, const uint16_t* weight, void* y, int tokens, int in,
+                             int out) {
+  cuda::Bf16Product product;
+  product.x = x;
+  product.weight = weight;
+  product.x_stride = product.weight_stride = in;
+  product.y = y;
+  product.y_stride = out;
+  product.tokens = tokens;
+  product.in = in;
+  product.out = out;
+  const SumOrder order = linear::hopper::bf16_order_of(in, out);
+  product.parts = static_cast<int>(order.parts);
+  return product;
+}
+
+cuda::CodedProduct coded_of(const uint16_t* x, const uint8_t* codes, const uint8_t* exponents, uint16_t* y,
+                            int tokens, int groups, int rows, int in) {
+  cuda::CodedProduct product;
+  product.x = x;
+  product.x_stride = int64_t{groups} * in;
+  product.x_group_stride = in;
+  product.codes = codes;
+  product.codes_stride = in;
+  product.exponents = exponents;
+  product.exponents_stride = in / 128;
+  product.y = y;
+  product.y_stride = int64_t{groups} * rows;
+  product.y_group_stride = rows;
+  product.tokens = tokens;
+  product.groups = groups;
+  product.in = in;
+  product.out = product.rows_per_group = rows;
+  return product;
+}
+
 }  // namespace fulgurite::probe
 
 int main(int count, char** words) {
@@ -58,10 +96,10 @@ int main(int count, char** words) {
   const std::string what = count > 1 ? words[1] : "check";
   const bool fast = count > 2;
   if (what == "check") check_linears(fast), check_heads(fast);
-  if (what == "v4") check_powers(), check_products(), check_rows();
+  if (what == "v4") check_powers(), check_products(), check_codes(), check_rows();
   if (what == "time_v4") time_v4(fast);
-  if (what == "small") run_small(), run_small_products();
-  if (what == "small_v4") run_small_products();
+  if (what == "small") run_small(), run_small_products(), run_small_codes();
+  if (what == "small_v4") run_small_products(), run_small_codes();
   if (what == "time") time_linears(false);
   if (what == "many") time_linears(true);
   if (what == "heads") time_heads();

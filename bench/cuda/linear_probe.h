@@ -3,6 +3,8 @@
 
 #include "bench/cuda/linear_probe_reference.h"
 #include "bench/cuda/probe_kit.h"
+#include "fulgurite/cuda/bf16_product.h"
+#include "fulgurite/cuda/coded_product.h"
 #include "fulgurite/ops/head_projection/head_projection_cuda_hopper.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper.h"
 
@@ -15,12 +17,24 @@ head_projection::hopper::Params head_params(bool from_rows, int rows, const uint
                                             const uint16_t* weight, uint16_t* y, int tokens, int heads,
                                             int latent);
 
+// One group, in the linear's order of K.
+cuda::Bf16Product product_of(const uint16_t* x, const uint16_t* weight, void* y, int tokens, int in, int out);
+cuda::CodedProduct coded_of(const uint16_t* x, const uint8_t* codes, const uint8_t* exponents, uint16_t* y,
+                            int tokens, int groups, int rows, int in);
+template <class Product>
+void launch(const Product& product) {
+  MUST(cuda::launch_product(product, nullptr));
+  MUST(cudaDeviceSynchronize());
+}
+
 // Denormals, NaN, infinities, zeros of both signs and large values in rows of their own.
 void spoil(std::vector<uint16_t>& x, int64_t stride, int in, int tokens);
 
 void check_linears(bool fast);
 void check_powers();
 void check_products();
+void check_codes();
+void run_small_codes();
 void check_rows();
 void run_small_products();
 void time_v4(bool many);
