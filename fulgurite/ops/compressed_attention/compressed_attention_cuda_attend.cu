@@ -88,40 +88,26 @@ struct Row {
   const uint8_t *codes, *scales;
 };
 
-class Rows {
- public:
-  __device__ __forceinline__ Rows(const CudaParams& p, const Work& w)
-      : window_(p.window.data + w.place.sequence * p.window.sequence),
-        entries_(p.entries.data + w.place.sequence * p.entries.sequence),
-        window_block_(p.window.block),
-        entries_block_(p.entries.block),
-        list_(p.topk > 0 ? list_of(p, w.token) : nullptr),
-        ring_(static_cast<uint32_t>(p.ring)),
-        first_seen_(w.first_seen),
-        seen_(w.seen),
-        count_(w.count) {}
+struct Rows {
+  const CudaParams& p;
+  const Work& w;
 
   // Where a key lies: a row of the window, or ~row among the entries. Beyond the last key its: what is no key has no weight, and
   // a NaN there is one of the keys' already.
   __device__ __forceinline__ int slot(int key) const {
-    key = min(key, count_ - 1);
-    if (key < seen_) return static_cast<int>(static_cast<uint32_t>(first_seen_ + key) % ring_);
-    return ~(list_ != nullptr ? list_[key - seen_] : key - seen_);
+    key = min(key, w.count - 1);
+    if (key < w.seen)
+      return static_cast<int>(static_cast<uint32_t>(w.first_seen + key) % static_cast<uint32_t>(p.ring));
+    return ~(p.topk > 0 ? list_of(p, w.token)[key - w.seen] : key - w.seen);
   }
   __device__ __forceinline__ Row row(int slot) const {
     const int index = slot < 0 ? ~slot : slot;
+    const CudaRows& cache = slot < 0 ? p.entries : p.window;
     const uint8_t* const block =
-        (slot < 0 ? entries_ : window_) + index / kBlockRows * (slot < 0 ? entries_block_ : window_block_);
+        cache.data + w.place.sequence * cache.sequence + index / kBlockRows * cache.block;
     return {block + index % kBlockRows * kRowBytes,
             block + kBlockRows * kRowBytes + index % kBlockRows * kScaleBytes};
   }
-
- private:
-  const uint8_t *window_, *entries_;
-  int64_t window_block_, entries_block_;
-  const int32_t* list_;
-  uint32_t ring_;
-  int first_seen_, seen_, count_;
 };
 
 // Four e8m0 of a word: does each fit a factor scale * 2^120 of bf16?
@@ -132,47 +118,42 @@ __device__ __forceinline__ uint32_t twice(uint32_t scale) {
   return scale == 255 ? 0x7FFF7FFFu : scale == 0 ? 0x00400040u : scale * 0x00800080u;
 }
 
-// Half of the columns of a warp's 16 rows, in registers. Lane 4 r + i has, of rows r and r + 8, the i-th 16 codes of each group of
-// 64; of the rotated columns lane 8 r + i has the i-th 16 bytes of rows 4 k + r.
+// The codes of half of the columns of a warp's 16 rows, in registers: lane 4 r + i has, of rows r and r + 8, the i-th 16 of each
+// group of 64. An address comes from the lane that has it: lane % 16 is the row.
+__device__ __forceinline__ const uint8_t* codes_of(const Row& row, int r) {
+  const auto address = reinterpret_cast<unsigned long long>(row.codes);
+  return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, address, r));
+}
+
 template <int kHalf>
-struct Half {
+struct Codes {
   static constexpr int kGroups = kHalf == 0 ? 4 : 3;
   uint4 codes[kGroups][2];
-  uint4 rotated[kHalf == 0 ? 1 : 4];
   uint32_t scales;  // of row lane % 16
 
-  // `row`: of lane % 16.
   __device__ __forceinline__ void load(const Row& row) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const auto address = reinterpret_cast<unsigned long long>(row.codes);
-    const auto codes_of = [&](int r) {
-      return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, address, r));
-    };
     const uint2 all = read8(row.scales);
     scales = kHalf == 0 ? all.x : all.y & 0x00FFFFFFu;
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
-      const uint8_t* const from = codes_of(8 * o + lane / 4) + 256 * kHalf + lane % 4 * 16;
+      const uint8_t* const from = codes_of(row, 8 * o + lane / 4) + 256 * kHalf + lane % 4 * 16;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) codes[g][o] = read16(from + 64 * g);
     }
-    if constexpr (kHalf == 1)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) rotated[k] = read16(codes_of(4 * k + lane / 8) + kCoded + lane % 8 * 16);
   }
 
   // As rows `first` and further, a multiple of 16.
   __device__ __forceinline__ void store(Tile& tile, int first) const {
     if (__all_sync(~0u, within_once(scales)))
-      store_codes<false>(tile, first);
+      store_as<false>(tile, first);
     else
-      store_codes<true>(tile, first);
-    if constexpr (kHalf == 1) store_rotated(tile, first);
+      store_as<true>(tile, first);
   }
 
  private:
   template <bool kTwice>
-  __device__ __forceinline__ void store_codes(Tile& tile, int first) const {
+  __device__ __forceinline__ void store_as(Tile& tile, int first) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, r = lane / 4, low = (2 * (lane % 4) ^ r) * 16;
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
@@ -185,19 +166,22 @@ struct Half {
       }
     }
   }
-
-  __device__ __forceinline__ void store_rotated(Tile& tile, int first) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int row = first + 4 * k + lane / 8;
-      write16(tile.pieces[2 * kHalfPieces - 1] + row * 128 + (lane % 8 ^ row % 8) * 16, rotated[k]);
-    }
-  }
 };
 
+// The rotated columns of the same rows, straight into the last piece; every lane arrives at the barrier when its are there.
+__device__ __forceinline__ void copy_rotated(const Row& row, Tile& tile, int first, Barrier* full) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int r = 4 * k + lane / 8;
+    copy16(tile.pieces[2 * kHalfPieces - 1] + (first + r) * 128 + (lane % 8 ^ r % 8) * 16,
+           codes_of(row, r) + kCoded + lane % 8 * 16);
+  }
+  barrier_arrive_after_copies(full);
+}
+
 __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared& s) {
-  const Rows rows(p, w);
+  const Rows rows{p, w};
   const int first = static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16;
   const auto slot_of = [&](int n) {
     return rows.slot((w.first + n) * kTile + first + static_cast<int>(threadIdx.x) % 16);
@@ -206,8 +190,8 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
   };
-  Half<0> left;
-  Half<1> right;
+  Codes<0> left;
+  Codes<1> right;
   Row row = rows.row(slot_of(0));
   left.load(row);
   right.load(row);
@@ -215,16 +199,18 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared
   for (int n = 0; n < w.tiles(); ++n) {
     const int buffer = n % 2;
     const uint32_t parity = static_cast<uint32_t>(n / 2) % 2 ^ 1;
-    row = rows.row(slot);
+    const Row next = rows.row(slot);
     slot = slot_of(n + 2);
+    barrier_wait(&s.empty[buffer][1], parity);
+    copy_rotated(row, s.keys[buffer], first, &s.full[buffer][1]);
     barrier_wait(&s.empty[buffer][0], parity);
     left.store(s.keys[buffer], first);
     publish(&s.full[buffer][0]);
-    if (n + 1 < w.tiles()) left.load(row);
-    barrier_wait(&s.empty[buffer][1], parity);
+    if (n + 1 < w.tiles()) left.load(next);
     right.store(s.keys[buffer], first);
     publish(&s.full[buffer][1]);
-    if (n + 1 < w.tiles()) right.load(row);
+    if (n + 1 < w.tiles()) right.load(next);
+    row = next;
   }
 }
 
@@ -441,9 +427,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   extern __shared__ __align__(1024) uint8_t raw[];
   auto& s = *reinterpret_cast<Shared*>(raw);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 4; ++i) {
-      barrier_init(&s.full[i / 2][i % 2], kWarps);
-      barrier_init(&s.empty[i / 2][i % 2], kWarps);
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(&s.full[i][0], kWarps);
+      barrier_init(&s.full[i][1], kWarps + kGroupThreads);  // and copies
+      barrier_init(&s.empty[i][0], kWarps);
+      barrier_init(&s.empty[i][1], kWarps);
     }
     barrier_init_fence();
   }
@@ -458,7 +446,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     __syncthreads();
   deal_tiles(p, entries, w);
   if (warpgroup == 2) {
-    give_registers<96>();
+    give_registers<88>();
     if (w.tiles() > 0) bring(p, w, s);
     return;
   }
