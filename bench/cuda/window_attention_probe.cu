@@ -1,5 +1,5 @@
 // Holds DeepSeek-V4's attention rows of Hopper against the references, and times them.
-//   probe check | small | time | variants
+//   probe check | small | time | variants | profile
 // Build: window_attention_probe*.cu and probe_kit.cu with nvcc for 90a (-DFULGURITE_HOPPER), and the library with its kernels.
 
 #include "bench/cuda/window_attention_probe.h"
@@ -275,6 +275,8 @@ int main(int count, char** words) {
   if (what == "check" || what == "small") {
     check_prepared();
     check_attention(what == "small");
+  } else if (what == "profile") {
+    profile_attention();
   } else {
     time_prepared();
     time_attention(what == "variants");

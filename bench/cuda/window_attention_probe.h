@@ -50,5 +50,6 @@ void check_attention(bool small);
 void check_prepared();
 void time_attention(bool variants);
 void time_prepared();
+void profile_attention();
 
 }  // namespace fulgurite::probe

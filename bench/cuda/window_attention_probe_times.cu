@@ -88,9 +88,14 @@ class Decode {
     });
   }
   const ca::HopperPlan& plan() const { return plan_; }
+  void once() const {  // for a profiler
+    const ca::HopperPlan plan = ca::hopper_plan(problem(), batch_);
+    const OnDevice device(ca::hopper_workspace_bytes(batch_, shape_.heads, plan.splits));
+    for (int call = 0; call < 3; ++call) ca::run_hopper(problem(), args(call), device.lane(), plan);
+  }
 
  private:
-  static constexpr int64_t kQueries = 4;  // sets of them
+  static constexpr int kQueries = 4;  // sets of them, and of lists: fresh, as what comes before leaves them
 
   std::vector<TokenPlace> make_places() const {
     std::vector<TokenPlace> places;
@@ -99,9 +104,9 @@ class Decode {
     return places;
   }
   std::vector<int32_t> make_lists() const {
-    std::vector<int32_t> lists(static_cast<size_t>(calls_ * batch_ * shape_.topk));
+    std::vector<int32_t> lists(static_cast<size_t>(kQueries * batch_ * shape_.topk));
     if (shape_.topk == 0) return lists;
-    parallel(calls_, [&](int call) {
+    parallel(kQueries, [&](int call) {
       Random random(static_cast<uint64_t>(call));
       for (int64_t t = 0; t < batch_; ++t) {  // one of each of topk equal parts
         int32_t* const list = lists.data() + (call * batch_ + t) * shape_.topk;
@@ -125,7 +130,7 @@ class Decode {
     a.sink = {sink_.data, {shape_.heads}};
     a.window = rows(window_.data, kWindow);
     a.entries = rows(entries_.data, shape_.entries());
-    a.selected = {lists_.data + call * batch_ * shape_.topk, {batch_, shape_.topk}};
+    a.selected = {lists_.data + call % kQueries * batch_ * shape_.topk, {batch_, shape_.topk}};
     a.places = {places_.data + call * batch_, {batch_}};
     const View<const float, 2> table{table_.data, {shape_.context, kRope / 2}};
     a.table = {table, table};
@@ -190,6 +195,11 @@ void time_attention(bool variants) {
     }
 }
 
+void profile_attention() {
+  Decode(kShapes[4], 128).once();
+  Decode(kShapes[1], 1).once();
+}
+
 void time_prepared() {
   constexpr int kCalls = 64;
   const Setting setting = setting_of("serving");
@@ -202,12 +212,13 @@ void time_prepared() {
       for (int64_t t = 0; t < tokens; ++t) at.push_back({0, static_cast<int32_t>(t)});
       const Device<TokenPlace> places(at);
       fill(q.data, size, 4);
-      fill(table.data, table.count, 5);
-      const View<const float, 2> angles{table.data, {tokens, kRope / 2}};
+      MUST(cudaMemset(table.data, 0, table.count * 4));
+      Device<float> ones(std::vector<float>(table.count, 1.0f));
+      const View<const float, 2> sine{table.data, {tokens, kRope / 2}}, cosine{ones.data, {tokens, kRope / 2}};
       const query_prepare::Problem problem{setting, heads, kDim, kRope, 1e-6f};
       const query_prepare::Args args{Tensor<3>(View<bf16, 3>{reinterpret_cast<bf16*>(q.data), {tokens, heads, kDim}}),
                                      {places.data, {tokens}},
-                                     {angles, angles},
+                                     {cosine, sine},  // its own results come back
                                      {}};
       const Time t = time_graph(kCalls, [&](int, cudaStream_t stream) {
         Lane lane;

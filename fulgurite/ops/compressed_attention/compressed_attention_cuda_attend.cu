@@ -294,13 +294,13 @@ struct Attend {
   }
 
   __device__ __forceinline__ void scale_scores(int n, float (&d)[32]) const {
-    const int left = w.count - (w.first + n) * kTile - 2 * (lane() % 4);
+    const int left = w.count - (w.first + n) * kTile;
 #pragma unroll
     for (int i = 0; i < 32; ++i) d[i] = __fmul_rn(d[i], p.scale);
     if (left >= kTile) return;
 #pragma unroll
     for (int i = 0; i < 32; ++i)
-      if (i / 4 * 8 + i % 2 >= left) d[i] = minus_infinity();
+      if (i / 4 * 8 + 2 * (lane() % 4) + i % 2 >= left) d[i] = minus_infinity();
   }
 
   // Scores become weights, which the product takes as bf16: of 16 keys a row of `weights`.
