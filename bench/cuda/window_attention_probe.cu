@@ -1,5 +1,5 @@
 // Holds DeepSeek-V4's attention rows of Hopper against the references, and times them.
-//   probe check | small | time | variants | profile
+//   probe check | small | time | some | variants | profile
 // Build: window_attention_probe*.cu and probe_kit.cu with nvcc for 90a (-DFULGURITE_HOPPER), and the library with its kernels.
 
 #include "bench/cuda/window_attention_probe.h"
@@ -277,6 +277,8 @@ int main(int count, char** words) {
     check_attention(what == "small");
   } else if (what == "profile") {
     profile_attention();
+  } else if (what == "some") {
+    time_some();
   } else {
     time_prepared();
     time_attention(what == "variants");

@@ -50,6 +50,7 @@ void check_attention(bool small);
 void check_prepared();
 void time_attention(bool variants);
 void time_prepared();
+void time_some();
 void profile_attention();
 
 }  // namespace fulgurite::probe

@@ -195,6 +195,16 @@ void time_attention(bool variants) {
     }
 }
 
+// A few of them.
+void time_some() {
+  const std::pair<int, int64_t> some[] = {{0, 1}, {1, 1}, {1, 8}, {1, 32}, {1, 128}, {4, 128}, {6, 1}, {6, 128}};
+  for (const auto& [shape, batch] : some) {
+    Decode decode(kShapes[shape], batch);
+    const Time time = decode.time(nullptr);
+    print(kShapes[shape], batch, decode.plan(), time);
+  }
+}
+
 void profile_attention() {
   Decode(kShapes[4], 128).once();
   Decode(kShapes[1], 1).once();

@@ -23,6 +23,12 @@ __device__ __forceinline__ uint2 read8(const uint8_t* at) {
   return v;
 }
 
+__device__ __forceinline__ uint32_t read4(const uint8_t* at) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(at));
+  return v;
+}
+
 __device__ __forceinline__ void write16(uint8_t* shared, uint4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(v.x), "r"(v.y),
                "r"(v.z), "r"(v.w)

@@ -26,11 +26,20 @@ struct alignas(1024) Tile {
   uint8_t pieces[2 * kHalfPieces][kPiece];
 };
 
+// Of a block's keys, in shared memory.
+struct Keys {
+  int sequence, token;
+  int oldest;        // the row of the ring that is the first key
+  int seen, count;   // of the window; of all keys
+  int first, tiles;  // the key of the warp's first row; tiles
+};
+
 struct Shared {
   Tile queries;  // later, results
   Tile keys[2];
   float4 scores[2][8][kGroupThreads];  // of half of the columns
   Barrier full[2][2], empty[2][2];     // of halves of tiles
+  Keys of_warp[kWarps];                // of those that bring rows
   int counts[kThreads / 32];
 };
 
@@ -63,7 +72,7 @@ __device__ __forceinline__ int selected_entries(const CudaParams& p, int token, 
   return count;
 }
 
-__device__ __forceinline__ Work block_of(const CudaParams& p) {
+__device__ __forceinline__ Work work_of(const CudaParams& p) {
   const int groups = p.heads / p.block_heads, block = static_cast<int>(blockIdx.x);
   Work w{};
   w.group = block % groups;
@@ -83,32 +92,42 @@ __device__ __forceinline__ void deal_tiles(const CudaParams& p, int entries, Wor
 }
 
 // --- rows ---
+//
+// The warps that bring rows have half of their registers on the way from memory. What they need beside these is made anew each time:
+// a register that was spilled is read in its turn, behind every read from memory that is under way.
 
-struct Row {
-  const uint8_t *codes, *scales;
-};
+__device__ __forceinline__ int lane_now() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
 
-struct Rows {
-  const CudaParams& p;
-  const Work& w;
+// Where a key lies: a row of the window, or ~row among the entries. Beyond the last key its: what is no key has no weight, and a
+// NaN there is one of the keys' already.
+__device__ __forceinline__ int slot_of(const CudaParams& p, const volatile Keys& keys, int key) {
+  key = min(key, keys.count - 1);
+  const int entry = key - keys.seen;
+  if (entry >= 0) return ~(p.topk > 0 ? list_of(p, keys.token)[entry] : entry);
+  const int row = keys.oldest + key;
+  return row < p.ring ? row : row - p.ring;
+}
 
-  // Where a key lies: a row of the window, or ~row among the entries. Beyond the last key its: what is no key has no weight, and
-  // a NaN there is one of the keys' already.
-  __device__ __forceinline__ int slot(int key) const {
-    key = min(key, w.count - 1);
-    if (key < w.seen)
-      return static_cast<int>(static_cast<uint32_t>(w.first_seen + key) % static_cast<uint32_t>(p.ring));
-    return ~(p.topk > 0 ? list_of(p, w.token)[key - w.seen] : key - w.seen);
-  }
-  __device__ __forceinline__ Row row(int slot) const {
-    const int index = slot < 0 ? ~slot : slot;
-    const CudaRows& cache = slot < 0 ? p.entries : p.window;
-    const uint8_t* const block =
-        cache.data + w.place.sequence * cache.sequence + index / kBlockRows * cache.block;
-    return {block + index % kBlockRows * kRowBytes,
-            block + kBlockRows * kRowBytes + index % kBlockRows * kScaleBytes};
-  }
-};
+// Of a slot: its codes, and its scales.
+__device__ __forceinline__ const uint8_t* block_of(const CudaParams& p, const volatile Keys& keys, int slot) {
+  const CudaRows& cache = slot < 0 ? p.entries : p.window;
+  return cache.data + keys.sequence * cache.sequence + (slot < 0 ? ~slot : slot) / kBlockRows * cache.block;
+}
+__device__ __forceinline__ const uint8_t* codes_of(const CudaParams& p, const volatile Keys& keys, int slot) {
+  return block_of(p, keys, slot) + (slot < 0 ? ~slot : slot) % kBlockRows * kRowBytes;
+}
+__device__ __forceinline__ const uint8_t* scales_of(const CudaParams& p, const volatile Keys& keys, int slot) {
+  return block_of(p, keys, slot) + kBlockRows * kRowBytes + (slot < 0 ? ~slot : slot) % kBlockRows * kScaleBytes;
+}
+// What lane r has.
+__device__ __forceinline__ const uint8_t* of_lane(const uint8_t* address, int r) {
+  return reinterpret_cast<const uint8_t*>(
+      __shfl_sync(~0u, reinterpret_cast<unsigned long long>(address), r));
+}
 
 // Four e8m0 of a word: does each fit a factor scale * 2^120 of bf16?
 __device__ __forceinline__ bool within_once(uint32_t scales) { return __vcmpgtu4(scales, 0x86868686u) == 0; }
@@ -119,28 +138,23 @@ __device__ __forceinline__ uint32_t twice(uint32_t scale) {
 }
 
 // The codes of half of the columns of a warp's 16 rows, in registers: lane 4 r + i has, of rows r and r + 8, the i-th 16 of each
-// group of 64. An address comes from the lane that has it: lane % 16 is the row.
-__device__ __forceinline__ const uint8_t* codes_of(const Row& row, int r) {
-  const auto address = reinterpret_cast<unsigned long long>(row.codes);
-  return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, address, r));
-}
-
+// group of 64. Of row lane % 16 a lane has the scales, and the slot.
 template <int kHalf>
 struct Codes {
   static constexpr int kGroups = kHalf == 0 ? 4 : 3;
   uint4 codes[kGroups][2];
-  uint32_t scales;  // of row lane % 16
+  uint32_t scales;
 
-  __device__ __forceinline__ void load(const Row& row) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint2 all = read8(row.scales);
-    scales = kHalf == 0 ? all.x : all.y & 0x00FFFFFFu;
+  __device__ __forceinline__ void load(const CudaParams& p, const volatile Keys& keys, int slot) {
+    const int lane = lane_now();
+    const uint8_t* const own = codes_of(p, keys, slot);
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
-      const uint8_t* const from = codes_of(row, 8 * o + lane / 4) + 256 * kHalf + lane % 4 * 16;
+      const uint8_t* const from = of_lane(own, 8 * o + lane / 4) + 256 * kHalf + lane % 4 * 16;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) codes[g][o] = read16(from + 64 * g);
     }
+    scales = read4(scales_of(p, keys, slot) + 4 * kHalf) & (kHalf == 0 ? ~0u : 0x00FFFFFFu);
   }
 
   // As rows `first` and further, a multiple of 16.
@@ -154,7 +168,7 @@ struct Codes {
  private:
   template <bool kTwice>
   __device__ __forceinline__ void store_as(Tile& tile, int first) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32, r = lane / 4, low = (2 * (lane % 4) ^ r) * 16;
+    const int lane = lane_now(), r = lane / 4, low = (2 * (lane % 4) ^ r) * 16;
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
       const uint32_t of_row = __shfl_sync(~0u, scales, 8 * o + r);
@@ -169,48 +183,53 @@ struct Codes {
 };
 
 // The rotated columns of the same rows, straight into the last piece; every lane arrives at the barrier when its are there.
-__device__ __forceinline__ void copy_rotated(const Row& row, Tile& tile, int first, Barrier* full) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+__device__ __forceinline__ void copy_rotated(const CudaParams& p, const volatile Keys& keys, int slot, Tile& tile,
+                                             int first, Barrier* full) {
+  const int lane = lane_now();
+  const uint8_t* const own = codes_of(p, keys, slot) + kCoded;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int r = 4 * k + lane / 8;
     copy16(tile.pieces[2 * kHalfPieces - 1] + (first + r) * 128 + (lane % 8 ^ r % 8) * 16,
-           codes_of(row, r) + kCoded + lane % 8 * 16);
+           of_lane(own, r) + lane % 8 * 16);
   }
   barrier_arrive_after_copies(full);
 }
 
 __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared& s) {
-  const Rows rows{p, w};
-  const int first = static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16;
-  const auto slot_of = [&](int n) {
-    return rows.slot((w.first + n) * kTile + first + static_cast<int>(threadIdx.x) % 16);
-  };
+  const int warp = static_cast<int>(threadIdx.x) % kGroupThreads / 32, first = warp * 16;
+  volatile Keys& keys = s.of_warp[warp];
+  if (threadIdx.x % 32 == 0) {
+    keys.sequence = w.place.sequence, keys.token = w.token;
+    keys.oldest = w.first_seen % p.ring;
+    keys.seen = w.seen, keys.count = w.count;
+    keys.first = w.first * kTile + first, keys.tiles = w.tiles();
+  }
+  __syncwarp();
+  const auto slot_in = [&](int n) { return slot_of(p, keys, keys.first + n * kTile + lane_now() % 16); };
   const auto publish = [&](Barrier* barrier) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+    if (lane_now() == 0) barrier_arrive(barrier);
   };
   Codes<0> left;
   Codes<1> right;
-  Row row = rows.row(slot_of(0));
-  left.load(row);
-  right.load(row);
-  int slot = slot_of(1);
-  for (int n = 0; n < w.tiles(); ++n) {
+  int slot = slot_in(0), next = slot_in(1);
+  left.load(p, keys, slot);
+  right.load(p, keys, slot);
+  for (int n = 0; n < keys.tiles; ++n) {
     const int buffer = n % 2;
     const uint32_t parity = static_cast<uint32_t>(n / 2) % 2 ^ 1;
-    const Row next = rows.row(slot);
-    slot = slot_of(n + 2);
-    barrier_wait(&s.empty[buffer][1], parity);
-    copy_rotated(row, s.keys[buffer], first, &s.full[buffer][1]);
     barrier_wait(&s.empty[buffer][0], parity);
+    barrier_wait(&s.empty[buffer][1], parity);
+    copy_rotated(p, keys, slot, s.keys[buffer], first, &s.full[buffer][1]);
+    slot = next;
     left.store(s.keys[buffer], first);
     publish(&s.full[buffer][0]);
-    if (n + 1 < w.tiles()) left.load(next);
+    next = slot_in(n + 2);
+    if (n + 1 < keys.tiles) left.load(p, keys, slot);
     right.store(s.keys[buffer], first);
     publish(&s.full[buffer][1]);
-    if (n + 1 < w.tiles()) right.load(next);
-    row = next;
+    if (n + 1 < keys.tiles) right.load(p, keys, slot);
   }
 }
 
@@ -436,7 +455,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     barrier_init_fence();
   }
   release_successor();
-  Work w = block_of(p);
+  Work w = work_of(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);
   wait_for_predecessor();
   int entries = p.ratio == 0 ? 0 : (w.place.position + 1) / p.ratio;
