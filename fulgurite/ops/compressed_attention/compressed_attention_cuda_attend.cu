@@ -235,6 +235,21 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared
 
 // --- products ---
 
+// Half of the queries' columns; what no head is, is zero.
+__device__ __forceinline__ void bring_queries(const CudaParams& p, const Work& w, Shared& s, int half) {
+  const uint16_t* const q = p.q + w.token * p.q_token + w.group * p.block_heads * p.q_head;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x) % kGroupThreads; i < kHeads * 8 * kHalfPieces; i += kGroupThreads) {
+    const int chunk = i % 8, piece = half * kHalfPieces + i / 8 % kHalfPieces, at = i / 8 / kHalfPieces;
+    uint8_t* const to = s.queries.pieces[piece] + at * 128 + (chunk ^ at % 8) * 16;
+    if (at < p.block_heads)
+      copy16(to, q + at * p.q_head + piece * 64 + chunk * 8);
+    else
+      write16(to, {});
+  }
+  copies_commit();
+}
+
 // Of the warp's 16 heads a thread has lane / 4 and 8 further: [r]; of keys 8 j + 2 (lane % 4) + b: elements 4 j + 2 r + b.
 struct Attend {
   const CudaParams& p;
@@ -257,26 +272,6 @@ struct Attend {
   static __device__ __forceinline__ int row(int r) { return thread() / 32 * 16 + lane() / 4 + 8 * r; }
   __device__ __forceinline__ int head(int r) const { return w.group * p.block_heads + row(r); }
   __device__ __forceinline__ bool has(int r) const { return row(r) < p.block_heads; }
-
-  // This half of the queries; what no head is, is zero.
-  __device__ __forceinline__ void bring_queries() const {
-    const uint16_t* const q = p.q + w.token * p.q_token + w.group * p.block_heads * p.q_head;
-#pragma unroll 4
-    for (int i = thread(); i < kHeads * 8 * kHalfPieces; i += kGroupThreads) {
-      const int chunk = i % 8, piece = half * kHalfPieces + i / 8 % kHalfPieces, at = i / 8 / kHalfPieces;
-      uint8_t* const to = s.queries.pieces[piece] + at * 128 + (chunk ^ at % 8) * 16;
-      if (at < p.block_heads)
-        copy16(to, q + at * p.q_head + piece * 64 + chunk * 8);
-      else
-        write16(to, {});
-    }
-    copies_commit();
-  }
-  __device__ __forceinline__ void wait_for_queries() const {
-    copies_wait<0>();
-    shared_writes_fence();
-    named_barrier_sync(kOwn + half, kGroupThreads);
-  }
 
   // This half's part of the scores of the n-th tile.
   __device__ __forceinline__ void multiply_keys(int n, float (&d)[32]) const {
@@ -458,6 +453,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   Work w = work_of(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);
   wait_for_predecessor();
+  if (warpgroup < 2) bring_queries(p, w, s, warpgroup);
   int entries = p.ratio == 0 ? 0 : (w.place.position + 1) / p.ratio;
   if (p.topk > 0)
     entries = selected_entries(p, w.token, s.counts);
@@ -470,12 +466,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     return;
   }
   take_registers<208>();
+  copies_wait<0>();
+  shared_writes_fence();
+  named_barrier_sync(kOwn + warpgroup, kGroupThreads);  // this half of the queries is there
   Attend a(p, w, s, warpgroup);
-  if (w.tiles() > 0) {
-    a.bring_queries();
-    a.wait_for_queries();
-    a.add_tiles();
-  }
+  if (w.tiles() > 0) a.add_tiles();
   if (p.splits > 1)
     a.write_run();
   else

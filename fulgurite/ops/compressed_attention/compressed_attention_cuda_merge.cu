@@ -36,13 +36,12 @@ __global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constan
   const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = at / (32 * kParts);
   const int head = row % p.heads, token = row / p.heads, column = at % (32 * kParts) * 4;
   const int64_t run = run_of(p, token, 0, head), stride = p.heads;
-  const Ends ends = merge_ends(ends_of(p) + run, stride, p.splits);
   const float* const sums = sums_of(p) + run * kColumns + column;
-  float4 part[kSplits];
+  float4 part[kSplits];  // of runs without keys whatever stands there
 #pragma unroll
   for (int i = 0; i < kSplits; ++i)
-    part[i] = ends.any >> i & 1 ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kColumns))
-                                : float4{};
+    part[i] = i < p.splits ? __ldcg(reinterpret_cast<const float4*>(sums + i * stride * kColumns)) : float4{};
+  const Ends ends = merge_ends(ends_of(p) + run, stride, p.splits);
   float4 sum{};
 #pragma unroll
   for (int i = 0; i < kSplits; ++i) {
