@@ -93,8 +93,9 @@ __device__ __forceinline__ void deal_tiles(const CudaParams& p, int entries, Wor
 
 // --- rows ---
 //
-// The warps that bring rows have half of their registers on the way from memory. What they need beside these is made anew each time:
-// a register that was spilled is read in its turn, behind every read from memory that is under way.
+// The warps that bring rows have most of their registers on the way from memory, and look at none of them before a whole half of a
+// tile has been stored in between. What they need beside is made anew each time: a register that was spilled is read in its turn,
+// behind every read from memory that is under way.
 
 __device__ __forceinline__ int lane_now() {
   int lane;
@@ -154,12 +155,12 @@ struct Codes {
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) codes[g][o] = read16(from + 64 * g);
     }
-    scales = read4(scales_of(p, keys, slot) + 4 * kHalf) & (kHalf == 0 ? ~0u : 0x00FFFFFFu);
+    scales = read4(scales_of(p, keys, slot) + 4 * kHalf);
   }
 
   // As rows `first` and further, a multiple of 16.
   __device__ __forceinline__ void store(Tile& tile, int first) const {
-    if (__all_sync(~0u, within_once(scales)))
+    if (__all_sync(~0u, within_once(kHalf == 0 ? scales : scales & 0x00FFFFFFu)))  // the last byte is padding
       store_as<false>(tile, first);
     else
       store_as<true>(tile, first);
@@ -453,7 +454,6 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   Work w = work_of(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);
   wait_for_predecessor();
-  if (warpgroup < 2) bring_queries(p, w, s, warpgroup);
   int entries = p.ratio == 0 ? 0 : (w.place.position + 1) / p.ratio;
   if (p.topk > 0)
     entries = selected_entries(p, w.token, s.counts);
@@ -466,6 +466,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     return;
   }
   take_registers<208>();
+  bring_queries(p, w, s, warpgroup);
   copies_wait<0>();
   shared_writes_fence();
   named_barrier_sync(kOwn + warpgroup, kGroupThreads);  // this half of the queries is there
