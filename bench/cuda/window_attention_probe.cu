@@ -106,7 +106,8 @@ struct Inputs {
     for (size_t h = 0; h < sink.count; ++h) sink.data[h] = normal(random.bits()) * 2.0f;
     for (size_t i = 0; i < cosine.count; ++i) {
       const double angle = random.below(100000) * 1e-3;
-      cosine.data[i] = static_cast<float>(std::cos(angle)), sine.data[i] = static_cast<float>(std::sin(angle));
+      cosine.data[i] = static_cast<float>(std::cos(angle)),
+      sine.data[i] = static_cast<float>(std::sin(angle));
     }
     fill_rows(rows(window, problem.ring), problem.ring, 1.0f, random);
     fill_rows(rows(entries, problem.entries), problem.entries, 1.0f, random);
@@ -120,8 +121,7 @@ struct Inputs {
     int64_t left = std::min(visible, c.topk), at = 0;
     if (c.listed >= 0) left = std::min(left, c.listed);
     for (int64_t e = 0; e < visible && left > 0; ++e)
-      if (random.below(visible - e) < left)
-        lists.data[t * c.topk + at++] = static_cast<int32_t>(e), --left;
+      if (random.below(visible - e) < left) lists.data[t * c.topk + at++] = static_cast<int32_t>(e), --left;
     for (; at < c.topk; ++at) lists.data[t * c.topk + at] = -1;
   }
   void spoil(const Case& c) {
@@ -142,7 +142,8 @@ struct Inputs {
     }
     if (c.odd == Odd::kSinks)
       for (size_t h = 0; h < sink.count; ++h)
-        sink.data[h] = std::array<float, 8>{-infinity, infinity, 1e30f, -1e30f, 88.0f, 200.0f, NAN, -3.0f}[h % 8];
+        sink.data[h] =
+            std::array<float, 8>{-infinity, infinity, 1e30f, -1e30f, 88.0f, 200.0f, NAN, -3.0f}[h % 8];
   }
 };
 

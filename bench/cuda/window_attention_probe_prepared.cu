@@ -144,9 +144,9 @@ void check_prepared() {
   for (const char* numerics : {"serving", "fp32", "serving,rsqrt=two_step"})
     for (const int64_t tokens : {0, 1, 3, 40})
       for (const int64_t heads : {1, 8, 64}) check_queries(numerics, tokens, heads, heads == 8);
-  for (const char* numerics :
-       {"serving", "serving,latent_cache=bf16", "serving,latent_cache=fp32", "serving,latent_cache=bf16,kv_quant=none",
-        "fp32", "fp32,latent_cache=bf16", "fp32,kv_quant=e4m3", "fp32,kv_quant=e4m3,latent_cache=fp8"})
+  for (const char* numerics : {"serving", "serving,latent_cache=bf16", "serving,latent_cache=fp32",
+                               "serving,latent_cache=bf16,kv_quant=none", "fp32", "fp32,latent_cache=bf16",
+                               "fp32,kv_quant=e4m3", "fp32,kv_quant=e4m3,latent_cache=fp8"})
     for (const int64_t tokens : {0, 1, 7, 129, 600}) check_rows(numerics, tokens, tokens + 130);
   report_checks("query_prepare and kv_prepare");
 }

@@ -19,16 +19,15 @@ struct Shape {
   const char* what;
   int64_t heads, ratio, topk, context;
   int64_t capacity;  // positions that the caches may hold
-  int64_t keys() const {
-    return kWindow + (ratio == 0 ? 0 : topk > 0 ? topk : context / ratio);
-  }
+  int64_t keys() const { return kWindow + (ratio == 0 ? 0 : topk > 0 ? topk : context / ratio); }
   int64_t entries() const { return ratio == 0 ? 0 : context / ratio; }
 };
 
 // Codes that are no NaN, scales near 1, bf16 below 2.
 __global__ void fill_blocks(uint32_t* words, size_t count) {
   constexpr uint32_t kWords = 37440 / 4;
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x) {
     const uint32_t at = static_cast<uint32_t>(i % kWords), bits = hash(i);
     const bool scale = at >= 64 * 144, rotated = !scale && at % 144 >= 112;
     words[i] = scale ? 0x78797877u : rotated ? (bits & 0x807F807Fu) | 0x3F003F00u : bits & 0xEFEFEFEFu;
@@ -155,9 +154,9 @@ void print(const Shape& shape, int64_t batch, const ca::HopperPlan& plan, const 
   const double tokens = static_cast<double>(batch), keys = static_cast<double>(shape.keys());
   const double bytes = tokens * (keys * 584 + static_cast<double>(shape.heads) * 2048);
   const double flop = tokens * keys * static_cast<double>(shape.heads) * 2048;
-  std::printf("%-28s %3d heads batch %-4d %2d x %-2d %8.2f us (%7.2f %7.2f)  bytes %6.2f  products %6.2f\n", shape.what,
-              int(shape.heads), int(batch), plan.splits, plan.block_heads, t.median, t.low, t.high,
-              bytes / kBytesPerMicrosecond, flop / kFlopPerMicrosecond);
+  std::printf("%-28s %3d heads batch %-4d %2d x %-2d %8.2f us (%7.2f %7.2f)  bytes %6.2f  products %6.2f\n",
+              shape.what, int(shape.heads), int(batch), plan.splits, plan.block_heads, t.median, t.low,
+              t.high, bytes / kBytesPerMicrosecond, flop / kFlopPerMicrosecond);
   std::fflush(stdout);
 }
 
@@ -197,7 +196,8 @@ void time_attention(bool variants) {
 
 // A few of them.
 void time_some() {
-  const std::pair<int, int64_t> some[] = {{0, 1}, {1, 1}, {1, 8}, {1, 32}, {1, 128}, {4, 128}, {6, 1}, {6, 128}};
+  const std::pair<int, int64_t> some[] = {{0, 1},   {1, 1},   {1, 8}, {1, 32},
+                                          {1, 128}, {4, 128}, {6, 1}, {6, 128}};
   for (const auto& [shape, batch] : some) {
     Decode decode(kShapes[shape], batch);
     const Time time = decode.time(nullptr);
@@ -224,19 +224,21 @@ void time_prepared() {
       fill(q.data, size, 4);
       MUST(cudaMemset(table.data, 0, table.count * 4));
       Device<float> ones(std::vector<float>(table.count, 1.0f));
-      const View<const float, 2> sine{table.data, {tokens, kRope / 2}}, cosine{ones.data, {tokens, kRope / 2}};
+      const View<const float, 2> sine{table.data, {tokens, kRope / 2}},
+          cosine{ones.data, {tokens, kRope / 2}};
       const query_prepare::Problem problem{setting, heads, kDim, kRope, 1e-6f};
-      const query_prepare::Args args{Tensor<3>(View<bf16, 3>{reinterpret_cast<bf16*>(q.data), {tokens, heads, kDim}}),
-                                     {places.data, {tokens}},
-                                     {cosine, sine},  // its own results come back
-                                     {}};
+      const query_prepare::Args args{
+          Tensor<3>(View<bf16, 3>{reinterpret_cast<bf16*>(q.data), {tokens, heads, kDim}}),
+          {places.data, {tokens}},
+          {cosine, sine},  // its own results come back
+          {}};
       const Time t = time_graph(kCalls, [&](int, cudaStream_t stream) {
         Lane lane;
         lane.stream = stream;
         query_prepare::kCudaHopper.run(problem, args, lane);
       });
-      std::printf("query_prepare %3d heads M=%-5d %8.2f us (%7.2f %7.2f)  bytes %6.2f\n", int(heads), int(tokens),
-                  t.median, t.low, t.high, static_cast<double>(size) * 4 / kBytesPerMicrosecond);
+      std::printf("query_prepare %3d heads M=%-5d %8.2f us (%7.2f %7.2f)  bytes %6.2f\n", int(heads),
+                  int(tokens), t.median, t.low, t.high, static_cast<double>(size) * 4 / kBytesPerMicrosecond);
     }
   for (const int64_t tokens : {1, 8, 32, 128, 1024, 4096}) {
     const KvRow row{LatentCache::kFp8, kDim - kRope, kRope};
@@ -261,8 +263,8 @@ void time_prepared() {
       lane.stream = stream;
       kv_prepare::kCudaHopper.run(problem, args, lane);
     });
-    std::printf("kv_prepare M=%-5d %8.2f us (%7.2f %7.2f)  bytes %6.2f\n", int(tokens), t.median, t.low, t.high,
-                static_cast<double>(tokens) * (1024 + 584) / kBytesPerMicrosecond);
+    std::printf("kv_prepare M=%-5d %8.2f us (%7.2f %7.2f)  bytes %6.2f\n", int(tokens), t.median, t.low,
+                t.high, static_cast<double>(tokens) * (1024 + 584) / kBytesPerMicrosecond);
   }
 }
 

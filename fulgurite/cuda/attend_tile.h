@@ -83,7 +83,8 @@ __device__ __forceinline__ void copies_wait() {
 
 // One arrival, when all copies of this thread so far are there.
 __device__ __forceinline__ void barrier_arrive_after_copies(Barrier* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 
 // --- softmax ---

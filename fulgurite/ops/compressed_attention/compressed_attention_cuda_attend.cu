@@ -121,13 +121,14 @@ __device__ __forceinline__ const uint8_t* block_of(const CudaParams& p, const vo
 __device__ __forceinline__ const uint8_t* codes_of(const CudaParams& p, const volatile Keys& keys, int slot) {
   return block_of(p, keys, slot) + (slot < 0 ? ~slot : slot) % kBlockRows * kRowBytes;
 }
-__device__ __forceinline__ const uint8_t* scales_of(const CudaParams& p, const volatile Keys& keys, int slot) {
-  return block_of(p, keys, slot) + kBlockRows * kRowBytes + (slot < 0 ? ~slot : slot) % kBlockRows * kScaleBytes;
+__device__ __forceinline__ const uint8_t* scales_of(const CudaParams& p, const volatile Keys& keys,
+                                                    int slot) {
+  return block_of(p, keys, slot) + kBlockRows * kRowBytes +
+         (slot < 0 ? ~slot : slot) % kBlockRows * kScaleBytes;
 }
 // What lane r has.
 __device__ __forceinline__ const uint8_t* of_lane(const uint8_t* address, int r) {
-  return reinterpret_cast<const uint8_t*>(
-      __shfl_sync(~0u, reinterpret_cast<unsigned long long>(address), r));
+  return reinterpret_cast<const uint8_t*>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(address), r));
 }
 
 // Four e8m0 of a word: does each fit a factor scale * 2^120 of bf16?
@@ -184,8 +185,8 @@ struct Codes {
 };
 
 // The rotated columns of the same rows, straight into the last piece; every lane arrives at the barrier when its are there.
-__device__ __forceinline__ void copy_rotated(const CudaParams& p, const volatile Keys& keys, int slot, Tile& tile,
-                                             int first, Barrier* full) {
+__device__ __forceinline__ void copy_rotated(const CudaParams& p, const volatile Keys& keys, int slot,
+                                             Tile& tile, int first, Barrier* full) {
   const int lane = lane_now();
   const uint8_t* const own = codes_of(p, keys, slot) + kCoded;
 #pragma unroll
@@ -240,7 +241,8 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Shared
 __device__ __forceinline__ void bring_queries(const CudaParams& p, const Work& w, Shared& s, int half) {
   const uint16_t* const q = p.q + w.token * p.q_token + w.group * p.block_heads * p.q_head;
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x) % kGroupThreads; i < kHeads * 8 * kHalfPieces; i += kGroupThreads) {
+  for (int i = static_cast<int>(threadIdx.x) % kGroupThreads; i < kHeads * 8 * kHalfPieces;
+       i += kGroupThreads) {
     const int chunk = i % 8, piece = half * kHalfPieces + i / 8 % kHalfPieces, at = i / 8 / kHalfPieces;
     uint8_t* const to = s.queries.pieces[piece] + at * 128 + (chunk ^ at % 8) * 16;
     if (at < p.block_heads)
@@ -342,9 +344,7 @@ struct Attend {
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
-          : "=r"(weights[i / 4][i % 4])
-          : "f"(d[2 * i + 1]), "f"(d[2 * i]));
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(weights[i / 4][i % 4]) : "f"(d[2 * i + 1]), "f"(d[2 * i]));
   }
 
   __device__ __forceinline__ void rescale_sums() {

@@ -13,8 +13,8 @@ constexpr int64_t kTile = 64, kMostRuns = 32, kProcessors = 132;  // whatever a 
 
 Support takes_shape(const Problem& problem) {
   if (problem.head_dim != 512 || problem.rope != 64)
-    return Refusal{fmt::format("rows of {}, {} of them rotated, takes 512 and 64", problem.head_dim,
-                               problem.rope)};
+    return Refusal{
+        fmt::format("rows of {}, {} of them rotated, takes 512 and 64", problem.head_dim, problem.rope)};
   if (problem.heads == 0 || problem.heads % 8 != 0)
     return Refusal{fmt::format("{} heads, takes multiples of 8", problem.heads)};
   return std::nullopt;
@@ -84,8 +84,7 @@ int64_t hopper_workspace_bytes(int64_t tokens, int64_t heads, int64_t splits) {
   return splits == 1 ? 0 : tokens * heads * splits * (512 * 4 + 8);
 }
 
-const Implementation kCudaHopper{
-    "cuda_hopper", supports, workspace_bytes, FULGURITE_KERNEL(run_hopper), DeviceKind::kCuda,
-    nullptr,       states,   sums};
+const Implementation kCudaHopper{"cuda_hopper",     supports, workspace_bytes, FULGURITE_KERNEL(run_hopper),
+                                 DeviceKind::kCuda, nullptr,  states,          sums};
 
 }  // namespace fulgurite::compressed_attention

@@ -14,7 +14,8 @@ struct HopperPlan {
 HopperPlan hopper_plan(const Problem& problem, int64_t tokens);
 int64_t hopper_workspace_bytes(int64_t tokens, int64_t heads, int64_t splits);
 
-void run_hopper(const Problem& problem, const Args& args, const Lane& lane);  // compressed_attention_cuda_row.cu
+void run_hopper(const Problem& problem, const Args& args,
+                const Lane& lane);  // compressed_attention_cuda_row.cu
 // The same, launched as said.
 void run_hopper(const Problem& problem, const Args& args, const Lane& lane, const HopperPlan& plan);
 

@@ -10,7 +10,7 @@ namespace fulgurite::kv_prepare {
 namespace {
 
 constexpr int kDim = 512, kRope = 64, kHalf = kDim / 2, kFirstRotated = 24;  // the first lane of them
-constexpr unsigned kFewTokens = 132 * 4, kWarps = 4;                         // of a block, where tokens are many
+constexpr unsigned kFewTokens = 132 * 4, kWarps = 4;  // of a block, where tokens are many
 constexpr KvRow kRow{LatentCache::kFp8, kDim - kRope, kRope};
 
 template <class T>  // uint16_t: bf16, or float
@@ -67,8 +67,7 @@ __device__ void store(const Params<T>& p, cuda::Eight& v, std::byte* row, std::b
   Codes codes{};
   if (p.quantizes) codes = quantize(v);
   if constexpr (kForm == LatentCache::kFp8) {
-    if (rotated)
-      return cuda::write(v, reinterpret_cast<uint16_t*>(row + kRow.nope) + (first - kRow.nope));
+    if (rotated) return cuda::write(v, reinterpret_cast<uint16_t*>(row + kRow.nope) + (first - kRow.nope));
     *reinterpret_cast<uint2*>(row + first) = codes.of;
     if (first % KvRow::kGroup == 0)
       scales[first / KvRow::kGroup] = static_cast<std::byte>(__float_as_uint(codes.scale) >> 23);

@@ -10,7 +10,7 @@ namespace fulgurite::query_prepare {
 namespace {
 
 constexpr int kDim = 512, kRope = 64, kHalf = kDim / 2, kFirstRotated = 24;  // the first lane of them
-constexpr unsigned kFewHeads = 132 * 4, kWarps = 4;                          // of a block, where heads are many
+constexpr unsigned kFewHeads = 132 * 4, kWarps = 4;  // of a block, where heads are many
 
 template <class T>  // uint16_t: bf16, or float
 struct Params {
@@ -96,7 +96,8 @@ bool is_aligned(const Args& args) {
   };
   return cuda::is_aligned(args.q.data, args.q.element_bytes(), args.q.stride[0], args.q.stride[1]) &&
          table(args.table.cosine) && table(args.table.sine) &&
-         (!args.normed || cuda::is_aligned(args.normed.data, 4, args.normed.stride[0], args.normed.stride[1]));
+         (!args.normed ||
+          cuda::is_aligned(args.normed.data, 4, args.normed.stride[0], args.normed.stride[1]));
 }
 
 void run(const Problem& problem, const Args& args, const Lane& lane) {
