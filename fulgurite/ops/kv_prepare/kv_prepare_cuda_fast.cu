@@ -4,12 +4,12 @@
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/cuda/head_norm.h"
-#include "fulgurite/ops/kv_prepare/kv_prepare.h"
+#include "fulgurite/ops/kv_prepare/kv_prepare_rules.h"
 
 namespace fulgurite::kv_prepare {
 namespace {
 
-constexpr int kDim = 512, kRope = 64, kHalf = kDim / 2, kFirstRotated = 24;  // the first lane of them
+constexpr int kHalf = kDim / 2, kFirstRotated = 24;   // the first lane of them
 constexpr unsigned kFewTokens = 132 * 4, kWarps = 4;  // of a block, where tokens are many
 constexpr KvRow kRow{LatentCache::kFp8, kDim - kRope, kRope};
 
@@ -116,13 +116,6 @@ __global__ void prepare_rows(const __grid_constant__ Params<T> p) {
   store<T, kForm>(p, v[1], row, scales, kHalf + 8 * lane);
 }
 
-Support supports(const Problem& problem) {
-  if (problem.head_dim != kDim || problem.rope != kRope)
-    return Refusal{fmt::format("rows of {}, {} of them rotated, takes {} and {}", problem.head_dim,
-                               problem.rope, kDim, kRope)};
-  return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
-}
-
 template <class T>
 void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const auto tokens = static_cast<unsigned>(args.kv.extent[0]);
@@ -164,15 +157,13 @@ bool is_aligned(const Args& args) {
          cuda::is_aligned(blocks.data, 1, blocks.stride[0], blocks.stride[1]);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.kv.extent[0] == 0) return;
   cuda::require_aligned(is_aligned(args), "kv_prepare");
   args.kv.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::kv_prepare

@@ -4,12 +4,12 @@
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/cuda/head_norm.h"
-#include "fulgurite/ops/query_prepare/query_prepare.h"
+#include "fulgurite/ops/query_prepare/query_prepare_rules.h"
 
 namespace fulgurite::query_prepare {
 namespace {
 
-constexpr int kDim = 512, kRope = 64, kHalf = kDim / 2, kFirstRotated = 24;  // the first lane of them
+constexpr int kHalf = kDim / 2, kFirstRotated = 24;  // the first lane of them
 constexpr unsigned kFewHeads = 132 * 4, kWarps = 4;  // of a block, where heads are many
 
 template <class T>  // uint16_t: bf16, or float
@@ -61,13 +61,6 @@ __global__ void prepare_heads(const __grid_constant__ Params<T> p) {
   cuda::write(head[1], q + kHalf);
 }
 
-Support supports(const Problem& problem) {
-  if (problem.head_dim != kDim || problem.rope != kRope)
-    return Refusal{fmt::format("heads of {}, {} of them rotated, takes {} and {}", problem.head_dim,
-                               problem.rope, kDim, kRope)};
-  return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
-}
-
 template <class T>
 void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const auto rows = static_cast<unsigned>(args.q.extent[0] * problem.heads);
@@ -100,15 +93,13 @@ bool is_aligned(const Args& args) {
           cuda::is_aligned(args.normed.data, 4, args.normed.stride[0], args.normed.stride[1]));
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.q.extent[0] == 0 || problem.heads == 0) return;
   cuda::require_aligned(is_aligned(args), "query_prepare");
   args.q.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::query_prepare
