@@ -65,6 +65,9 @@ struct Problem {
   int64_t entries = 0;        // rows of a sequence's entries
   int64_t positions = 0;      // of the table
   int64_t largest_batch = 0;  // tokens that one call may bring
+  // Of a kernel that deals a token's keys to runs, merged at the end, and whose exp is approximate
+  // (compressed_attention_cuda_parts.h): the most runs. 0: neither. The reference makes one; the tolerance is wider.
+  int64_t runs = 0;
 };
 
 struct Args {
@@ -108,8 +111,9 @@ FULGURITE_HOST_DEVICE inline int64_t entries_of(const Problem& problem, const Ar
 void definition(const Problem& problem, const Args& args, View<double, 3> out);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;       // fp32 operands, activation fp32 or fp16
-extern const Implementation kCpuPairs;  // bf16 operands, tiles of 64 or 128, running
-extern const Implementation kCuda;      // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands, activation fp32 or fp16
+extern const Implementation kCpuPairs;    // bf16 operands, tiles of 64 or 128, running
+extern const Implementation kCudaHopper;  // serving, 8 heads and multiples: compressed_attention_cuda_parts.h
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::compressed_attention

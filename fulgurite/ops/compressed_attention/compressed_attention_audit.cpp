@@ -108,8 +108,14 @@ audit::OpReport judge(const Implementation& row, const Problem& problem, const A
     for (int64_t h = 0; h < problem.heads; ++h) {
       const auto out = std::span<const float>(expected).subspan(bounds.size(), width);
       const std::vector<float> sums = unrotated(problem, args, t, {out.begin(), out.end()});
-      std::vector<double> bound = sparse_attention::attend_bound(
-          problem.setting, scores_of(problem, args, t, h, slots), value, sums, args.sink(h));
+      const std::vector<Score> scores = scores_of(problem, args, t, h, slots);
+      std::vector<double> bound =
+          sparse_attention::attend_bound(problem.setting, scores, value, sums, args.sink(h));
+      if (problem.runs > 0) {
+        const auto of_value = [&](int64_t j, int64_t c) { return value(j, c).high; };
+        const auto more = sparse_attention::bound_of_runs(problem.runs, scores, of_value, sums);
+        for (size_t c = 0; c < width; ++c) bound[c] += more[c];
+      }
       rotate_bounds(problem, args, t, sums, bound);
       bounds.insert(bounds.end(), bound.begin(), bound.end());
       for (int64_t c = 0; c < problem.head_dim; ++c)

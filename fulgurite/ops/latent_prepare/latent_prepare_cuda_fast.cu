@@ -3,7 +3,7 @@
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/cuda/settled.h"
+#include "fulgurite/cuda/head_norm.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare_rules.h"
 
 namespace fulgurite::latent_prepare {
@@ -45,30 +45,6 @@ __device__ float2 read_pair(const uint16_t* at) {
 __device__ float2 read_pair(const float* at) { return __ldcg(reinterpret_cast<const float2*>(at)); }
 
 // --- the norm ---
-
-__device__ double tree_of_squares(const cuda::Eight& v) {
-  double sum = 0.0;
-#pragma unroll
-  for (int i = 0; i < 8; i += 2) sum = __dadd_rn(sum, __dadd_rn(cuda::square(v[i]), cuda::square(v[i + 1])));
-  return sum;
-}
-
-// The contract's chain, by all lanes alike: lane 0's eight values, then lane 1's.
-__device__ double add_in_order(double sum, const cuda::Eight& v) {
-  for (int lane = 0; lane < 32; ++lane) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum = __dadd_rn(sum, cuda::square(__shfl_sync(~0u, v[i], lane)));
-  }
-  return sum;
-}
-
-__device__ float mean_square(const cuda::Eight (&latent)[2]) {
-  const double sum =
-      cuda::sum_of_lanes<32>(__dadd_rn(tree_of_squares(latent[0]), tree_of_squares(latent[1])));
-  const cuda::Mean mean = cuda::settled_mean(sum, kLatent, 1.0 / kLatent);
-  if (mean.certain) return mean.value;
-  return cuda::exact_mean(add_in_order(add_in_order(0.0, latent[0]), latent[1]), kLatent);
-}
 
 template <class T>
 __device__ void normalize(cuda::Eight (&latent)[2], const cuda::Eight (&weight)[2], float r) {
@@ -156,7 +132,7 @@ __global__ void prepare_rows(const __grid_constant__ Params<T> p) {
   const float first = __fsub_rn(__fmul_rn(x.x, c), __fmul_rn(x.y, s)),
               second = __fadd_rn(__fmul_rn(x.x, s), __fmul_rn(x.y, c));
   store_rotated<kForm>(rounded<T>(first), rounded<T>(second), row, lane);
-  const float mean = mean_square(latent);
+  const float mean = cuda::mean_square_of_512(latent);
   normalize<T>(latent, weight, cuda::reciprocal_root(__fadd_rn(mean, p.epsilon), p.two_step_rsqrt));
   store_latent<kForm>(latent[0], row, 8 * lane);
   store_latent<kForm>(latent[1], row, kHalf + 8 * lane);

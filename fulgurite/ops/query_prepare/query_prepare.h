@@ -46,6 +46,7 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
-extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
+extern const Implementation kCudaHopper;  // heads of 448 + 64, fp32 and bf16: the reference's bits
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::query_prepare

@@ -150,6 +150,31 @@ std::vector<double> attend_bound(const Setting& setting, std::span<const Score> 
   return bounds;
 }
 
+std::vector<double> bound_of_runs(int64_t runs, std::span<const Score> scores,
+                                  const std::function<double(int64_t j, int64_t c)>& value,
+                                  std::span<const float> out) {
+  const double largest = largest_of(scores), n = static_cast<double>(scores.size());
+  const double steps = std::ceil(n / 64.0) + static_cast<double>(runs);
+  std::vector<double> weights;
+  double sum = 0.0;
+  for (const Score& score : scores) sum += weights.emplace_back(std::exp(score.value - largest));
+  std::vector<double> bounds;
+  for (int64_t c = 0; c < static_cast<int64_t>(out.size()); ++c) {
+    const double result = std::abs(static_cast<double>(out[static_cast<size_t>(c)]));
+    double bound = 0.0, magnitude = 0.0;
+    for (size_t j = 0; j < weights.size(); ++j) {
+      const double p = weights[j] / sum, v = std::abs(value(static_cast<int64_t>(j), c));
+      if (p == 0.0) continue;
+      const double exponentials = 0x1p-21 * (steps + 2.0 + largest - scores[j].value);
+      bound += p * (v * 0x1p-7 + (v + result) * exponentials);
+      magnitude += p * v;
+    }
+    bounds.push_back(
+        finite_or_unbounded(bound + (magnitude + result) * (19.0 * n / 16.0 + 8.0 * steps + 32.0) * kUnit));
+  }
+  return bounds;
+}
+
 void round_expected(DType dtype, std::span<float> expected, std::span<double> bounds) {
   if (dtype == DType::kF32) return;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -179,32 +204,6 @@ std::vector<Score> scores_of(const Problem& problem, std::span<const float> quer
   for (size_t row = 0; row < values.size(); row += query.size())
     scores.push_back(score_of(problem.setting, query, values.subspan(row, query.size()), problem.scale));
   return scores;
-}
-
-// What a kernel of several runs (Problem::runs) adds to the bound of column c, as sparse_attention_cuda.h derives it: P rounded
-// against another maximum on either side, an approximate exp an entry, a tile and a run, and truncated sums.
-std::vector<double> bound_of_runs(int64_t runs, std::span<const Score> scores,
-                                  const std::function<double(int64_t j, int64_t c)>& value,
-                                  std::span<const float> out) {
-  const double largest = largest_of(scores), n = static_cast<double>(scores.size());
-  const double steps = std::ceil(n / 64.0) + static_cast<double>(runs);
-  std::vector<double> weights;
-  double sum = 0.0;
-  for (const Score& score : scores) sum += weights.emplace_back(std::exp(score.value - largest));
-  std::vector<double> bounds;
-  for (int64_t c = 0; c < static_cast<int64_t>(out.size()); ++c) {
-    const double result = std::abs(static_cast<double>(out[static_cast<size_t>(c)]));
-    double bound = 0.0, magnitude = 0.0;
-    for (size_t j = 0; j < weights.size(); ++j) {
-      const double p = weights[j] / sum, v = std::abs(value(static_cast<int64_t>(j), c));
-      const double exponentials = 0x1p-21 * (steps + 2.0 + largest - scores[j].value);
-      bound += p * (v * 0x1p-7 + (v + result) * exponentials);
-      magnitude += p * v;
-    }
-    bounds.push_back(
-        finite_or_unbounded(bound + (magnitude + result) * (19.0 * n / 16.0 + 8.0 * steps + 32.0) * kUnit));
-  }
-  return bounds;
 }
 
 std::vector<float> query_of(const Problem& problem, const Args& args, int64_t t, int64_t h) {

@@ -26,6 +26,12 @@ std::vector<double> attend_bound(const Setting& setting, std::span<const Score> 
                                  const std::function<Interval(int64_t j, int64_t c)>& value,
                                  std::span<const float> out, float sink = kNoSink);
 
+// What a kernel of several runs (Problem::runs) adds to the bound of each column, as sparse_attention_cuda.h derives it: P rounded
+// against another maximum on either side, an approximate exp an entry, a tile and a run, and truncated sums.
+std::vector<double> bound_of_runs(int64_t runs, std::span<const Score> scores,
+                                  const std::function<double(int64_t j, int64_t c)>& value,
+                                  std::span<const float> out);
+
 // Rounds the reference's values to the activation's type, and widens their bounds by what the rounding may
 // add.
 void round_expected(DType dtype, std::span<float> expected, std::span<double> bounds);
