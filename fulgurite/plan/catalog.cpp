@@ -42,7 +42,8 @@ constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router:
 constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
                                                        &experts::kReference, FULGURITE_ROWS_OF_GPU(experts)};
 constexpr const hyper_connection::Implementation* kHyperConnection[] = {
-    &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCuda};
+    &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCudaHopper,
+    &hyper_connection::kCuda};
 constexpr const query_prepare::Implementation* kQueryPrepare[] = {
     &query_prepare::kCpu, &query_prepare::kReference, &query_prepare::kCuda};
 constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference,
