@@ -7,6 +7,7 @@
 
 #include <map>
 
+#include "fulgurite/cuda/quotient.h"
 #include "fulgurite/ops/compressor/compressor_audit.h"
 #include "fulgurite/ops/compressor/compressor_rules.h"
 #include "fulgurite/ops/hyper_connection/hyper_connection_audit.h"
@@ -52,6 +53,36 @@ void report_outputs(const char* what) {
                 static_cast<long long>(count.equal), count.share);
   counts.clear();
   report_checks(what);
+}
+
+// --- quotients ---
+
+namespace {
+
+__global__ void differing_quotients(uint64_t seed, unsigned long long* differ) {
+  for (int i = 0; i < 4096; ++i) {
+    const uint64_t at = seed + (uint64_t{blockIdx.x} * blockDim.x + threadIdx.x) * 4096 + i;
+    // Magnitudes from 2^-60 to 2^60, every fourth pair near one another.
+    const auto number = [&](uint64_t which, int spread) {
+      const uint32_t bits = hash(2 * at + which);
+      const uint32_t exponent = 127 - spread + hash(which + 3 * at + 7) % (2 * spread + 1);
+      return __uint_as_float(exponent << 23 | (bits & 0x7FFFFFu));
+    };
+    const int spread = i % 4 == 0 ? 59 : 1;
+    const float x = number(0, spread), y = number(1, spread);
+    if (cuda::moderate_quotient(x, y) != __fdiv_rn(x, y)) atomicAdd(differ, 1ull);
+  }
+}
+
+}  // namespace
+
+void check_quotients() {
+  const Device<unsigned long long> differ(std::vector<unsigned long long>{0});
+  for (uint64_t seed = 1; seed <= 16; ++seed)
+    differing_quotients<<<1024, 256>>>(seed << 40, differ.data);
+  MUST(cudaDeviceSynchronize());
+  claim(differ.download()[0] == 0, text("%llu of 2^34 quotients differ", differ.download()[0]));
+  report_checks("quotients");
 }
 
 // --- hyper_connection ---
@@ -301,7 +332,7 @@ struct CmpBatch {
     for (int64_t s = 0; s < c.sequences; ++s)
       for (int64_t i = t * s / c.sequences; i < t * (s + 1) / c.sequences; ++i) {
         const int64_t position = c.first + s % 2 + i - t * s / c.sequences;
-        places[at++] = {static_cast<int32_t>((s * 3 + 1) % c.sequences), static_cast<int32_t>(position)};
+        places[at++] = {static_cast<int32_t>((s + 1) % c.sequences), static_cast<int32_t>(position)};
         most = std::max(most, position);
       }
     problem.entries = most / c.ratio + 1;
@@ -424,6 +455,7 @@ int main(int count, char** words) {
   using namespace fulgurite::probe;
   const std::string verb = count > 1 ? words[1] : "check";
   if (verb == "check") {
+    check_quotients();
     check_hyper_connections();
     check_compressors();
     return failed() != 0;

@@ -107,6 +107,7 @@ void judged(const audit::OpReport& report, const std::string& what);
 void claim_together(bool holds, const std::string& what);
 void report_outputs(const char* what);
 
+void check_quotients();
 void check_hyper_connections();
 void check_compressors();
 void time_hyper_connections();

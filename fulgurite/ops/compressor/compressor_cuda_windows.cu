@@ -15,6 +15,7 @@ namespace fulgurite::compressor {
 namespace {
 
 constexpr unsigned kAll = ~0u;
+constexpr int kWidest = 512;
 constexpr uint32_t kInfinite = 0x7F800000u;  // bits of a magnitude from here on: infinity, NaN
 
 struct Params {
@@ -60,21 +61,20 @@ struct Window {
 
   __device__ int width() const { return kHalves * p.dim; }
 
-  // u (part 0) or g (part 1) of a position of the call.
-  __device__ float fresh(int position, int part, int column) const {
+  // u (part 0) or g (part 1) of a position, of the call or of before.
+  __device__ float value(int position, int part, int column) const {
+    const bool fresh = position >= at.first;
     const int64_t token = at.begin + position - at.first;
-    const float value = __ldcg(p.products + (token * 2 + part) * width() + column);
-    return part == 0 ? value : __fadd_rn(value, __ldg(&p.ape(position % kRatio, column)));
+    const float read = __ldcg(fresh ? p.products + (token * 2 + part) * width() + column
+                                    : kept(position, part, column));
+    return fresh && part == 1 ? __fadd_rn(read, __ldg(&p.ape(position % kRatio, column))) : read;
   }
   __device__ float* kept(int position, int part, int column) const {
     return &p.state(at.sequence, position % kRows, part, column);
   }
-  __device__ float value(int position, int part, int column) const {
-    return position >= at.first ? fresh(position, part, column) : __ldcg(kept(position, part, column));
-  }
   __device__ void keep(int position, int column) const {
 #pragma unroll
-    for (int part = 0; part < 2; ++part) *kept(position, part, column) = fresh(position, part, column);
+    for (int part = 0; part < 2; ++part) *kept(position, part, column) = value(position, part, column);
   }
 
   // The position that ends the one window which reads this half of a position's row.
@@ -108,26 +108,42 @@ struct Window {
     return kHalves == 2 && s >= kRatio ? p.dim + channel : channel;
   }
 
-  __device__ float average(int position, int channel) const {
-    const int first = position < kRows ? kRows - 1 - position : 0;  // the slots before position 0 are none
-    constexpr int kUnroll = kRows < 16 ? kRows : 16;
-    float largest = -INFINITY;
-#pragma unroll kUnroll
-    for (int s = 0; s < kRows; ++s) {
-      if (s < first) continue;
-      const float gate = value(slot(position, s), 1, column(s, channel));
-      largest = gate > largest ? gate : largest;
+  // Slots whose loads are under way together. Those before position 0 are none.
+  static constexpr int kTogether = kRows < 16 ? kRows : 16;
+  using Slots = float[kTogether];
+  __device__ void read(Slots& values, int part, int position, int first, int channel) const {
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int from = slot(position, first + i);
+      values[i] = from < 0 ? -INFINITY : value(from, part, column(first + i, channel));
     }
-    float weights = 0.0f, sum = 0.0f;
-#pragma unroll kUnroll
+  }
+
+  __device__ float average(int position, int channel) const {
+    float largest = -INFINITY, weights = 0.0f, sum = 0.0f;
+    Slots gates, values;
+#pragma unroll 1
+    for (int s = 0; s < kRows; s += kTogether) {
+      read(gates, 1, position, s, channel);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) largest = gates[i] > largest ? gates[i] : largest;
+    }
+#pragma unroll 1
+    for (int s = 0; s < kRows; s += kTogether) {
+      if (kRows > kTogether) read(gates, 1, position, s, channel);
+      read(values, 0, position, s, channel);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const auto weight = static_cast<float>(exp(static_cast<double>(__fsub_rn(gates[i], largest))));
+        if (slot(position, s + i) < 0) continue;
+        weights = __fadd_rn(weights, weight);
+        sum = __fadd_rn(sum, __fmul_rn(weight, values[i]));
+      }
+    }
     for (int s = 0; s < kRows; ++s) {
-      if (s < first) continue;
-      const int from = slot(position, s), c = column(s, channel);
-      const float gate = value(from, 1, c), u = value(from, 0, c);
-      const auto weight = static_cast<float>(exp(static_cast<double>(__fsub_rn(gate, largest))));
-      weights = __fadd_rn(weights, weight);
-      sum = __fadd_rn(sum, __fmul_rn(weight, u));
-      if (from < at.first) replace(from, c);
+      const int from = slot(position, s);
+      if (from >= at.first) break;
+      if (from >= 0) replace(from, column(s, channel));
     }
     return __fdiv_rn(sum, weights);
   }
@@ -263,8 +279,8 @@ __device__ void store_key(const Params& p, int64_t sequence, int64_t entry, floa
 }
 
 template <int kRatio>
-__global__ void __launch_bounds__(1024) windows(const __grid_constant__ Params p) {
-  __shared__ float row[1024];
+__global__ void __launch_bounds__(kWidest, 1) windows(const __grid_constant__ Params p) {
+  __shared__ float row[kWidest];
   cuda::release_successor();
   const int t = static_cast<int>(blockIdx.x), channel = static_cast<int>(threadIdx.x);
   const int position = p.places(t).position;
@@ -273,7 +289,7 @@ __global__ void __launch_bounds__(1024) windows(const __grid_constant__ Params p
   if (p.projected) {
     for (int part = 0; part < 2; ++part)
       for (int c = channel; c < window.width(); c += p.dim)
-        p.projected(t, part, c) = window.fresh(position, part, c);
+        p.projected(t, part, c) = window.value(position, part, c);
   }
   window.keep_own(position, channel);
   if ((position + 1) % kRatio != 0) return;

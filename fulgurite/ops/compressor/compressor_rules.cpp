@@ -16,8 +16,8 @@ Support takes_weight(const char* what, const MatrixFormat& weight) {
 }
 
 Support takes_shape(const Problem& problem) {
-  if (problem.hidden % 16 != 0 || problem.dim % 64 != 0 || problem.dim > 1024)
-    return Refusal{fmt::format("rows of {}, hidden {}, takes multiples of 64 to 1024 and of 16", problem.dim,
+  if (problem.hidden % 16 != 0 || problem.dim % 64 != 0 || problem.dim > 512)
+    return Refusal{fmt::format("rows of {}, hidden {}, takes multiples of 64 to 512 and of 16", problem.dim,
                                problem.hidden)};
   const int64_t nope = problem.dim - problem.rope;
   if (problem.kind == Kind::kEntries && nope % KvRow::kGroup != 0)

@@ -45,20 +45,31 @@ __device__ void read_weight(const Operands<T>& p, int stream, int column, Weight
   }
 }
 
-// What of the site before changes stream k of a token.
-struct Change {
+// A stream's columns of a token, and what changes them: the block's columns, and of the site before how much of them
+// and of each stream.
+struct Token {
+  cuda::Eight x, block;
   float post, mix[kStreams];
 };
 
+// Tokens beyond the last stand for the last, and are not stored.
 template <class T>
-__device__ Change read_change(const Operands<T>& p, int64_t token, int k) {
-  Change change{};
-  if (p.block == nullptr) return change;
-  change.post = __ldcg(p.post + token * p.post_stride + k);
+__device__ Token read_token(const Operands<T>& p, int number, int k, int column) {
+  Token token{};
+  const int64_t t = min(number, p.tokens - 1);
+  if (column < p.hidden) {
+    if (p.replaced != nullptr)
+      cuda::read(token.x, p.replaced + t * p.replaced_stride + k * p.hidden + column);
+    else
+      cuda::read(token.x, p.streams + t * p.token_stride + k * p.stream_stride + column);
+  }
+  if (p.block == nullptr) return token;
+  if (column < p.hidden) cuda::read(token.block, p.block + t * p.block_stride + column);
+  token.post = __ldcg(p.post + t * p.post_stride + k);
 #pragma unroll
   for (int j = 0; j < kStreams; ++j)
-    change.mix[j] = __ldcg(p.mix + token * p.mix_stride + j * p.mix_row_stride + k);
-  return change;
+    token.mix[j] = __ldcg(p.mix + t * p.mix_stride + j * p.mix_row_stride + k);
+  return token;
 }
 
 // The streams' columns as they come, of all lanes.
@@ -71,10 +82,10 @@ __device__ void put(Streams& all, int stream, const cuda::Eight& x) {
 }
 
 // In the contract's order: the block, then the streams ascending.
-__device__ void update(cuda::Eight& x, const Change& change, const cuda::Eight& block, const Streams& all) {
+__device__ void update(Token& token, const Streams& all) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) x[i] = __fadd_rn(0.0f, __fmul_rn(change.post, block[i]));
+  for (int i = 0; i < 8; ++i) token.x[i] = __fadd_rn(0.0f, __fmul_rn(token.post, token.block[i]));
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) {
 #pragma unroll
@@ -83,7 +94,7 @@ __device__ void update(cuda::Eight& x, const Change& change, const cuda::Eight& 
       const float values[4] = {other.x, other.y, other.z, other.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        x[4 * q + i] = __fadd_rn(x[4 * q + i], __fmul_rn(change.mix[j], values[i]));
+        token.x[4 * q + i] = __fadd_rn(token.x[4 * q + i], __fmul_rn(token.mix[j], values[i]));
     }
   }
 }
@@ -128,9 +139,8 @@ __device__ void store_sums(const Operands<T>& p, const Sums (&of_streams)[kStrea
   }
 }
 
-// Tokens beyond the last stand for the last, and are not stored.
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_slices(const __grid_constant__ Operands<T> p) {
+__global__ void __launch_bounds__(kThreads, 4) sum_slices(const __grid_constant__ Operands<T> p) {
   __shared__ Streams streams;
   __shared__ Sums sums[kStreams];
   cuda::release_successor();
@@ -140,26 +150,21 @@ __global__ void __launch_bounds__(kThreads) sum_slices(const __grid_constant__ O
   Weight weight;
   read_weight(p, k, column, weight);
   cuda::wait_for_predecessor();
-  for (int first = static_cast<int>(blockIdx.y) * kTokens; first < p.tokens;
-       first += static_cast<int>(gridDim.y) * kTokens) {
-    const int64_t token = min(first + g, p.tokens - 1);
-    const bool stored = has_any && first + g < p.tokens;
-    cuda::Eight x{}, block{};
-    if (has_any && p.replaced == nullptr)
-      cuda::read(x, p.streams + token * p.token_stride + k * p.stream_stride + column);
-    if (has_any && p.replaced != nullptr)
-      cuda::read(x, p.replaced + token * p.replaced_stride + k * p.hidden + column);
-    if (has_any && p.block != nullptr) cuda::read(block, p.block + token * p.block_stride + column);
-    const Change change = read_change(p, token, k);
-    put(streams, k, x);
+  const int step = static_cast<int>(gridDim.y) * kTokens;
+  int first = static_cast<int>(blockIdx.y) * kTokens;
+  Token next = read_token(p, first + g, k, column);
+  for (; first < p.tokens; first += step) {
+    Token token = next;
+    if (first + step < p.tokens) next = read_token(p, first + step + g, k, column);
+    put(streams, k, token.x);
     __syncthreads();  // streams_out may be the memory of streams
     if (p.block != nullptr && p.replaced == nullptr) {
-      update(x, change, block, streams);
-      cuda::round<T>(x);
+      update(token, streams);
+      cuda::round<T>(token.x);
     }
-    if (stored && p.streams_out != nullptr)
-      cuda::write(x, p.streams_out + token * p.out_token_stride + k * p.out_stream_stride + column);
-    multiply(x, weight, sums[k]);
+    if (has_any && first + g < p.tokens && p.streams_out != nullptr)
+      cuda::write(token.x, p.streams_out + (first + g) * p.out_token_stride + k * p.out_stream_stride + column);
+    multiply(token.x, weight, sums[k]);
     __syncthreads();
     store_sums(p, sums, first);
   }

@@ -9,8 +9,8 @@ namespace fulgurite::indexer_projection::cuda {
 
 void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
-  const cudaError_t error =
-      params.tokens <= kFewTokens ? launch_few(params, stream) : launch_tiles(params, stream);
+  const bool few = params.tokens <= kFewTokens && params.wide == nullptr;
+  const cudaError_t error = few ? launch_few(params, stream) : launch_tiles(params, stream);
   if (error != cudaSuccess)
     throw std::runtime_error(std::string("indexer_projection: ") + cudaGetErrorString(error));
 }

@@ -299,6 +299,10 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
 cudaError_t launch_tiles(const Params& params, cudaStream_t stream) {
   const int tokens = params.tokens;
   if (params.wide != nullptr) {  // hundreds of rows: blocks of them fill the processors
+    const bool few_rows = params.key_rows + params.heads <= 1024;
+    if (tokens <= 16 && few_rows) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
+    if (tokens <= 16) return launch_tile<Tile<64, 16, 4, 20>>(params, stream);
+    if (tokens <= 48 && few_rows) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
     if (tokens <= 48) return launch_tile<Tile<64, 48, 4, 11>>(params, stream);
     if (tokens <= 96) return launch_tile<Tile<64, 96, 4, 8>>(params, stream);
     return launch_tile<Tile<64, 128, 2, 8>>(params, stream);
