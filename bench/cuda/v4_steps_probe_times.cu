@@ -38,9 +38,9 @@ void time_hyper_connection(const char* what, int64_t hidden, int64_t tokens, boo
   if (!mixes) problem.sinkhorn_iterations = 1;
   constexpr int kSets = 64;
   const auto h = static_cast<size_t>(hidden), t = static_cast<size_t>(tokens);
-  Pool pool(kSets * 24 * 4 * h * 4 + t * h * 2 * 6 + t * 400 + (size_t{256} << 20));
+  Pool pool(kSets * 24 * 4 * h * 4 + t * h * 2 * 11 + t * 500 + (size_t{256} << 20));
   float* const fn = pool.take<float>(kSets * 24 * 4 * h);
-  fill(fn, kSets * 24 * 4 * h, 3);
+  fill(fn, kSets * 24 * 4 * h, 3);  // m around 100: Sinkhorn needs all its rounds
   hyper_connection::Args args;
   const View<bf16, 3> streams(pool.take<bf16>(t * 4 * h), {tokens, 4, hidden});
   const View<bf16, 2> block(pool.take<bf16>(t * h), {tokens, hidden});
@@ -50,12 +50,16 @@ void time_hyper_connection(const char* what, int64_t hidden, int64_t tokens, boo
   args.block = View<const bf16, 2>(block);
   args.post_out = {pool.take<float>(t * 4), {tokens, 4}};
   args.mix_out = {pool.take<float>(t * 16), {tokens, 4, 4}};
-  args.post = args.post_out;
-  args.mix = args.mix_out;
-  args.base = {pool.take<float>(24), {24}};
-  args.scale = {pool.take<float>(3), {3}};
-  args.streams_out = streams;
-  args.collapsed = block;
+  float* const before = pool.take<float>(t * 20);
+  fill(before, t * 20, 8);
+  args.post = View<const float, 2>(before, {tokens, 4});
+  args.mix = View<const float, 3>(before + t * 4, {tokens, 4, 4});
+  float* const base = pool.take<float>(27);
+  fill(base, 27, 9);
+  args.base = {base, {24}};
+  args.scale = {base + 24, {3}};
+  args.streams_out = View<bf16, 3>(pool.take<bf16>(t * 4 * h), {tokens, 4, hidden});
+  args.collapsed = View<bf16, 2>(pool.take<bf16>(t * h), {tokens, hidden});
   Lane lane;
   const auto bytes = static_cast<size_t>(hyper_connection::kCudaHopper.workspace_bytes(problem, 1));
   lane.workspace = {pool.take<std::byte>(bytes), bytes};

@@ -58,19 +58,34 @@ struct Window {
   static constexpr int kHalves = kRatio == 4 ? 2 : 1, kRows = kHalves * kRatio;
   const Params& p;
   Stretch at;
+  // Places of position 0, column 0: of the call (as if it began there), of before, and of ape.
+  const float* products;
+  float* state;
+  const float* ape;
+  int width, state_row, state_part, ape_row;
 
-  __device__ int width() const { return kHalves * p.dim; }
+  __device__ Window(const Params& params, const Stretch& stretch)
+      : p(params),
+        at(stretch),
+        products(params.products + static_cast<int64_t>(stretch.begin - stretch.first) * 2 * kHalves * params.dim),
+        state(params.state.data + stretch.sequence * params.state.stride[0]),
+        ape(params.ape.data),
+        width(kHalves * params.dim),
+        state_row(static_cast<int>(params.state.stride[1])),
+        state_part(static_cast<int>(params.state.stride[2])),
+        ape_row(static_cast<int>(params.ape.stride[0])) {}
 
   // u (part 0) or g (part 1) of a position, of the call or of before.
   __device__ float value(int position, int part, int column) const {
     const bool fresh = position >= at.first;
-    const int64_t token = at.begin + position - at.first;
-    const float read = __ldcg(fresh ? p.products + (token * 2 + part) * width() + column
-                                    : kept(position, part, column));
-    return fresh && part == 1 ? __fadd_rn(read, __ldg(&p.ape(position % kRatio, column))) : read;
+    const float read =
+        __ldcg(fresh ? products + (position * 2 + part) * width + column : kept(position, part, column));
+    if (part == 0) return read;
+    const float added = fresh ? __ldg(ape + (position & (kRatio - 1)) * ape_row + column) : 0.0f;
+    return fresh ? __fadd_rn(read, added) : read;
   }
   __device__ float* kept(int position, int part, int column) const {
-    return &p.state(at.sequence, position % kRows, part, column);
+    return state + (position & (kRows - 1)) * state_row + part * state_part + column;
   }
   __device__ void keep(int position, int column) const {
 #pragma unroll
@@ -115,7 +130,8 @@ struct Window {
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       const int from = slot(position, first + i);
-      values[i] = from < 0 ? -INFINITY : value(from, part, column(first + i, channel));
+      const float read = value(max(from, 0), part, column(first + i, channel));
+      values[i] = from < 0 ? -INFINITY : read;
     }
   }
 
@@ -284,11 +300,11 @@ __global__ void __launch_bounds__(kWidest, 1) windows(const __grid_constant__ Pa
   cuda::release_successor();
   const int t = static_cast<int>(blockIdx.x), channel = static_cast<int>(threadIdx.x);
   const int position = p.places(t).position;
-  const Window<kRatio> window{p, stretch_of(p, t)};
+  const Window<kRatio> window(p, stretch_of(p, t));
   cuda::wait_for_predecessor();
   if (p.projected) {
     for (int part = 0; part < 2; ++part)
-      for (int c = channel; c < window.width(); c += p.dim)
+      for (int c = channel; c < window.width; c += p.dim)
         p.projected(t, part, c) = window.value(position, part, c);
   }
   window.keep_own(position, channel);

@@ -150,7 +150,7 @@ __device__ float sinkhorn(float exponential, float eps, int iterations, bool of_
   const float softmax = __fadd_rn(__fdiv_rn(exponential, row_sum(exponential)), eps);
   float least = softmax;
   const float c = normalize<true>(softmax, eps, iterations, of_mix, least);
-  if (__all_sync(kAll, least >= 0x1p-60f || !of_mix)) return c;
+  if (__all_sync(kAll, !(least < 0x1p-60f) || !of_mix)) return c;  // NaN stays NaN either way
   return normalize<false>(softmax, eps, iterations, of_mix, least);
 }
 
