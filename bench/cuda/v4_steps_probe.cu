@@ -458,9 +458,11 @@ int main(int count, char** words) {
     check_quotients();
     check_hyper_connections();
     check_compressors();
+    check_index();
     return failed() != 0;
   }
   time_hyper_connections();
   time_compressors();
+  time_index();
   return 0;
 }

@@ -110,7 +110,9 @@ void report_outputs(const char* what);
 void check_quotients();
 void check_hyper_connections();
 void check_compressors();
+void check_index();
 void time_hyper_connections();
 void time_compressors();
+void time_index();
 
 }  // namespace fulgurite::probe

@@ -8,6 +8,7 @@
 
 #include "fulgurite/core/hadamard.h"
 #include "fulgurite/cuda/fast.h"
+#include "fulgurite/cuda/fp4.h"
 #include "fulgurite/cuda/number.h"
 #include "fulgurite/cuda/settled.h"
 
@@ -248,13 +249,7 @@ __device__ Code e4m3_code(float x, uint32_t largest, bool pow2) {
 // As core/quantize.h: the dequantized value of a group of 32.
 __device__ float fp4_value(float x) {
   const uint32_t largest = largest_of(x, 1);
-  if (largest >= kInfinite) return __uint_as_float(0x7FC00000u);
-  const float scale = cuda::pow2_above(
-      __fmul_rn(fmaxf(__uint_as_float(largest), 0x1.8p-124f), static_cast<float>(1.0 / 6.0)));
-  const float quotient = __fdiv_rn(x, scale), magnitude = fabsf(quotient);
-  const float step = magnitude < 2.0f ? 0.5f : magnitude < 4.0f ? 1.0f : 2.0f;
-  const float near = fminf(__fmul_rn(rintf(__fdiv_rn(magnitude, step)), step), 6.0f);
-  return __fmul_rn(copysignf(near, quotient), scale);
+  return cuda::Fp4Group(largest).value(x);
 }
 
 __device__ void store_entry(const Params& p, int64_t sequence, int64_t entry, float x) {
