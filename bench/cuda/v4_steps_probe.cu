@@ -1,5 +1,5 @@
 // Holds DeepSeek-V4's own steps on Hopper against the references, as their audits judge, and times them.
-//   v4_steps_probe check | time
+//   v4_steps_probe check | index (the last part of it) | time
 // Build: v4_steps_probe*.cu and probe_kit.cu with nvcc (-std=c++20 -I. --expt-relaxed-constexpr), and the library
 // with its kernels, in one link.
 
@@ -78,8 +78,7 @@ __global__ void differing_quotients(uint64_t seed, unsigned long long* differ) {
 
 void check_quotients() {
   const Device<unsigned long long> differ(std::vector<unsigned long long>{0});
-  for (uint64_t seed = 1; seed <= 16; ++seed)
-    differing_quotients<<<1024, 256>>>(seed << 40, differ.data);
+  for (uint64_t seed = 1; seed <= 16; ++seed) differing_quotients<<<1024, 256>>>(seed << 40, differ.data);
   MUST(cudaDeviceSynchronize());
   claim(differ.download()[0] == 0, text("%llu of 2^34 quotients differ", differ.download()[0]));
   report_checks("quotients");
@@ -98,8 +97,8 @@ void hyper_connection_there(const hyper_connection::Problem& problem, const hype
   twin.move(there.base.data), twin.move(there.scale.data), twin.move(there.streams_out.data);
   twin.move(there.post_out.data), twin.move(there.mix_out.data), twin.move(there.collapsed.data);
   twin.upload();
-  hyper_connection::kCudaHopper.run(
-      problem, there, twin.lane(hyper_connection::kCudaHopper.workspace_bytes(problem, 1)));
+  hyper_connection::kCudaHopper.run(problem, there,
+                                    twin.lane(hyper_connection::kCudaHopper.workspace_bytes(problem, 1)));
   twin.download();
 }
 const hyper_connection::Implementation kHyperConnection{"there", hyper_connection::kCudaHopper.supports,
@@ -177,15 +176,16 @@ struct HcBatch {
 void check_hyper_connection(const HcCase& c) {
   HcBatch batch(c);
   Twin::current = &batch.twin;
-  const std::string what = text("hyper_connection %s tokens=%d hidden=%d kind=%d reads=%d spoiled=%d in place=%d",
-                                c.numerics, int(c.tokens), int(c.hidden), int(c.kind), int(c.reads),
-                                int(c.spoiled), c.in_place);
+  const std::string what =
+      text("hyper_connection %s tokens=%d hidden=%d kind=%d reads=%d spoiled=%d in place=%d", c.numerics,
+           int(c.tokens), int(c.hidden), int(c.kind), int(c.reads), int(c.spoiled), c.in_place);
   claim_together(!hyper_connection::kCudaHopper.supports(batch.problem), what + ": supported");
   judged(hyper_connection::judge(kHyperConnection, batch.problem, batch.args, {}), what);
 }
 
 void repeat_hyper_connection(int64_t tokens, int64_t hidden) {
-  HcBatch batch({"serving", tokens, hidden, hyper_connection::Kind::kLayer, Reads::kBlock, Spoiled::kNot, false});
+  HcBatch batch(
+      {"serving", tokens, hidden, hyper_connection::Kind::kLayer, Reads::kBlock, Spoiled::kNot, false});
   Twin::current = &batch.twin;
   hyper_connection_there(batch.problem, batch.args, {});
   const std::vector<std::byte> first = batch.twin.bytes();
@@ -194,13 +194,15 @@ void repeat_hyper_connection(int64_t tokens, int64_t hidden) {
     hyper_connection_there(batch.problem, batch.args, {});
     differ += batch.twin.bytes() != first;
   }
-  claim_together(differ == 0, text("hyper_connection tokens=%d: %d of 200 launches differ", int(tokens), differ));
+  claim_together(differ == 0,
+                 text("hyper_connection tokens=%d: %d of 200 launches differ", int(tokens), differ));
 }
 
 // The first tokens of a batch have the bits of the same tokens alone.
 void batch_hyper_connection(int64_t hidden) {
   const auto collapsed = [&](int64_t tokens) {
-    HcBatch batch({"serving", tokens, hidden, hyper_connection::Kind::kLayer, Reads::kBlock, Spoiled::kZero, false});
+    HcBatch batch(
+        {"serving", tokens, hidden, hyper_connection::Kind::kLayer, Reads::kBlock, Spoiled::kZero, false});
     Random random{5};  // of the token alone
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t i = 0; i < 4 * hidden; ++i) {
@@ -214,7 +216,8 @@ void batch_hyper_connection(int64_t hidden) {
       for (int64_t j = 0; j < 16; ++j) const_cast<float&>(batch.args.mix(t, j / 4, j % 4)) = random.normal();
     }
     Random weights{77};
-    for (int64_t i = 0; i < 24 * 4 * hidden; ++i) const_cast<float*>(batch.args.fn.data)[i] = weights.normal() * 0.01f;
+    for (int64_t i = 0; i < 24 * 4 * hidden; ++i)
+      const_cast<float*>(batch.args.fn.data)[i] = weights.normal() * 0.01f;
     for (int64_t i = 0; i < 24; ++i) const_cast<float*>(batch.args.base.data)[i] = weights.normal();
     for (int64_t i = 0; i < 3; ++i) const_cast<float*>(batch.args.scale.data)[i] = weights.normal();
     Twin::current = &batch.twin;
@@ -226,7 +229,8 @@ void batch_hyper_connection(int64_t hidden) {
   };
   const std::vector<float> alone = collapsed(1);
   for (const int64_t tokens : {2, 9, 33, 130, 700})
-    claim_together(collapsed(tokens) == alone, text("hyper_connection: token 0 of %d is another", int(tokens)));
+    claim_together(collapsed(tokens) == alone,
+                   text("hyper_connection: token 0 of %d is another", int(tokens)));
 }
 
 }  // namespace
@@ -268,13 +272,13 @@ void compressor_there(const compressor::Problem& problem, const compressor::Args
   PreparedMatrix wkv = *args.wkv, wgate = *args.wgate;
   for (PreparedMatrix* matrix : {&wkv, &wgate}) twin.move(std::get<View<const bf16, 2>>(matrix->as).data);
   there.wkv = &wkv, there.wgate = &wgate;
-  twin.move(there.x.data), twin.move(there.ape.data), twin.move(there.norm.data), twin.move(there.places.data);
+  twin.move(there.x.data), twin.move(there.ape.data), twin.move(there.norm.data),
+      twin.move(there.places.data);
   twin.move(there.table.cosine.data), twin.move(there.table.sine.data), twin.move(there.state.data);
   twin.move(there.entries.blocks.data), twin.move(there.keys.keys.data), twin.move(there.keys.scales.data);
   twin.move(there.projected.data), twin.move(there.pooled.data);
   twin.upload();
-  compressor::kCudaHopper.run(problem, there,
-                              twin.lane(compressor::kCudaHopper.workspace_bytes(problem, 1)));
+  compressor::kCudaHopper.run(problem, there, twin.lane(compressor::kCudaHopper.workspace_bytes(problem, 1)));
   twin.download();
 }
 const compressor::Implementation kCompressor{"there", compressor::kCudaHopper.supports,
@@ -295,10 +299,12 @@ struct CmpBatch {
   compressor::Args args;
   PreparedMatrix wkv, wgate;
   explicit CmpBatch(const CmpCase& c)
-      : twin(static_cast<size_t>((c.ratio == 4 ? 2 : 1) * c.dim * (c.hidden * 4 + c.tokens * 8 + c.ratio * 8 + c.ratio * 32 * c.sequences) +
-                                 c.tokens * (c.hidden * 2 + c.dim * 4 + 600) +
-                                 c.sequences * (c.first + c.tokens + 256) / c.ratio * (c.dim * 4 + 8) +
-                                 c.sequences * 64 * (c.dim * 4 + 64) * 2 + (c.first + 600) * 256 + (1 << 20))),
+      : twin(
+            static_cast<size_t>((c.ratio == 4 ? 2 : 1) * c.dim *
+                                    (c.hidden * 4 + c.tokens * 8 + c.ratio * 8 + c.ratio * 32 * c.sequences) +
+                                c.tokens * (c.hidden * 2 + c.dim * 4 + 600) +
+                                c.sequences * (c.first + c.tokens + 256) / c.ratio * (c.dim * 4 + 8) +
+                                c.sequences * 64 * (c.dim * 4 + 64) * 2 + (c.first + 600) * 256 + (1 << 20))),
         problem{cuda_setting(c.numerics), c.hidden, c.ratio, c.dim, 64, 1e-6f, c.kind} {
     problem.wkv = problem.wgate = MatrixFormat{MatrixForm::kBF16, {}};
     problem.sequences = c.sequences;
@@ -309,7 +315,8 @@ struct CmpBatch {
     const auto x = twin.tensor<2>(DType::kBF16, {t, c.hidden});
     fill(x, random);
     if (c.spoiled == Spoiled::kNaN)
-      for (int64_t i = 5; i < t; i += 29) store(x, i % 2 == 0 ? kNaN : std::numeric_limits<float>::infinity(), i, i % c.hidden);
+      for (int64_t i = 5; i < t; i += 29)
+        store(x, i % 2 == 0 ? kNaN : std::numeric_limits<float>::infinity(), i, i % c.hidden);
     if (c.spoiled == Spoiled::kZero)
       for (int64_t i = 0; i < t * c.hidden; ++i) store(x, 0.0f, i / c.hidden, i % c.hidden);
     if (c.spoiled == Spoiled::kHuge)
@@ -338,7 +345,8 @@ struct CmpBatch {
     problem.entries = most / c.ratio + 1;
     args.places = {places, {t}};
     const int64_t positions = most + 1;
-    const auto cosine = twin.tensor<2>(DType::kF32, {positions, 32}), sine = twin.tensor<2>(DType::kF32, {positions, 32});
+    const auto cosine = twin.tensor<2>(DType::kF32, {positions, 32}),
+               sine = twin.tensor<2>(DType::kF32, {positions, 32});
     fill(cosine, random), fill(sine, random);
     args.table = {cosine.template as<float>(), sine.template as<float>()};
     const auto state = twin.tensor<4>(DType::kF32, {c.sequences, state_rows(problem), 2, columns});
@@ -347,9 +355,12 @@ struct CmpBatch {
     if (c.kind == compressor::Kind::kEntries) {
       const KvRow row = row_of(problem);
       const int64_t blocks = KvRow::blocks(problem.entries);
-      args.entries = {row, {twin.take<std::byte>(c.sequences * blocks * row.block_bytes()), {c.sequences, blocks, row.block_bytes()}}};
+      args.entries = {row,
+                      {twin.take<std::byte>(c.sequences * blocks * row.block_bytes()),
+                       {c.sequences, blocks, row.block_bytes()}}};
     } else {
-      args.keys.keys = twin.tensor<3>(index_operand(problem.setting.numerics), {c.sequences, problem.entries, c.dim});
+      args.keys.keys =
+          twin.tensor<3>(index_operand(problem.setting.numerics), {c.sequences, problem.entries, c.dim});
       args.keys.scales = {twin.take<float>(c.sequences * problem.entries), {c.sequences, problem.entries}};
     }
     args.projected = twin.tensor<3>(DType::kF32, {t, 2, columns}).template as<float>();
@@ -358,9 +369,9 @@ struct CmpBatch {
 };
 
 std::string name_of(const CmpCase& c) {
-  return text("compressor %s tokens=%d hidden=%d ratio=%d dim=%d kind=%d sequences=%d first=%d spoiled=%d", c.numerics,
-              int(c.tokens), int(c.hidden), int(c.ratio), int(c.dim), int(c.kind), int(c.sequences), int(c.first),
-              int(c.spoiled));
+  return text("compressor %s tokens=%d hidden=%d ratio=%d dim=%d kind=%d sequences=%d first=%d spoiled=%d",
+              c.numerics, int(c.tokens), int(c.hidden), int(c.ratio), int(c.dim), int(c.kind),
+              int(c.sequences), int(c.first), int(c.spoiled));
 }
 
 void check_compressor(const CmpCase& c) {
@@ -369,7 +380,8 @@ void check_compressor(const CmpCase& c) {
   const Support refused = compressor::kCudaHopper.supports(batch.problem);
   claim_together(!refused, name_of(c) + ": " + (refused ? refused->reason : ""));
   if (refused) return;
-  judged(compressor::judge(kCompressor, compressor::kCudaHopper.states(batch.problem), batch.args, {}), name_of(c));
+  judged(compressor::judge(kCompressor, compressor::kCudaHopper.states(batch.problem), batch.args, {}),
+         name_of(c));
 }
 
 void repeat_compressor(const CmpCase& c) {
@@ -402,7 +414,8 @@ void chunked_compressor(CmpCase c, int64_t piece) {
     part.pooled = parts.args.pooled.slice(0, first, count);
     compressor_there(parts.problem, part, {});
   }
-  claim_together(whole.twin.bytes() == parts.twin.bytes(), name_of(c) + text(": others in pieces of %d", int(piece)));
+  claim_together(whole.twin.bytes() == parts.twin.bytes(),
+                 name_of(c) + text(": others in pieces of %d", int(piece)));
 }
 
 }  // namespace
@@ -410,10 +423,13 @@ void chunked_compressor(CmpCase c, int64_t piece) {
 void check_compressors() {
   using compressor::Kind;
   std::vector<CmpCase> cases;
-  const char* const forms[] = {"serving", "serving,latent_cache=bf16", "serving,latent_cache=bf16,kv_quant=none",
+  const char* const forms[] = {"serving", "serving,latent_cache=bf16",
+                               "serving,latent_cache=bf16,kv_quant=none",
                                "serving,latent_cache=fp32,rsqrt=two_step"};
-  const char* const keys[] = {"serving", "serving,index_quant=fp8", "serving,index_quant=fp8,index_scale=fp32",
-                              "serving,index_quant=none,hadamard=none", "serving,index_quant=none,hadamard=both,indexer_rope=half_split"};
+  const char* const keys[] = {"serving", "serving,index_quant=fp8",
+                              "serving,index_quant=fp8,index_scale=fp32",
+                              "serving,index_quant=none,hadamard=none",
+                              "serving,index_quant=none,hadamard=both,indexer_rope=half_split"};
   for (const int64_t ratio : {4, 128})
     for (const int64_t tokens : {0, 1, 2, 7, 16, 17, 50, 130, 300}) {
       for (const int64_t sequences : {1, 3})
@@ -438,7 +454,8 @@ void check_compressors() {
   cases.push_back({"serving", 300, 1024, 4, 128, Kind::kIndexKeys, 1, 1, Spoiled::kNot, 64});  // five chunks
   cases.push_back({"serving", 300, 256, 128, 512, Kind::kEntries, 2, 3, Spoiled::kNot, 70});
   cases.push_back({"serving", 300, 400, 4, 512, Kind::kEntries, 2, 3, Spoiled::kNot, 31});
-  parallel(static_cast<int>(cases.size()), [&](int i) { check_compressor(cases[cases.size() - 1 - size_t(i)]); });
+  parallel(static_cast<int>(cases.size()),
+           [&](int i) { check_compressor(cases[cases.size() - 1 - size_t(i)]); });
   repeat_compressor({"serving", 12, 4096, 4, 128, Kind::kIndexKeys, 2, 3});
   repeat_compressor({"serving", 140, 256, 128, 512, Kind::kEntries, 2, 3});
   for (const int64_t piece : {1, 3, 16, 33, 100})
@@ -458,6 +475,10 @@ int main(int count, char** words) {
     check_quotients();
     check_hyper_connections();
     check_compressors();
+    check_index();
+    return failed() != 0;
+  }
+  if (verb == "index") {
     check_index();
     return failed() != 0;
   }

@@ -27,8 +27,8 @@ struct Pool {
 };
 
 void print(const char* what, int64_t tokens, const Time& time, double bytes) {
-  std::printf("%-34s tokens %5d: %8.2f us (%.2f to %.2f), floor %.2f\n", what, int(tokens), time.median, time.low,
-              time.high, bytes / kBytesOfMicrosecond);
+  std::printf("%-34s tokens %5d: %8.2f us (%.2f to %.2f), floor %.2f\n", what, int(tokens), time.median,
+              time.low, time.high, bytes / kBytesOfMicrosecond);
   std::fflush(stdout);
 }
 
@@ -90,7 +90,8 @@ void time_compressor(const char* what, int64_t hidden, int64_t ratio, compressor
   for (int i = 0; i < 2 * sets; ++i) {
     PreparedMatrix& matrix = matrices[static_cast<size_t>(i)];
     matrix.out = columns, matrix.in = hidden;
-    matrix.as = View<const bf16, 2>(reinterpret_cast<const bf16*>(weights + static_cast<size_t>(i) * elements / 2), {columns, hidden});
+    matrix.as = View<const bf16, 2>(
+        reinterpret_cast<const bf16*>(weights + static_cast<size_t>(i) * elements / 2), {columns, hidden});
   }
   compressor::Args args;
   uint16_t* const x = pool.take<uint16_t>(t * static_cast<size_t>(hidden));
@@ -101,19 +102,24 @@ void time_compressor(const char* what, int64_t hidden, int64_t ratio, compressor
   args.norm = {floats(dim), {dim}};
   std::vector<TokenPlace> places;
   for (int64_t i = 0; i < tokens; ++i)
-    places.push_back({static_cast<int32_t>(i * sequences / tokens), static_cast<int32_t>(first + i % (tokens / sequences))});
+    places.push_back({static_cast<int32_t>(i * sequences / tokens),
+                      static_cast<int32_t>(first + i % (tokens / sequences))});
   TokenPlace* const there = pool.take<TokenPlace>(t);
   MUST(cudaMemcpy(there, places.data(), t * sizeof(TokenPlace), cudaMemcpyHostToDevice));
   args.places = {there, {tokens}};
   const int64_t positions = first + tokens;
   args.table = {{floats(positions * 32), {positions, 32}}, {floats(positions * 32), {positions, 32}}};
-  args.state = {floats(sequences * state_rows(problem) * 2 * columns), {sequences, state_rows(problem), 2, columns}};
+  args.state = {floats(sequences * state_rows(problem) * 2 * columns),
+                {sequences, state_rows(problem), 2, columns}};
   if (kind == compressor::Kind::kEntries) {
     const KvRow row = row_of(problem);
     const int64_t blocks = KvRow::blocks(problem.entries);
-    args.entries = {row, {pool.take<std::byte>(static_cast<size_t>(sequences * blocks * row.block_bytes())), {sequences, blocks, row.block_bytes()}}};
+    args.entries = {row,
+                    {pool.take<std::byte>(static_cast<size_t>(sequences * blocks * row.block_bytes())),
+                     {sequences, blocks, row.block_bytes()}}};
   } else {
-    args.keys.keys = View<bf16, 3>(pool.take<bf16>(static_cast<size_t>(sequences * problem.entries * dim)), {sequences, problem.entries, dim});
+    args.keys.keys = View<bf16, 3>(pool.take<bf16>(static_cast<size_t>(sequences * problem.entries * dim)),
+                                   {sequences, problem.entries, dim});
   }
   Lane lane;
   const auto bytes = static_cast<size_t>(compressor::kCudaHopper.workspace_bytes(problem, 1));
@@ -124,15 +130,18 @@ void time_compressor(const char* what, int64_t hidden, int64_t ratio, compressor
     lane.stream = stream;
     compressor::kCudaHopper.run(problem, args, lane);
   });
-  print(what, tokens, time, double(elements) * 2 + double(tokens) * (double(hidden) * 2 + double(columns) * 8));
+  print(what, tokens, time,
+        double(elements) * 2 + double(tokens) * (double(hidden) * 2 + double(columns) * 8));
 }
 
 }  // namespace
 
 void time_hyper_connections() {
-  for (const int64_t tokens : {1, 2, 8, 16, 64, 512, 2048}) time_hyper_connection("hyper_connection 4096", 4096, tokens);
+  for (const int64_t tokens : {1, 2, 8, 16, 64, 512, 2048})
+    time_hyper_connection("hyper_connection 4096", 4096, tokens);
   for (const int64_t tokens : {1, 16, 512}) time_hyper_connection("hyper_connection 7168", 7168, tokens);
-  for (const int64_t tokens : {1, 16}) time_hyper_connection("hyper_connection 4096, 1 iteration", 4096, tokens, false);
+  for (const int64_t tokens : {1, 16})
+    time_hyper_connection("hyper_connection 4096, 1 iteration", 4096, tokens, false);
 }
 
 void time_compressors() {

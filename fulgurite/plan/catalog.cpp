@@ -48,9 +48,9 @@ constexpr const query_prepare::Implementation* kQueryPrepare[] = {
     &query_prepare::kCpu, &query_prepare::kReference, &query_prepare::kCuda};
 constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference,
                                                             &kv_prepare::kCuda};
-constexpr const compressor::Implementation* kCompressor[] = {
-    &compressor::kCpuBf16, &compressor::kCpu, &compressor::kReference, &compressor::kCudaHopper,
-    &compressor::kCuda};
+constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf16, &compressor::kCpu,
+                                                             &compressor::kReference,
+                                                             &compressor::kCudaHopper, &compressor::kCuda};
 constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
     &compressed_attention::kCuda};

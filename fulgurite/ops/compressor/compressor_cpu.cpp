@@ -9,8 +9,7 @@ namespace fulgurite::compressor {
 namespace {
 
 Support supports(const Problem& problem) {
-  return first_refusal(
-      {takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
 }
 
 struct Scratch {

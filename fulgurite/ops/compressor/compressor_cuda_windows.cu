@@ -68,7 +68,8 @@ struct Window {
   __device__ Window(const Params& params, const Stretch& stretch)
       : p(params),
         at(stretch),
-        products(params.products + static_cast<int64_t>(stretch.begin - stretch.first) * 2 * kHalves * params.dim),
+        products(params.products +
+                 static_cast<int64_t>(stretch.begin - stretch.first) * 2 * kHalves * params.dim),
         state(params.state.data + stretch.sequence * params.state.stride[0]),
         ape(params.ape.data),
         width(kHalves * params.dim),
@@ -99,9 +100,7 @@ struct Window {
     return half + 1 < kHalves ? own + kRatio : own;
   }
   // Of the position whose row is that of the call's `position`, before the call; negative: of none.
-  __device__ int older(int position) const {
-    return position - kRows * ((position - at.first) / kRows + 1);
-  }
+  __device__ int older(int position) const { return position - kRows * ((position - at.first) / kRows + 1); }
   __device__ bool ends_here(int position) const { return position >= at.first && position <= at.last; }
 
   // Of the token at `position`, what no window's block writes.

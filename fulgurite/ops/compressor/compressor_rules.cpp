@@ -52,12 +52,9 @@ std::string sums(const Problem&) {
 
 }  // namespace
 
-int64_t tokens_at_once(const Problem& problem) {
-  return std::clamp<int64_t>(problem.largest_batch, 1, 2048);
-}
+int64_t tokens_at_once(const Problem& problem) { return std::clamp<int64_t>(problem.largest_batch, 1, 2048); }
 
-const Implementation kCudaHopper{
-    "cuda_hopper", supports, workspace_bytes, FULGURITE_KERNEL(run_hopper), DeviceKind::kCuda, nullptr,
-    states,        sums};
+const Implementation kCudaHopper{"cuda_hopper",     supports, workspace_bytes, FULGURITE_KERNEL(run_hopper),
+                                 DeviceKind::kCuda, nullptr,  states,          sums};
 
 }  // namespace fulgurite::compressor

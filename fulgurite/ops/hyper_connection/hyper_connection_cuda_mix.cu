@@ -82,8 +82,7 @@ __device__ double sum_by_warp(const double* sums, int slices) {
   for (int first = 0; first < slices && lane < kSums; first += kClasses) {
 #pragma unroll
     for (int c = 0; c < kClasses; ++c)
-      if (first + c < slices)
-        classes[c] = __dadd_rn(classes[c], __ldcg(sums + (first + c) * kSums + lane));
+      if (first + c < slices) classes[c] = __dadd_rn(classes[c], __ldcg(sums + (first + c) * kSums + lane));
   }
   return tree_of(classes);
 }
@@ -186,7 +185,8 @@ __device__ void make_coefficients(const Params<T>& p, float scale, float base) {
   const int64_t t = p.warp_a_token ? static_cast<int64_t>(blockIdx.x) * kWarps + warp : blockIdx.x;
   if (t >= p.tokens) return;
   const double* const sums = p.sums + t * p.slices * kSums;
-  const double sum = p.warp_a_token ? sum_by_warp(sums, p.slices) : sum_by_block(sums, p.slices, lane < kSums);
+  const double sum =
+      p.warp_a_token ? sum_by_warp(sums, p.slices) : sum_by_block(sums, p.slices, lane < kSums);
   if (p.warp_a_token || warp == 0) write_coefficients(p, t, z_of(p, sum, scale, base));
 }
 
@@ -198,7 +198,8 @@ __device__ void collapse(const Params<T>& p, float scale, float base) {
   const int column = block % p.parts * kColumns + static_cast<int>(threadIdx.x) * 8;
   cuda::Eight x[kStreams];
   if (column < p.hidden) read_streams(p, t, column, x);
-  const double sum = sum_by_block(p.sums + t * p.slices * kSums, p.slices, lane < kStreams || lane == kSquares);
+  const double sum =
+      sum_by_block(p.sums + t * p.slices * kSums, p.slices, lane < kStreams || lane == kSquares);
   if (threadIdx.x < 32) {
     const float z = z_of(p, sum, scale, base);
     const float value = __fadd_rn(sigmoid_of(exp(-static_cast<double>(z))), p.eps);

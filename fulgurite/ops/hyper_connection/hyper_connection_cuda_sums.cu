@@ -17,7 +17,7 @@ constexpr int kResident = 528;  // blocks that the device runs at once; no bit d
 
 template <class T>  // uint16_t: bf16, or float
 struct Operands {
-  const T *streams, *block;                  // block or none
+  const T *streams, *block;                 // block or none
   const float *post, *mix, *replaced, *fn;  // of the block; or none; fn
   T* streams_out;
   int64_t token_stride, stream_stride, block_stride, post_stride, mix_stride, mix_row_stride;
@@ -163,7 +163,8 @@ __global__ void __launch_bounds__(kThreads, 4) sum_slices(const __grid_constant_
       cuda::round<T>(token.x);
     }
     if (has_any && first + g < p.tokens && p.streams_out != nullptr)
-      cuda::write(token.x, p.streams_out + (first + g) * p.out_token_stride + k * p.out_stream_stride + column);
+      cuda::write(token.x,
+                  p.streams_out + (first + g) * p.out_token_stride + k * p.out_stream_stride + column);
     multiply(token.x, weight, sums[k]);
     __syncthreads();
     store_sums(p, sums, first);

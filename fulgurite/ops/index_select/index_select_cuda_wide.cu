@@ -30,8 +30,8 @@ __device__ void read_keys(const LogitsParams& p, int sequence, int first, Keys& 
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t key = min(static_cast<int64_t>(first + lane / 4 + 8 * i), p.context - 1);
-    const auto* const row = reinterpret_cast<const uint2*>(p.wide_keys + sequence * p.sequence_stride +
-                                                           key * p.key_stride);
+    const auto* const row =
+        reinterpret_cast<const uint2*>(p.wide_keys + sequence * p.sequence_stride + key * p.key_stride);
 #pragma unroll
     for (int s = 0; s < kGroups; ++s) keys[i][s] = __ldcg(row + s * 4 + lane % 4);
   }
@@ -105,11 +105,13 @@ __device__ void store(const float (&sums)[4], int first, int visible, float* row
 }
 
 template <int kHeads>
-__global__ void __launch_bounds__(kThreads) wide_logits(const __grid_constant__ LogitsParams p, int rows_of_block) {
+__global__ void __launch_bounds__(kThreads)
+    wide_logits(const __grid_constant__ LogitsParams p, int rows_of_block) {
   extern __shared__ __align__(16) uint8_t memory[];
   auto* const queries = reinterpret_cast<Query<kHeads>*>(memory);
   cuda::release_successor();
-  const int first_row = static_cast<int>(blockIdx.y) * rows_of_block, rows = min(rows_of_block, p.rows - first_row);
+  const int first_row = static_cast<int>(blockIdx.y) * rows_of_block,
+            rows = min(rows_of_block, p.rows - first_row);
   int longest = 0;
   for (int r = 0; r < rows; ++r) longest = max(longest, (p.places[first_row + r].position + 1) / p.ratio);
   const int step = static_cast<int>(gridDim.x) * kWarps * kKeys;
@@ -140,11 +142,12 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   const int groups = (p.rows + rows_of_block - 1) / rows_of_block;
   const auto stripes = static_cast<int>((p.context + kWarps * kKeys - 1) / (kWarps * kKeys));
   const size_t bytes = sizeof(Query<kHeads>) * static_cast<size_t>(rows_of_block);
-  const cudaError_t sized = cudaFuncSetAttribute(wide_logits<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(bytes));
+  const cudaError_t sized = cudaFuncSetAttribute(
+      wide_logits<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (sized != cudaSuccess) return sized;
   cudaLaunchConfig_t config{};
-  config.gridDim = {static_cast<unsigned>(std::clamp(3 * p.ctas / groups, 1, stripes)), static_cast<unsigned>(groups), 1};
+  config.gridDim = {static_cast<unsigned>(std::clamp(3 * p.ctas / groups, 1, stripes)),
+                    static_cast<unsigned>(groups), 1};
   config.blockDim = {kThreads, 1, 1};
   config.dynamicSmemBytes = bytes;
   config.stream = stream;

@@ -10,9 +10,7 @@ namespace {
 constexpr int64_t kLogitsBudget = int64_t{128} << 20;  // bytes of logits at a time, or a row
 constexpr int64_t kMostSelected = 2048, kMostRows = int64_t{1} << 20;
 
-bool of_codes(const Problem& problem) {
-  return problem.setting.numerics.index_quant == IndexQuant::kFp8;
-}
+bool of_codes(const Problem& problem) { return problem.setting.numerics.index_quant == IndexQuant::kFp8; }
 
 Support takes_shape(const Problem& problem) {
   const int64_t pages = of_codes(problem) ? kPageTokens : 0;

@@ -24,7 +24,7 @@ struct Params {
   uint8_t* q_codes = nullptr;  // [tokens, heads, 128]
   int64_t code_token_stride = 0, code_head_stride = 0;
   uint16_t* q_values = nullptr;  // index_quant = fp4, in the place of codes, which have its strides
-  const float* gate = nullptr;  // [tokens, heads]
+  const float* gate = nullptr;   // [tokens, heads]
   int64_t gate_stride = 0;
   float* weights = nullptr;  // [tokens, heads]
   int64_t weights_stride = 0;

@@ -106,14 +106,16 @@ __device__ inline Rounded rounded_to_fp4(const Rounded& r) {
     const Fp4Group group(largest << 16);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
-      values.pair[m][i] = bf16_pair(group.value(low_bf16(r.pair[m][i])), group.value(high_bf16(r.pair[m][i])));
+      values.pair[m][i] =
+          bf16_pair(group.value(low_bf16(r.pair[m][i])), group.value(high_bf16(r.pair[m][i])));
   }
   return values;
 }
 __device__ inline void write(const Rounded& values, uint16_t* vector) {
 #pragma unroll
   for (int m = 0; m < 4; ++m)
-    *reinterpret_cast<uint2*>(vector + 32 * m + 4 * lane_of_vector()) = {values.pair[m][0], values.pair[m][1]};
+    *reinterpret_cast<uint2*>(vector + 32 * m + 4 * lane_of_vector()) = {values.pair[m][0],
+                                                                         values.pair[m][1]};
 }
 __device__ inline void write(const Codes& codes, uint8_t* vector) {
 #pragma unroll

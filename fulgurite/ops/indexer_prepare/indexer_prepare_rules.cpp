@@ -25,8 +25,7 @@ Support takes_quant(const Problem& problem) {
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes_sm(problem.setting.target, 90), takes(n.activation, {Activation::kBf16}),
-                        takes_quant(problem),
-                        takes(n.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
+                        takes_quant(problem), takes(n.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
                         takes_shape(problem)});
 }
 

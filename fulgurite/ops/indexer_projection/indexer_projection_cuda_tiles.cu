@@ -278,7 +278,8 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
   Maps maps{};
   if (!make_map(maps.x, params.x, params.x_stride, params.tokens, params.hidden, T::kTokens) ||
       !make_map(maps.w, params.w, params.w_stride, params.heads, params.hidden, kRowsOfMultiply) ||
-      (keys && !make_map(maps.wk, params.wk, params.wk_stride, params.key_rows, params.hidden, kRowsOfMultiply)))
+      (keys &&
+       !make_map(maps.wk, params.wk, params.wk_stride, params.key_rows, params.hidden, kRowsOfMultiply)))
     return cudaErrorInvalidValue;
   const int tiles = (params.tokens + T::kTokens - 1) / T::kTokens;
   const int heads = (params.heads + kRowsOfMultiply - 1) / kRowsOfMultiply * kRowsOfMultiply;
