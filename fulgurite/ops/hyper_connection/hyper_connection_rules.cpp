@@ -4,17 +4,15 @@
 
 #include <algorithm>
 
+#include "fulgurite/core/hopper_setting.h"
+
 namespace fulgurite::hyper_connection {
 namespace {
 
 Support supports(const Problem& problem) {
-  const Numerics& n = problem.setting.numerics;
   if (problem.hidden % 8 != 0 || problem.hidden == 0)
     return Refusal{fmt::format("hidden = {}, takes multiples of 8", problem.hidden)};
-  return first_refusal({takes_sm(problem.setting.target, 90), takes(n.mma, {Mma::kExact}),
-                        takes(n.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
-                        takes(n.activation, {Activation::kFp32, Activation::kBf16}),
-                        kReference.supports(problem)});
+  return first_refusal({takes_hopper_setting(problem.setting), kReference.supports(problem)});
 }
 
 int64_t workspace_bytes(const Problem& problem, int) {

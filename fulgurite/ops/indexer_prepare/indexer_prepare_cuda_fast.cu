@@ -1,10 +1,9 @@
 // One launch for queries and keys: a warp takes four vectors at a time.
 
 #include <cmath>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda_codes.h"
 
@@ -248,10 +247,9 @@ void launch(const Params& params, cudaStream_t stream) {
   const auto launch_of = [&](auto fp4) {
     return many ? launch_rounds<2, fp4()>(params, stream) : launch_rounds<1, fp4()>(params, stream);
   };
-  const cudaError_t error =
-      params.q_values != nullptr ? launch_of(std::true_type{}) : launch_of(std::false_type{});
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("indexer_prepare: ") + cudaGetErrorString(error));
+  fulgurite::cuda::check(
+      params.q_values != nullptr ? launch_of(std::true_type{}) : launch_of(std::false_type{}),
+      "indexer_prepare");
 }
 
 }  // namespace fulgurite::indexer_prepare::cuda
