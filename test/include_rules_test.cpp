@@ -64,7 +64,7 @@ bool may_include(const std::string& from, const std::string& to) {
     if (one_of({"core"}) || is_contract(to)) return true;
     if (is_audit(from)) return is_comparison(to) || is_audit(to);
     return (from.find("_cpu") != std::string::npos && target == "cpu") ||
-           (from.find("_cuda") != std::string::npos && target == "cuda");
+           (from.find("_cuda") != std::string::npos && (target == "cuda" || to.ends_with("_cuda.h")));
   }
   if (room == "model") return one_of({"core", "checkpoint"});
   if (room == "plan") return one_of({"core", "model"}) || is_contract(to);

@@ -36,13 +36,15 @@ constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router:
 constexpr const experts::Implementation* kExperts[] = {
     &experts::kCpuFp8, &experts::kCpu, &experts::kReference, &experts::kCudaHopper, &experts::kCuda};
 constexpr const hyper_connection::Implementation* kHyperConnection[] = {
-    &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCuda};
+    &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCudaHopper,
+    &hyper_connection::kCuda};
 constexpr const query_prepare::Implementation* kQueryPrepare[] = {
     &query_prepare::kCpu, &query_prepare::kReference, &query_prepare::kCudaHopper, &query_prepare::kCuda};
 constexpr const kv_prepare::Implementation* kKvPrepare[] = {&kv_prepare::kCpu, &kv_prepare::kReference,
                                                             &kv_prepare::kCudaHopper, &kv_prepare::kCuda};
 constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf16, &compressor::kCpu,
-                                                             &compressor::kReference, &compressor::kCuda};
+                                                             &compressor::kReference,
+                                                             &compressor::kCudaHopper, &compressor::kCuda};
 constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
     &compressed_attention::kCudaHopper, &compressed_attention::kCuda};

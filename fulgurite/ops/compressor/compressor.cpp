@@ -18,7 +18,8 @@ linear::Problem linear_of(const Problem& problem, const MatrixFormat& weight) {
           weight,
           linear::Output::kF32,
           problem.largest_batch,
-          WeightReading::kExact};
+          WeightReading::kExact,
+          problem.order};
 }
 
 void check_sizes(const Problem& problem) {
@@ -78,7 +79,11 @@ void check_places(const Check& clause, const Problem& problem, const Args& args)
 linear::Problem value_linear(const Problem& problem) { return linear_of(problem, problem.wkv); }
 linear::Problem gate_linear(const Problem& problem) { return linear_of(problem, problem.wgate); }
 
-norm::Problem norm_of(const Problem& problem) { return {problem.setting, problem.dim, problem.eps}; }
+norm::Problem norm_of(const Problem& problem) {
+  norm::Problem norm{problem.setting, problem.dim, problem.eps};
+  norm.setting.numerics.mma = Mma::kExact;  // no tensor core's
+  return norm;
+}
 
 KvRow row_of(const Problem& problem) {
   return kv_row(problem.setting.numerics, problem.dim - problem.rope, problem.rope);

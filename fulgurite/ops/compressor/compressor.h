@@ -27,8 +27,8 @@
 //   pooled       [tokens, dim]                        f32, optional: e at the token that ends a window; other
 //                                                     rows are not written
 //
-// Rounding   u and the product in g: one sum (reference: double, ascending, rounded once), fp32, never rounded
-//            to the activation's type; one add of ape. Then fp32 as written, sums ascending from +0, a product
+// Rounding   u and the product in g: one sum (reference: double, ascending, rounded once; mma = hopper: as
+//            linear's, in Problem::order), fp32, never rounded to the activation's type; one add of ape. Then fp32 as written, sums ascending from +0, a product
 //            and an add each rounded, exp the double function rounded to fp32, one division. round(e), RMSNorm
 //            and RoPE are each rounded to the activation's type, as in norm and rotary; Hadamard and
 //            index_quant as in indexer_prepare; kv_quant as in core/kv_row.h.
@@ -71,6 +71,7 @@ struct Problem {
   int64_t sequences = 0;
   int64_t entries = 0;        // rows that a sequence's cache has
   int64_t largest_batch = 0;  // tokens that one call may bring
+  SumOrder order{};           // of u and g, as linear's
 };
 
 // Ratio 4 overlaps.
@@ -117,8 +118,9 @@ KvRow row_of(const Problem& problem);
 rotary::Layout layout_in_force(const Problem& problem);
 
 extern const Implementation kReference;
-extern const Implementation kCpu;      // fp32 operands: any weights
-extern const Implementation kCpuBf16;  // bf16 activations and weights, as pairs
-extern const Implementation kCuda;     // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;         // fp32 operands: any weights
+extern const Implementation kCpuBf16;     // bf16 activations and weights, as pairs
+extern const Implementation kCudaHopper;  // bf16; states mma = hopper and its order of K
+extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::compressor

@@ -8,7 +8,9 @@
 namespace fulgurite::compressor {
 namespace {
 
-Support supports(const Problem& problem) { return kReference.supports(problem); }
+Support supports(const Problem& problem) {
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), kReference.supports(problem)});
+}
 
 struct Scratch {
   Windows windows;

@@ -13,7 +13,8 @@ Support takes_weight(const char* what, const MatrixFormat& weight) {
 }
 
 Support supports(const Problem& problem) {
-  return first_refusal({takes(problem.setting.numerics.activation, {Activation::kBf16}),
+  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}),
+                        takes(problem.setting.numerics.activation, {Activation::kBf16}),
                         takes_weight("wkv", problem.wkv), takes_weight("wgate", problem.wgate),
                         kReference.supports(problem)});
 }

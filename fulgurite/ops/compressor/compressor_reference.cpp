@@ -30,8 +30,7 @@ Support takes_rows(const Problem& problem) {
 }
 
 Support supports(const Problem& problem) {
-  return first_refusal({takes(problem.setting.numerics.mma, {Mma::kExact}), takes_ratio(problem),
-                        linear::kReference.supports(value_linear(problem)),
+  return first_refusal({takes_ratio(problem), linear::kReference.supports(value_linear(problem)),
                         linear::kReference.supports(gate_linear(problem)),
                         norm::kReference.supports(norm_of(problem)), takes_rows(problem)});
 }

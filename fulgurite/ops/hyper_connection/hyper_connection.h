@@ -86,6 +86,8 @@ void check(const Problem& problem, const Args& args);
 
 extern const Implementation kReference;
 extern const Implementation kCpu;
+extern const Implementation
+    kCudaHopper;  // hidden of multiples of 8, fp32 and bf16; sums over i by matrix instructions in double
 extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::hyper_connection

@@ -95,9 +95,10 @@ FULGURITE_HOST_DEVICE inline int32_t slot_of(const CachePages& pages, int32_t se
 }
 
 extern const Implementation kReference;
-extern const Implementation kCpu;         // fp32 operands
-extern const Implementation kCpuPairs;    // bf16 and e4m3 operands, as pairs of bf16
-extern const Implementation kCudaHopper;  // e4m3 keys of 128 in pages of 64; its order: index_select_cuda.h
-extern const Implementation kCuda;        // any GPU, slowly: sums as the reference
+extern const Implementation kCpu;       // fp32 operands
+extern const Implementation kCpuPairs;  // bf16 and e4m3 operands, as pairs of bf16
+extern const Implementation
+    kCudaHopper;  // keys of 128: e4m3 in pages of 64, or bf16 without; its order: index_select_cuda.h
+extern const Implementation kCuda;  // any GPU, slowly: sums as the reference
 
 }  // namespace fulgurite::index_select

@@ -14,7 +14,7 @@
 // Rounding   dot(h) = one wgmma accumulation of 128 from zero (core/tensor_core.h). The head sum is four fp32
 //            sums: part p takes the heads with (h / 2) % 4 == p, ascending, acc = fma(weight, max(0, dot), acc)
 //            from +0; then (p0 + p1) + (p2 + p3) (SumOrder: parts 4, step 2, pairwise); then one product with
-//            the key's scale. max(0, NaN) is NaN. The same for every kernel below, so logits do not depend on
+//            the key's scale (bf16: none, and dot(h) is one accumulation by mma.sync). max(0, NaN) is NaN. The same for every kernel below, so logits do not depend on
 //            the path, the batch, the grid or the order of pages.
 // Choice     exact: larger first, NaN below -infinity, -0 equal to +0, ties to the lower position; ascending; then -1.
 // Atomics    integer counts alone, whose sums do not depend on their order.
@@ -51,10 +51,16 @@ struct LogitsParams {
   // Consecutive rows of one sequence, as far as the caller knows; speed alone depends on it.
   int32_t rows_together = 1;
   int32_t ctas = 132;
+  // In the place of q and pages: bf16 operands (index_quant = fp4 or none), a sequence's keys together.
+  const uint16_t* wide_q = nullptr;     // [rows, heads, 128]
+  const uint16_t* wide_keys = nullptr;  // [sequences, context, 128], rows 8-byte aligned
+  int64_t sequence_stride = 0, key_stride = 0;
+  int64_t context = 0;
   int32_t pages_in_flight = 0;  // of a CTA, 4 .. 12; 0: a good number. Speed alone depends on it
   Launch launch = Launch::kPlain;
 };
 cudaError_t launch_logits(const LogitsParams& params, cudaStream_t stream);
+cudaError_t launch_wide_logits(const LogitsParams& params, cudaStream_t stream);  // of bf16: what it calls
 
 // The contract's `scores`: -infinity where a row (of logits, skip_visible = 0) does not see, up to `context`.
 cudaError_t launch_hide(const LogitsParams& params, int64_t context, cudaStream_t stream);

@@ -56,7 +56,8 @@ cudaError_t launch_select(const SelectParams& params, cudaStream_t stream) {
   for (int64_t first = 0; first < rows; first += chunk) {
     const auto count = static_cast<int32_t>(std::min(chunk, rows - first));
     LogitsParams logits = params.logits;
-    logits.q += first * logits.heads * 128;
+    if (logits.q != nullptr) logits.q += first * logits.heads * 128;
+    if (logits.wide_q != nullptr) logits.wide_q += first * logits.heads * 128;
     logits.weights += first * logits.heads;
     logits.places += first;
     logits.rows = count;
@@ -94,10 +95,28 @@ int32_t rows_together(const Problem& problem, int64_t rows) {
 
 void require_contiguous(const Args& args) {
   const View<float, 3> dense(nullptr, args.q.extent);
+  const ConstTensor<3>& keys = args.key_cache.keys;
   FULGURITE_ASSERT(args.q.stride == dense.stride && args.weights.stride[0] == args.weights.extent[1] &&
-                       args.key_cache.keys.stride[0] == kCudaPageBytes &&
+                       (keys.dtype == DType::kBF16 || keys.stride[0] == kCudaPageBytes) &&
                        args.selected.stride[0] == args.selected.extent[1],
                    "index_select: queries, weights, pages and selections lie without gaps");
+}
+
+void set_operands(const Args& args, LogitsParams& logits) {
+  const ConstTensor<3>& keys = args.key_cache.keys;
+  if (keys.dtype == DType::kBF16) {
+    logits.wide_q = reinterpret_cast<const uint16_t*>(args.q.data);
+    logits.wide_keys = reinterpret_cast<const uint16_t*>(keys.data);
+    logits.sequence_stride = keys.stride[0];
+    logits.key_stride = keys.stride[1];
+    logits.context = keys.extent[1];
+    return;
+  }
+  logits.q = reinterpret_cast<const uint8_t*>(args.q.data);
+  logits.pages = reinterpret_cast<const uint8_t*>(keys.data);
+  logits.pool_pages = keys.extent[0];
+  logits.page_table = args.key_cache.pages.table.data;
+  logits.table_stride = args.key_cache.pages.table.stride[0];
 }
 
 }  // namespace
@@ -107,13 +126,9 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   require_contiguous(args);
   SelectParams params;
   LogitsParams& logits = params.logits;
-  logits.q = reinterpret_cast<const uint8_t*>(args.q.data);
+  set_operands(args, logits);
   logits.weights = args.weights.data;
   logits.places = args.places.data;
-  logits.pages = reinterpret_cast<const uint8_t*>(args.key_cache.keys.data);
-  logits.pool_pages = args.key_cache.keys.extent[0];
-  logits.page_table = args.key_cache.pages.table.data;
-  logits.table_stride = args.key_cache.pages.table.stride[0];
   logits.rows = static_cast<int32_t>(args.q.extent[0]);
   logits.heads = static_cast<int32_t>(problem.heads);
   logits.ratio = static_cast<int32_t>(problem.ratio);

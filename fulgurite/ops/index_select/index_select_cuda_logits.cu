@@ -476,6 +476,7 @@ cudaError_t launch_heads(const LogitsParams& p, cudaStream_t stream) {
 
 cudaError_t launch_logits(const LogitsParams& p, cudaStream_t stream) {
   if (p.rows == 0) return cudaSuccess;
+  if (p.wide_keys != nullptr) return launch_wide_logits(p, stream);
   if (p.rows < 0 || p.ctas < 1 || p.ratio < 1 || p.pool_pages < 1) return cudaErrorInvalidValue;
   switch (p.heads) {
     case 8:

@@ -10,10 +10,13 @@ namespace {
 constexpr int64_t kLogitsBudget = int64_t{128} << 20;  // bytes of logits at a time, or a row
 constexpr int64_t kMostSelected = 2048, kMostRows = int64_t{1} << 20;
 
+bool of_codes(const Problem& problem) { return problem.setting.numerics.index_quant == IndexQuant::kFp8; }
+
 Support takes_shape(const Problem& problem) {
-  if (problem.page_tokens != kPageTokens || problem.head_dim != 128)
+  const int64_t pages = of_codes(problem) ? kPageTokens : 0;
+  if (problem.page_tokens != pages || problem.head_dim != 128)
     return Refusal{fmt::format("keys of {} in pages of {} tokens, takes 128 in pages of {}", problem.head_dim,
-                               problem.page_tokens, kPageTokens)};
+                               problem.page_tokens, pages)};
   if (problem.heads != 8 && problem.heads != 16 && problem.heads != 32 && problem.heads != 64)
     return Refusal{fmt::format("{} heads, takes 8, 16, 32 or 64", problem.heads)};
   if (problem.topk > kMostSelected || problem.context > kMostRows)
@@ -24,7 +27,9 @@ Support takes_shape(const Problem& problem) {
 
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
-  return first_refusal({takes_sm(problem.setting.target, 90), takes(n.index_quant, {IndexQuant::kFp8}),
+  return first_refusal({takes_sm(problem.setting.target, 90),
+                        takes(n.index_quant, {IndexQuant::kFp8, IndexQuant::kFp4, IndexQuant::kNone}),
+                        of_codes(problem) ? std::nullopt : takes(n.activation, {Activation::kBf16}),
                         takes(n.ties, {Ties::kLower}), takes_shape(problem)});
 }
 
@@ -37,8 +42,9 @@ Problem states(const Problem& problem) {
   return stated;
 }
 
-std::string sums(const Problem&) {
-  return "products by wgmma; the heads in 4 parts, (h / 2) % 4, added pairwise";
+std::string sums(const Problem& problem) {
+  return std::string("products by ") + (of_codes(problem) ? "wgmma" : "mma.sync of bf16") +
+         "; the heads in 4 parts, (h / 2) % 4, added pairwise";
 }
 
 }  // namespace

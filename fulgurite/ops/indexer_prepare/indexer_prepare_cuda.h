@@ -23,7 +23,8 @@ struct Params {
   int64_t q_token_stride = 0, q_head_stride = 0;
   uint8_t* q_codes = nullptr;  // [tokens, heads, 128]
   int64_t code_token_stride = 0, code_head_stride = 0;
-  const float* gate = nullptr;  // [tokens, heads]
+  uint16_t* q_values = nullptr;  // index_quant = fp4, in the place of codes, which have its strides
+  const float* gate = nullptr;   // [tokens, heads]
   int64_t gate_stride = 0;
   float* weights = nullptr;  // [tokens, heads]
   int64_t weights_stride = 0;
@@ -49,6 +50,7 @@ struct Params {
   bool hadamard_q = true, hadamard_k = true;
   bool pow2 = true;             // index_scale = pow2, otherwise fp32
   bool round_norm = false;      // index_norm = bf16
+  bool round_gate = false;      // gate = bf16, of queries without keys
   bool two_step_rsqrt = false;  // rsqrt = two_step, otherwise correct
   // A dependent launch (cuda/dependent_launch.h): places, block_table, tables and parameters are read before
   // the wait.

@@ -1,6 +1,7 @@
 #pragma once
 // The Hadamard transform of a vector and its quantization.
 
+#include "fulgurite/cuda/fp4.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda_vector.h"
 
 namespace fulgurite::indexer_prepare::cuda {
@@ -92,6 +93,29 @@ __device__ inline Codes quantize(const Rounded& r, bool pow2) {
     codes.part[m] = e4m3_pair(quotient(low_bf16(r.pair[m][0])), quotient(high_bf16(r.pair[m][0]))) |
                     e4m3_pair(quotient(low_bf16(r.pair[m][1])), quotient(high_bf16(r.pair[m][1]))) << 16;
   return codes;
+}
+// Groups of 32 dimensions, each a part of all eight lanes: what their fp4 codes are worth.
+__device__ inline Rounded rounded_to_fp4(const Rounded& r) {
+  Rounded values;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    uint32_t largest = __vmaxu2(r.pair[m][0] & 0x7FFF7FFFu, r.pair[m][1] & 0x7FFF7FFFu);  // of either half
+#pragma unroll
+    for (int bit = 1; bit < 8; bit *= 2) largest = __vmaxu2(largest, __shfl_xor_sync(kAll, largest, bit));
+    largest = max(largest & 0xFFFFu, largest >> 16);
+    const Fp4Group group(largest << 16);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      values.pair[m][i] =
+          bf16_pair(group.value(low_bf16(r.pair[m][i])), group.value(high_bf16(r.pair[m][i])));
+  }
+  return values;
+}
+__device__ inline void write(const Rounded& values, uint16_t* vector) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+    *reinterpret_cast<uint2*>(vector + 32 * m + 4 * lane_of_vector()) = {values.pair[m][0],
+                                                                         values.pair[m][1]};
 }
 __device__ inline void write(const Codes& codes, uint8_t* vector) {
 #pragma unroll

@@ -1,6 +1,7 @@
 // One launch for queries and keys: a warp takes four vectors at a time.
 
 #include <cmath>
+#include <type_traits>
 
 #include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/dependent_launch.h"
@@ -19,7 +20,7 @@ struct Roots {  // fp32(n^-1/2)
 // --- queries ---
 
 // Heads first_head + 4i + (0..3), i < Rounds, of one token.
-template <int Rounds>
+template <int Rounds, bool kFp4>
 __device__ void prepare_queries(const Params& params, const Roots& roots, int token, int first_head) {
   const int position = params.places[token].y;
   wait_for_predecessor();
@@ -30,6 +31,7 @@ __device__ void prepare_queries(const Params& params, const Roots& roots, int to
     const int head = min(first_head + kVectors * i + vector_of_warp(), params.heads - 1);
     read(raw[i], params.q + token * params.q_token_stride + head * params.q_head_stride);
     gate[i] = __ldcg(params.gate + token * params.gate_stride + head);
+    if (params.round_gate) gate[i] = bf16_rounded(gate[i]);
   }
   const Turn turn =
       turn_at(params, position);  // after the queries' loads, which need not wait for the position
@@ -40,6 +42,15 @@ __device__ void prepare_queries(const Params& params, const Roots& roots, int to
     widen(raw[i], v);
     rotate(v, turn, params);
     if (params.hadamard_q) hadamard(v, roots.dim);
+    if constexpr (kFp4) {
+      const Rounded values = rounded_to_fp4(rounded(v));
+      if (head >= params.heads) continue;
+      write(values, params.q_values + token * params.code_token_stride + head * params.code_head_stride);
+      if (lane_of_vector() == 0)
+        params.weights[token * params.weights_stride + head] =
+            __fmul_rn(__fmul_rn(gate[i], roots.heads), roots.dim);
+      continue;
+    }
     const Codes codes = quantize(rounded(v), params.pow2);
     if (head >= params.heads) continue;
     write(codes, params.q_codes + token * params.code_token_stride + head * params.code_head_stride);
@@ -193,7 +204,7 @@ __device__ void prepare_keys(const Params& params, const Roots& roots, int first
 }
 
 // The first blocks take keys, whose way is longest; the others queries, `units` warps a token.
-template <int Rounds>
+template <int Rounds, bool kFp4>
 __global__ __launch_bounds__(32 * kWarps,
                              Rounds == 1 ? 1 : 8) void prepare(const __grid_constant__ Params params,
                                                                Roots roots, int key_blocks, int units) {
@@ -205,13 +216,13 @@ __global__ __launch_bounds__(32 * kWarps,
   } else {
     const int unit = (block - key_blocks) * kWarps + warp, token = unit / units;
     if (token < params.tokens)
-      prepare_queries<Rounds>(params, roots, token, unit % units * (kVectors * Rounds));
+      prepare_queries<Rounds, kFp4>(params, roots, token, unit % units * (kVectors * Rounds));
   }
 }
 
 float inverse_root(int n) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))); }
 
-template <int Rounds>
+template <int Rounds, bool kFp4>
 cudaError_t launch_rounds(const Params& params, cudaStream_t stream) {
   const int units = (params.heads + kVectors * Rounds - 1) / (kVectors * Rounds);
   const int keys = params.k != nullptr ? (params.tokens + kWarps * kVectors - 1) / (kWarps * kVectors) : 0;
@@ -223,7 +234,7 @@ cudaError_t launch_rounds(const Params& params, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, prepare<Rounds>, params,
+  return cudaLaunchKernelEx(&config, prepare<Rounds, kFp4>, params,
                             Roots{inverse_root(params.heads), inverse_root(kDim)}, keys, units);
 }
 
@@ -233,8 +244,12 @@ void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
   // Many vectors: two a lane, whose loads are under way together. No bit depends on it.
   const bool many = static_cast<int64_t>(params.tokens) * params.heads >= 8192 && params.heads % 8 == 0;
-  fulgurite::cuda::check(many ? launch_rounds<2>(params, stream) : launch_rounds<1>(params, stream),
-                         "indexer_prepare");
+  const auto launch_of = [&](auto fp4) {
+    return many ? launch_rounds<2, fp4()>(params, stream) : launch_rounds<1, fp4()>(params, stream);
+  };
+  fulgurite::cuda::check(
+      params.q_values != nullptr ? launch_of(std::true_type{}) : launch_of(std::false_type{}),
+      "indexer_prepare");
 }
 
 }  // namespace fulgurite::indexer_prepare::cuda

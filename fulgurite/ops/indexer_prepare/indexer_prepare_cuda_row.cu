@@ -12,7 +12,10 @@ void set_queries(const Args& args, cuda::Params& params) {
   params.q = reinterpret_cast<const uint16_t*>(args.q.data);
   params.q_token_stride = args.q.stride[0];
   params.q_head_stride = args.q.stride[1];
-  params.q_codes = reinterpret_cast<uint8_t*>(args.q_operand.data);
+  if (args.q_operand.dtype == DType::kBF16)
+    params.q_values = reinterpret_cast<uint16_t*>(args.q_operand.data);
+  else
+    params.q_codes = reinterpret_cast<uint8_t*>(args.q_operand.data);
   params.code_token_stride = args.q_operand.stride[0];
   params.code_head_stride = args.q_operand.stride[1];
   params.gate = args.gate.data;
@@ -41,6 +44,7 @@ void set_numerics(const Problem& problem, cuda::Params& params) {
   params.hadamard_k = n.hadamard == Hadamard::kBoth;
   params.pow2 = index_rounding(n) == ScaleRounding::kPow2;
   params.round_norm = n.index_norm == IndexNorm::kBf16;
+  params.round_gate = !problem.keys && n.gate == Gate::kBf16;
   params.two_step_rsqrt = n.rsqrt == Rsqrt::kTwoStep;
 }
 

@@ -15,12 +15,18 @@ Support takes_shape(const Problem& problem) {
   return std::nullopt;
 }
 
+// fp4: of queries alone.
+Support takes_quant(const Problem& problem) {
+  const Numerics& n = problem.setting.numerics;
+  if (!problem.keys && n.index_quant == IndexQuant::kFp4) return takes(n.index_scale, {IndexScale::kPow2});
+  return takes(n.index_quant, {IndexQuant::kFp8});
+}
+
 Support supports(const Problem& problem) {
   const Numerics& n = problem.setting.numerics;
   return first_refusal({takes_sm(problem.setting.target, 90), takes(n.activation, {Activation::kBf16}),
-                        takes(n.index_quant, {IndexQuant::kFp8}),
-                        takes(n.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
-                        problem.keys ? std::nullopt : takes(n.gate, {Gate::kFp32}), takes_shape(problem)});
+                        takes_quant(problem), takes(n.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
+                        takes_shape(problem)});
 }
 
 }  // namespace

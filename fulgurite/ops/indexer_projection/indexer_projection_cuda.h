@@ -17,7 +17,9 @@ inline constexpr int kParts = 16;
 inline constexpr int kKeyRows = 128, kMostHeads = 64;
 
 // Rows of x, wk and w: contiguous, 16-byte aligned, strides in elements and multiples of 8. hidden: a
-// multiple of 16. heads: 1 to 64. Without keys wk is null.
+// multiple of 16. heads: 1 to 64, any number without keys or with wide ones. Without keys wk is null.
+//
+// Wide keys: fp32 sums of key_rows rows, a multiple of 64: two matrices of any height met by one reading of x.
 struct Params {
   const uint16_t* x = nullptr;  // [tokens, hidden] bf16
   int64_t x_stride = 0;
@@ -35,6 +37,9 @@ struct Params {
   bool round_gate = false;  // gate = bf16
   bool dependent = false;   // a dependent launch (cuda/dependent_launch.h); wk and w are read before the wait
   int processors = 132;     // to spread over; no bit depends on it
+  int key_rows = kKeyRows;  // of wk
+  float* wide = nullptr;    // [tokens, key_rows], in the place of k
+  int64_t wide_stride = 0;
 };
 
 void launch(const Params& params, cudaStream_t stream);

@@ -14,10 +14,9 @@ struct Source {
 };
 // Of row block i of the block's.
 template <class T>
-__device__ Source source_of(const Maps& maps, bool keys, int i) {
-  const int block = static_cast<int>(blockIdx.y) * T::kRowBlocks + i;
-  const bool key = keys && block < kKeyRows / kRowsOfMultiply;
-  return {key ? &maps.wk : &maps.w, &maps.x, key ? block * kRowsOfMultiply : 0};
+__device__ Source source_of(const Maps& maps, int keys, int i) {
+  const int row = (static_cast<int>(blockIdx.y) * T::kRowBlocks + i) * kRowsOfMultiply;
+  return {row < keys ? &maps.wk : &maps.w, &maps.x, row < keys ? row : row - keys};
 }
 
 // A value that is kept: of an address in shared memory the compiler would rather ask the processor again each
@@ -90,7 +89,7 @@ __device__ void copy_all(Shared<T>& shared, const Maps& maps, const Params& para
                    params.hidden,
                    rank * T::kPartsOfBlock};
 #pragma unroll
-  for (int i = 0; i < T::kRowBlocks; ++i) copier.sources[i] = source_of<T>(maps, params.wk != nullptr, i);
+  for (int i = 0; i < T::kRowBlocks; ++i) copier.sources[i] = source_of<T>(maps, keys_of(params), i);
   const int ahead = params.dependent ? copier.copy_weights_ahead() : 0;
   wait_for_predecessor();
   copier.copy_tiles(tiles, ahead);

@@ -7,9 +7,9 @@ namespace fulgurite::indexer_projection::cuda {
 
 void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
-  fulgurite::cuda::check(
-      params.tokens <= kFewTokens ? launch_few(params, stream) : launch_tiles(params, stream),
-      "indexer_projection");
+  const bool few = params.tokens <= kFewTokens && params.wide == nullptr;
+  fulgurite::cuda::check(few ? launch_few(params, stream) : launch_tiles(params, stream),
+                         "indexer_projection");
 }
 
 }  // namespace fulgurite::indexer_projection::cuda

@@ -28,7 +28,7 @@ __device__ uint2 load_activation(const uint16_t* at) {
 
 // Row `row` of wk and w, null beyond the last.
 __device__ const uint16_t* weight_row(const Params& params, int row) {
-  const int keys = params.wk != nullptr ? kKeyRows : 0;
+  const int keys = keys_of(params);
   if (row < keys) return params.wk + row * params.wk_stride;
   return row - keys < params.heads ? params.w + (row - keys) * params.w_stride : nullptr;
 }
@@ -110,7 +110,7 @@ __global__ __launch_bounds__(64) void few(const __grid_constant__ Params params)
 }  // namespace
 
 cudaError_t launch_few(const Params& params, cudaStream_t stream) {
-  const int rows = (params.wk != nullptr ? kKeyRows : 0) + params.heads;
+  const int rows = keys_of(params) + params.heads;
   cudaLaunchAttribute attributes[] = {cluster_of(kBlocks), dependent_launch(params.dependent)};
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>((rows + kRows - 1) / kRows * kBlocks), 1, 1};

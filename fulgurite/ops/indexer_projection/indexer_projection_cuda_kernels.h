@@ -43,11 +43,18 @@ __device__ inline float4 pairwise_sum(float4 (&p)[N]) {
   return p[0];
 }
 
+// Rows of wk, which come before those of w.
+__host__ __device__ inline int keys_of(const Params& params) {
+  return params.wk != nullptr ? params.key_rows : 0;
+}
+
 // Row `row` of the weight, wk before w, of token t.
 __device__ inline void store(const Params& params, int token, int row, float sum) {
   if (token >= params.tokens) return;
-  const int keys = params.wk != nullptr ? kKeyRows : 0, head = row - keys;
-  if (head < 0) {
+  const int head = row - keys_of(params);
+  if (head < 0 && params.wide != nullptr) {
+    params.wide[token * params.wide_stride + row] = sum;
+  } else if (head < 0) {
     params.k[token * params.k_stride + row] = bf16_bits(sum);
   } else if (head < params.heads) {
     params.gate[token * params.gate_stride + head] = params.round_gate ? bf16_rounded(sum) : sum;

@@ -100,8 +100,14 @@ __device__ void send_fragments(Shared<T>& shared, int rank, const float (&sum)[T
 
 // A fragment's place in the outputs: rows row and row + 8 of tokens token and token + 1.
 __device__ void store_fragment(const Params& params, int token, int row, const float4& sum) {
-  const int keys = params.wk != nullptr ? kKeyRows : 0;
+  const int keys = keys_of(params);
   const bool one = token < params.tokens, two = token + 1 < params.tokens;
+  if (row < keys && params.wide != nullptr) {
+    float* const at = params.wide + token * params.wide_stride + row;
+    if (one) at[0] = sum.x, at[8] = sum.z;
+    if (two) at[params.wide_stride] = sum.y, at[params.wide_stride + 8] = sum.w;
+    return;
+  }
   if (row < keys) {
     uint16_t* const at = params.k + token * params.k_stride + row;
     if (one) at[0] = bf16_bits(sum.x), at[8] = bf16_bits(sum.z);
@@ -272,10 +278,12 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
   Maps maps{};
   if (!make_map(maps.x, params.x, params.x_stride, params.tokens, params.hidden, T::kTokens) ||
       !make_map(maps.w, params.w, params.w_stride, params.heads, params.hidden, kRowsOfMultiply) ||
-      (keys && !make_map(maps.wk, params.wk, params.wk_stride, kKeyRows, params.hidden, kRowsOfMultiply)))
+      (keys &&
+       !make_map(maps.wk, params.wk, params.wk_stride, params.key_rows, params.hidden, kRowsOfMultiply)))
     return cudaErrorInvalidValue;
   const int tiles = (params.tokens + T::kTokens - 1) / T::kTokens;
-  const int row_blocks = ((keys ? kKeyRows : 0) + kMostHeads) / T::kRows;
+  const int heads = (params.heads + kRowsOfMultiply - 1) / kRowsOfMultiply * kRowsOfMultiply;
+  const int row_blocks = (keys_of(params) + heads) / T::kRows;
   const int most = std::min(most_clusters<T>(), params.processors / T::kBlocks) / row_blocks;
   const int clusters = std::clamp(most, 1, tiles);
   cudaLaunchAttribute attributes[2];
@@ -291,6 +299,15 @@ cudaError_t launch_tile(const Params& params, cudaStream_t stream) {
 // clusters too: x is read three times, from L2.
 cudaError_t launch_tiles(const Params& params, cudaStream_t stream) {
   const int tokens = params.tokens;
+  if (params.wide != nullptr) {  // hundreds of rows: blocks of them fill the processors
+    const bool few_rows = params.key_rows + params.heads <= 1024;
+    if (tokens <= 16 && few_rows) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
+    if (tokens <= 16) return launch_tile<Tile<64, 16, 4, 20>>(params, stream);
+    if (tokens <= 48 && few_rows) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
+    if (tokens <= 48) return launch_tile<Tile<64, 48, 4, 11>>(params, stream);
+    if (tokens <= 96) return launch_tile<Tile<64, 96, 4, 8>>(params, stream);
+    return launch_tile<Tile<64, 128, 2, 8>>(params, stream);
+  }
   if (params.wk != nullptr) {
     if (tokens <= 4 * 16) return launch_tile<Tile<64, 16, 8, 14>>(params, stream);
     if (tokens <= 4 * 48) return launch_tile<Tile<64, 48, 8, 14>>(params, stream);
