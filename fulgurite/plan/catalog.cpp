@@ -52,6 +52,8 @@ constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf
 constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
     &compressed_attention::kCuda};
+constexpr const largest_logits::Implementation* kLargestLogits[] = {
+    &largest_logits::kCpu, &largest_logits::kReference, FULGURITE_ROWS_OF_GPU(largest_logits)};
 
 }  // namespace
 #undef FULGURITE_ROWS_OF_GPU
@@ -74,7 +76,8 @@ const Catalog& catalog() {
                                     kQueryPrepare,
                                     kKvPrepare,
                                     kCompressor,
-                                    kCompressedAttention};
+                                    kCompressedAttention,
+                                    kLargestLogits};
   return kCatalog;
 }
 
