@@ -1,6 +1,18 @@
 # The kernels of GPUs. Without FULGURITE_CUDA the generic rows (fulgurite/cuda/generic.h) are built as C++ loops, which tests run
 # on the host; the fast ones are not built.
 #
+# How nvcc compiles all of them.
+function(fulgurite_compiles_for_gpus target)
+  target_link_libraries(${target} PRIVATE fmt::fmt)
+  # No contraction, as everywhere. 554: a conversion that is never used. fmt asks a compiler's version before it lets it check
+  # formats at compile time; nvcc takes its constexpr, not its consteval.
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-fmad=false;-diag-suppress=554;-lineinfo;-Xcompiler=-ffp-contract=off>"
+    $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+  target_compile_definitions(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=>
+                                               $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
+endfunction()
+
 # X_cuda.cu is for every architecture asked for; X_cuda_ANYTHING.cu has instructions of Hopper's own (wgmma, clusters, the copy
 # engine) and is built for 90a alone, if that is asked for.
 function(fulgurite_cuda_objects target)
@@ -26,12 +38,7 @@ function(fulgurite_cuda_objects target)
   endif()
   foreach(part ${parts})
     target_include_directories(${part} PRIVATE ${PROJECT_SOURCE_DIR})
-    target_link_libraries(${part} PRIVATE fmt::fmt)
-    # No contraction, as everywhere. 554: a conversion that is never used. fmt asks a compiler's version before it lets it check
-    # formats at compile time; nvcc takes its constexpr, not its consteval.
-    target_compile_options(${part} PRIVATE --expt-relaxed-constexpr -fmad=false -diag-suppress=554 -lineinfo
-                                           -Xcompiler=-ffp-contract=off)
-    target_compile_definitions(${part} PRIVATE FMT_CONSTEVAL= FMT_USE_CONSTEXPR=1)
+    fulgurite_compiles_for_gpus(${part})
   endforeach()
 endfunction()
 

@@ -109,9 +109,10 @@ TEST(plan_verb, what_is_wrong_on_the_line_is_a_usage_error) {
   };
   EXPECT_EQ(refusal("--target sm70"),
             "fulgurite: --target: no target \"sm70\"; there are cpu, sm80, sm90, sm100, sm120\n");
-  EXPECT_EQ(refusal("--require router:fast"),
-            "fulgurite: --require: router has no implementation \"fast\"; there are cpu_bf16, cpu, "
-            "reference, cuda\n");
+  EXPECT_EQ(
+      refusal("--require router:fast"),
+      "fulgurite: --require: router has no implementation \"fast\"; there are cpu_bf16, cpu, reference, "
+      "cuda_hopper, cuda\n");
   EXPECT_NE(refusal("--forbid rooter:cpu").find("no operation \"rooter\"; there are embedding, norm"),
             std::string::npos);
   refusal("--activation int8");

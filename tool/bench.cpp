@@ -170,7 +170,7 @@ int run_bench(const Options& options, const Asked& asked) {
   std::vector<Outcome> outcomes;
   for (const bench::Case& c : cases) {
     outcomes.push_back({&c, bench->run(c)});
-    print_progress(outcomes.back(), bench->limits());
+    print_progress(outcomes.back(), bench->limits(), on_gpu(request));
   }
   bench->measure_limits_again();
   if (options.json) {

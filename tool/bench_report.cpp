@@ -210,7 +210,7 @@ void print_json(const bench::Request& request, const Device& device, const bench
   fmt::print("{}\n", json.dump(2));
 }
 
-void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& limits) {
+void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& limits, bool gpu) {
   const bench::Case& c = *outcome.bench_case;
   fmt::print(stderr, "{}, {}, {} token(s):", c.title(), c.detail, c.tokens);
   if (outcome.result.failure) {
@@ -218,10 +218,12 @@ void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& li
     return;
   }
   if (outcome.result.skipped) fmt::print(stderr, " skipped: {};", *outcome.result.skipped);
-  for (const Line& line : lines_of(outcome.result, limits))
-    if (line.measurement->cache == bench::Cache::kCold)
-      fmt::print(stderr, " {} thread(s) {} us cold, {:.0f} % of {};", line.measurement->threads,
-                 microseconds(line.measurement->timing.median), line.share * 100.0, name_of(line.bound));
+  for (const Line& line : lines_of(outcome.result, limits)) {
+    const bench::Measurement& m = *line.measurement;
+    if (!gpu && m.cache != bench::Cache::kCold) continue;  // a CPU has both
+    fmt::print(stderr, " {}{} us {}, {:.0f} % of {};", gpu ? "" : fmt::format("{} thread(s) ", m.threads),
+               microseconds(m.timing.median), name_of(m.cache), line.share * 100.0, name_of(line.bound));
+  }
   fmt::print(stderr, "\n");
 }
 

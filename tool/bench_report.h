@@ -13,7 +13,7 @@ struct Outcome {
 inline bool on_gpu(const bench::Request& request) { return request.setting.target.kind == DeviceKind::kCuda; }
 
 // A case that is done, for who watches: a long run prints its table at the end.
-void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& limits);
+void print_progress(const Outcome& outcome, const std::vector<bench::Limits>& limits, bool gpu);
 
 void print_tables(const bench::Request& request, const Device& device, const bench::Bench& bench,
                   const std::vector<Outcome>& outcomes);

@@ -2,9 +2,7 @@
 //   probe check [fast] | probe time [processors] | probe small (for memory checkers)
 // Times are of CUDA graphs of many calls whose operands are others each time (more than 200 MB of them), so
 // weights come from memory; a time includes one edge between kernels.
-//
-// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. of these files and of the operations'
-// kernels, with the library, fmt and pthread.
+// ./dev probes builds it.
 
 #include "bench/cuda/indexer_probe.h"
 

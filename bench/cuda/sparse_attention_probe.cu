@@ -5,9 +5,7 @@
 //   sparse_attention_probe time     decode and prefill, CUDA graphs of calls on other rows each time
 //   sparse_attention_probe parts    the two kernels of split lists apart
 //   sparse_attention_probe one NAME a few launches, for a profiler
-//
-// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. --expt-relaxed-constexpr -fmad=false
-// of these files and of sparse_attention_cuda_*.cu, with the library, fmt and pthread.
+// ./dev probes builds it.
 
 #include "bench/cuda/sparse_attention_probe.h"
 

@@ -1,6 +1,6 @@
 // Holds the small steps' fast rows against the references, bit for bit, and times them.
 //   probe check | probe time | probe experts
-// Build: these files and the library with its kernels (FULGURITE_CUDA = ON), or its .cu files, in one link.
+// ./dev probes builds it.
 
 #include "bench/cuda/steps_probe.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-// What the rows with kernels of their own share: their rule, and their launch.
+// How rows with kernels of their own launch them.
 //
 // Launches are dependent (cuda/dependent_launch.h): a kernel waits for its predecessor itself, whatever that
 // one is, so that such rows and others may follow one another in any order.
@@ -9,16 +9,6 @@
 #include "fulgurite/cuda/dependent_launch.h"
 
 namespace fulgurite::cuda {
-
-// sm90: dependent launches and clusters. The roots are those that kernels have.
-inline Support takes_fast(const Setting& setting) {
-  const Target& target = setting.target;
-  if (target.kind != DeviceKind::kCuda || target.sm < 90)
-    return Refusal{"target " + name(target) + ", takes a GPU from sm90 on"};
-  return first_refusal({takes(setting.numerics.mma, {Mma::kExact}),
-                        takes(setting.numerics.rsqrt, {Rsqrt::kCorrect, Rsqrt::kTwoStep}),
-                        takes(setting.numerics.activation, {Activation::kFp32, Activation::kBf16})});
-}
 
 struct Grid {
   dim3 blocks;

@@ -310,12 +310,16 @@ void Session::run(const RecordedPass& pass) {
 }
 
 View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, plan::Conductor* conductor) {
-  check(chunks);
-  if (memory_.host_reads) return forward_here(chunks, tap, conductor);
-  if (tap != nullptr || conductor != nullptr)
+  if (!memory_.host_reads && (tap != nullptr || conductor != nullptr))
     fail(ErrorKind::kRequest, "a session on {} is looked into where its plan has Tracing::kOn",
          name(plan_.device.target));
-  return forward_there(chunks);
+  check(chunks);
+  try {
+    return memory_.host_reads ? forward_here(chunks, tap, conductor) : forward_there(chunks);
+  } catch (...) {  // what their caches hold is half a pass
+    for (const Chunk& chunk : chunks) reset(chunk.sequence);
+    throw;
+  }
 }
 
 View<const float, 2> Session::forward_here(std::span<const Chunk> chunks, Tap* tap,

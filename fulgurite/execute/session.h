@@ -51,7 +51,8 @@ class Session {
   // Logits, f32 [rows, vocabulary], valid until the next call: a row a chunk (its last token) or, with
   // LogitRows::kAll, a row a token, in the order given. A sequence may stand in one chunk only. Throws
   // Error{kRequest}, and changes nothing, for ids outside the vocabulary, empty chunks, a full context, too
-  // few free pages or more tokens than planned. A conductor carries out every call of the pass in the place of its step.
+  // few free pages or more tokens than planned. A pass that throws on its way (a tap, a conductor, a device)
+  // resets its sequences. A conductor carries out every call of the pass in the place of its step.
   View<const float, 2> forward(std::span<const Chunk> chunks, Tap* tap = nullptr,
                                plan::Conductor* conductor = nullptr);
   View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr,

@@ -38,5 +38,40 @@ TEST(session, a_request_that_cannot_be_met_changes_nothing) {
   EXPECT_EQ(test::message_of([&] { session.length(-1); }), "sequence -1: expected one of 0 to 1");
 }
 
+// Carries calls out, and throws in the place of one of them.
+class Stumbling : public plan::Conductor {
+ public:
+  explicit Stumbling(int calls) : left_(calls) {}
+  void run(const plan::AnyCall& call) override {
+    if (left_-- == 0) fail(ErrorKind::kDevice, "stumbled");
+    std::visit([](const auto* one) { one->run(); }, call);
+  }
+
+ private:
+  int left_;
+};
+
+TEST(session, a_pass_that_stumbles_resets_its_sequences) {
+  for (const char* directory : {"models/tiny-v32", "models/tiny-v4"}) {
+    const test::TinyModel tiny(directory);
+    plan::Options options;
+    options.context = 16;
+    options.chunk_tokens = 8;
+    execute::Session steady(tiny.model, plan::make(tiny.model, test::device(1), options));
+    execute::Session session(tiny.model, plan::make(tiny.model, test::device(1), options));
+    const std::vector<int32_t> ids{0, 564, 716, 435, 1011, 364, 262, 1626};
+    for (const int calls : {0, 7, 30}) {
+      session.forward(0, std::span(ids).first(3));
+      Stumbling conductor(calls);
+      EXPECT_EQ(test::message_of([&] { session.forward(0, std::span(ids).subspan(3), nullptr, &conductor); }),
+                "stumbled");
+      EXPECT_EQ(session.length(0), 0);
+    }
+    const View<const float, 2> expected = steady.forward(0, ids), found = session.forward(0, ids);
+    EXPECT_TRUE(
+        std::equal(found.data, found.data + found.size(), expected.data, expected.data + expected.size()));
+  }
+}
+
 }  // namespace
 }  // namespace fulgurite

@@ -1,25 +1,19 @@
 #include "fulgurite/plan/catalog.h"
 
-// Of a GPU: rows of Hopper where they were built, generic ones everywhere.
-#if defined(FULGURITE_HOPPER)
-#define FULGURITE_ROWS_OF_GPU(operation) &operation::kCudaHopper, &operation::kCuda
-#else
-#define FULGURITE_ROWS_OF_GPU(operation) &operation::kCuda
-#endif
-
 namespace fulgurite::plan {
 namespace {
 
 constexpr const embedding::Implementation* kEmbedding[] = {&embedding::kCpu, &embedding::kReference,
-                                                           FULGURITE_ROWS_OF_GPU(embedding)};
-constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, FULGURITE_ROWS_OF_GPU(norm)};
+                                                           &embedding::kCudaHopper, &embedding::kCuda};
+constexpr const norm::Implementation* kNorm[] = {&norm::kCpu, &norm::kReference, &norm::kCudaHopper,
+                                                 &norm::kCuda};
 constexpr const linear::Implementation* kLinear[] = {
     &linear::kCpuFp8,     &linear::kCpuBf16, &linear::kCpu,         &linear::kReference,
     &linear::kCudaHopper, &linear::kCudaFp8, &linear::kCublasltFp8, &linear::kCuda};
-constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference,
-                                                     FULGURITE_ROWS_OF_GPU(rotary)};
+constexpr const rotary::Implementation* kRotary[] = {&rotary::kCpu, &rotary::kReference, &rotary::kCudaHopper,
+                                                     &rotary::kCuda};
 constexpr const latent_prepare::Implementation* kLatentPrepare[] = {
-    &latent_prepare::kCpu, &latent_prepare::kReference, FULGURITE_ROWS_OF_GPU(latent_prepare)};
+    &latent_prepare::kCpu, &latent_prepare::kReference, &latent_prepare::kCudaHopper, &latent_prepare::kCuda};
 constexpr const indexer_projection::Implementation* kIndexerProjection[] = {
     &indexer_projection::kCpuBf16,   &indexer_projection::kCpuFp8,     &indexer_projection::kCpu,
     &indexer_projection::kReference, &indexer_projection::kCudaHopper, &indexer_projection::kCuda};
@@ -38,9 +32,9 @@ constexpr const sparse_attention::Implementation* kSparseAttention[] = {
 constexpr const expanded_attention::Implementation* kExpandedAttention[] = {
     &expanded_attention::kCpu, &expanded_attention::kReference, &expanded_attention::kCuda};
 constexpr const router::Implementation* kRouter[] = {&router::kCpuBf16, &router::kCpu, &router::kReference,
-                                                     FULGURITE_ROWS_OF_GPU(router)};
-constexpr const experts::Implementation* kExperts[] = {&experts::kCpuFp8, &experts::kCpu,
-                                                       &experts::kReference, FULGURITE_ROWS_OF_GPU(experts)};
+                                                     &router::kCudaHopper, &router::kCuda};
+constexpr const experts::Implementation* kExperts[] = {
+    &experts::kCpuFp8, &experts::kCpu, &experts::kReference, &experts::kCudaHopper, &experts::kCuda};
 constexpr const hyper_connection::Implementation* kHyperConnection[] = {
     &hyper_connection::kCpu, &hyper_connection::kReference, &hyper_connection::kCuda};
 constexpr const query_prepare::Implementation* kQueryPrepare[] = {
@@ -56,7 +50,6 @@ constexpr const largest_logits::Implementation* kLargestLogits[] = {
     &largest_logits::kCpu, &largest_logits::kReference, FULGURITE_ROWS_OF_GPU(largest_logits)};
 
 }  // namespace
-#undef FULGURITE_ROWS_OF_GPU
 
 const Catalog& catalog() {
   static constexpr Catalog kCatalog{kEmbedding,

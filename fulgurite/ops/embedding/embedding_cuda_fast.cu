@@ -2,7 +2,7 @@
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/ops/embedding/embedding.h"
+#include "fulgurite/ops/embedding/embedding_rules.h"
 
 namespace fulgurite::embedding {
 namespace {
@@ -19,12 +19,6 @@ __global__ void gather(const int32_t* ids, const Stored* table, int64_t table_st
   cuda::Eight values;
   cuda::read(values, table + __ldcg(ids + blockIdx.x) * table_stride + first);
   cuda::write(values, out + blockIdx.x * out_stride + first);
-}
-
-Support supports(const Problem& problem) {
-  if (problem.hidden % 8 != 0)
-    return Refusal{fmt::format("hidden = {}, takes multiples of 8", problem.hidden)};
-  return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
 }
 
 template <class T, class Stored>
@@ -46,7 +40,9 @@ void run_with(const Problem& problem, const Args& args, const View<Stored, 2>& t
   wide ? launch<float>(args, table, lane) : launch<uint16_t>(args, table, lane);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.ids.extent[0] == 0 || problem.hidden == 0) return;
   if (const auto* table = std::get_if<View<const float, 2>>(&args.table->as))
@@ -54,9 +50,5 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   else
     run_with(problem, args, std::get<View<const bf16, 2>>(args.table->as), lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::embedding

@@ -5,47 +5,10 @@
 
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/ops/experts/experts_cuda_kernels.h"
+#include "fulgurite/ops/experts/experts_rules.h"
 
 namespace fulgurite::experts {
 namespace {
-
-constexpr int64_t kChunk = 512;  // tokens of a pass
-constexpr int64_t kMostSlots = 32;
-
-// --- what it takes ---
-
-Weights weights_of(const MatrixFormat& format) {
-  if (format.form == MatrixForm::kE4M3Blocks) return Weights::kFp8;
-  return format.form == MatrixForm::kMxfp4 ? Weights::kFp4 : Weights::kBf16;
-}
-
-Support takes_part(const Problem& problem, Part part) {
-  const linear::Problem linear = gate_problem(problem, part);
-  const MatrixFormat& format = linear.weight;
-  const bool plain = format.form == MatrixForm::kBF16;
-  if (!plain && format.form != MatrixForm::kE4M3Blocks && format.form != MatrixForm::kMxfp4)
-    return Refusal{"weight = " + describe(format) + ", takes bf16, e4m3 or MXFP4"};
-  if (linear.in % 32 != 0 || linear.out % 32 != 0)
-    return Refusal{fmt::format("{} x {}, takes multiples of 32", linear.in, linear.out)};
-  if (!plain && !linear::quantizes(linear))
-    return takes(problem.setting.numerics.activation_quant, {ActivationQuant::kE4m3});
-  if (format.form == MatrixForm::kE4M3Blocks && format.block.columns != kActivationGroup &&
-      format.block.columns < linear.in)
-    return Refusal{fmt::format("scales of {} columns, takes 128 or all", format.block.columns)};
-  return std::nullopt;
-}
-
-Support supports(const Problem& problem) {
-  Support routed, shared;
-  if (problem.experts > 0) routed = takes_part(problem, Part::kRouted);
-  if (problem.shared_width > 0) shared = takes_part(problem, Part::kShared);
-  if (problem.experts >= kMostExperts || problem.experts_per_token > kMostSlots)
-    return Refusal{fmt::format("{} of {} experts, takes {} of fewer than {}", problem.experts_per_token,
-                               problem.experts, kMostSlots, kMostExperts)};
-  return first_refusal({cuda::takes_fast(problem.setting),
-                        takes(problem.setting.numerics.activation, {Activation::kBf16}), routed, shared,
-                        kReference.supports(problem)});
-}
 
 // --- matrices ---
 
@@ -114,50 +77,6 @@ std::unique_ptr<Tables> tables_of(std::span<const Mlp> routed, const Mlp* shared
 
 // --- parts ---
 
-bool is_one_part(const Problem& problem) {
-  return problem.experts > 0 && problem.shared_width == problem.width &&
-         problem.shared_weight == problem.weight;
-}
-
-struct PartMemory {
-  PartRows rows;
-  Weights weights;
-  int64_t width;
-  Operand x, hidden_operand;
-  uint16_t *hidden, *y;
-};
-
-Operand operand_of(cuda::Scratch& scratch, int64_t rows, int64_t columns, Weights weights) {
-  Operand operand;
-  operand.columns = static_cast<int>((columns + kColumnsPadding - 1) / kColumnsPadding * kColumnsPadding);
-  operand.groups = static_cast<int>((columns + kActivationGroup - 1) / kActivationGroup);
-  operand.words = scratch.take<uint32_t>(rows * operand.columns);
-  if (weights != Weights::kBf16) operand.scales = scratch.take<float>(rows * operand.groups);
-  return operand;
-}
-
-PartMemory part_of(const Problem& problem, Part part, int64_t tokens, cuda::Scratch& scratch) {
-  PartMemory m{};
-  const bool routed = part == Part::kRouted, shared = !routed || is_one_part(problem);
-  const linear::Problem into = gate_problem(problem, part);
-  PartRows& rows = m.rows;
-  rows.tokens = static_cast<int>(tokens);
-  rows.slots = routed ? static_cast<int>(problem.experts_per_token) : 0;
-  rows.experts = static_cast<int>((routed ? problem.experts : 0) + (shared ? 1 : 0));
-  rows.routed = rows.tokens * rows.slots;
-  rows.rows = rows.routed + (shared ? rows.tokens : 0);
-  rows.most_entries = std::min(rows.routed, rows.experts + rows.routed / kEntryRows) +
-                      (shared ? (rows.tokens + kEntryRows - 1) / kEntryRows : 0);
-  rows.entries = scratch.take<Entry>(rows.most_entries);
-  m.weights = weights_of(into.weight);
-  m.width = into.out;
-  m.x = operand_of(scratch, tokens, problem.hidden, m.weights);
-  m.hidden_operand = operand_of(scratch, rows.rows, m.width, m.weights);
-  m.hidden = scratch.take<uint16_t>(rows.rows * m.width);
-  m.y = scratch.take<uint16_t>(rows.rows * problem.hidden);
-  return m;
-}
-
 ConstTensor<2> bf16_rows(uint16_t* data, int64_t rows, int64_t columns) {
   return View<const bf16, 2>(reinterpret_cast<const bf16*>(data), {rows, columns});
 }
@@ -177,23 +96,6 @@ void apply(const Problem& problem, const Args& args, PartMemory& m, const Tables
 
 // --- the row ---
 
-struct Memory {
-  PartMemory routed, shared;  // shared: where it is a part of its own
-};
-Memory memory_of(const Problem& problem, int64_t tokens, cuda::Scratch& scratch) {
-  Memory memory{};
-  if (problem.experts > 0) memory.routed = part_of(problem, Part::kRouted, tokens, scratch);
-  if (problem.shared_width > 0 && !is_one_part(problem))
-    memory.shared = part_of(problem, Part::kShared, tokens, scratch);
-  return memory;
-}
-
-int64_t workspace_bytes(const Problem& problem, int) {
-  cuda::Scratch scratch;
-  memory_of(problem, std::min(problem.largest_batch, kChunk), scratch);
-  return scratch.used();
-}
-
 void run_chunk(const Problem& problem, const Args& args, const Tables* routed, const Tables* shared,
                const Lane& lane) {
   cuda::Scratch scratch(lane);
@@ -208,7 +110,9 @@ void run_chunk(const Problem& problem, const Args& args, const Tables* routed, c
                  lane);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   const bool merged = is_one_part(problem), has_routed = problem.experts > 0,
              has_shared = args.shared != nullptr && !merged;
@@ -219,14 +123,10 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
                             cuda::is_aligned(args.out.data, 2, args.out.stride[0]),
                         "experts");
   const int64_t tokens = args.x.extent[0];
-  for (int64_t first = 0; first < tokens; first += kChunk) {
-    const int64_t count = std::min(kChunk, tokens - first);
+  for (int64_t first = 0; first < tokens; first += kChunkTokens) {
+    const int64_t count = std::min(kChunkTokens, tokens - first);
     run_chunk(problem, of_tokens(problem, args, first, count), routed.get(), shared.get(), lane);
   }
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, workspace_bytes, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::experts

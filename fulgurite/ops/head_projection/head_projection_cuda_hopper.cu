@@ -6,9 +6,8 @@
 //   to_rows     K are its columns: a box is 64 columns of K, and a warpgroup makes half of the rows
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/cuda/fragment.h"
 #include "fulgurite/cuda/tma.h"
@@ -261,9 +260,7 @@ bool takes(Direction direction, int64_t rows, int64_t latent) {
 
 void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
-  const cudaError_t error = launch_any(params, stream);
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("head_projection: ") + cudaGetErrorString(error));
+  fulgurite::cuda::check(launch_any(params, stream), "head_projection");
 }
 
 }  // namespace fulgurite::head_projection::hopper

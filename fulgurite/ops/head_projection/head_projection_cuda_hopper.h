@@ -4,7 +4,7 @@
 // Order of K   one accumulation, ascending, in instructions of 16 columns: mma = hopper of the reference. A
 //              token's bits depend on nothing but its row and the weight.
 // Memory       no workspace.
-// Errors       launch() throws std::runtime_error; takes() says which shapes there are kernels for.
+// Errors       launch() throws Error{kDevice}; takes() says which shapes there are kernels for.
 
 #include <cuda_runtime_api.h>
 

@@ -1,9 +1,8 @@
 // One launch for queries and keys: a warp takes four vectors at a time.
 
 #include <cmath>
-#include <stdexcept>
-#include <string>
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/ops/indexer_prepare/indexer_prepare_cuda_codes.h"
 
@@ -234,9 +233,8 @@ void launch(const Params& params, cudaStream_t stream) {
   if (params.tokens == 0) return;
   // Many vectors: two a lane, whose loads are under way together. No bit depends on it.
   const bool many = static_cast<int64_t>(params.tokens) * params.heads >= 8192 && params.heads % 8 == 0;
-  const cudaError_t error = many ? launch_rounds<2>(params, stream) : launch_rounds<1>(params, stream);
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("indexer_prepare: ") + cudaGetErrorString(error));
+  fulgurite::cuda::check(many ? launch_rounds<2>(params, stream) : launch_rounds<1>(params, stream),
+                         "indexer_prepare");
 }
 
 }  // namespace fulgurite::indexer_prepare::cuda

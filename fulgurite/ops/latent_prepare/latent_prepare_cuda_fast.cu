@@ -4,12 +4,12 @@
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/cuda/settled.h"
-#include "fulgurite/ops/latent_prepare/latent_prepare.h"
+#include "fulgurite/ops/latent_prepare/latent_prepare_rules.h"
 
 namespace fulgurite::latent_prepare {
 namespace {
 
-constexpr int kLatent = 512, kRope = 64, kHalf = kLatent / 2;
+constexpr int kHalf = kLatent / 2;
 constexpr unsigned kFewTokens = 132 * 4, kWarps = 4;  // of a block, where tokens are many
 
 template <class T>  // uint16_t: bf16, or float
@@ -162,15 +162,6 @@ __global__ void prepare_rows(const __grid_constant__ Params<T> p) {
   store_latent<kForm>(latent[1], row, kHalf + 8 * lane);
 }
 
-Support supports(const Problem& problem) {
-  if (problem.latent != kLatent || problem.rope != kRope)
-    return Refusal{
-        fmt::format("rows of {} + {}, takes {} + {}", problem.latent, problem.rope, kLatent, kRope)};
-  if (problem.page_tokens != 0 && problem.page_tokens != kPageTokens)
-    return Refusal{fmt::format("pages of {} tokens, takes {}", problem.page_tokens, kPageTokens)};
-  return first_refusal({cuda::takes_fast(problem.setting), kReference.supports(problem)});
-}
-
 template <class T>
 void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const auto tokens = static_cast<unsigned>(args.kv.extent[0]);
@@ -211,15 +202,13 @@ bool is_aligned(const Args& args) {
          cuda::is_aligned(rows.data, 1, rows.stride[0], rows.stride[1]);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.kv.extent[0] == 0) return;
   cuda::require_aligned(is_aligned(args), "latent_prepare");
   args.kv.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::latent_prepare

@@ -5,12 +5,11 @@
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/cuda/settled.h"
-#include "fulgurite/ops/norm/norm.h"
+#include "fulgurite/ops/norm/norm_rules.h"
 
 namespace fulgurite::norm {
 namespace {
 
-constexpr int kWidest = 8192;  // 1024 threads
 constexpr int kFewTokens = 9;  // of a cluster each
 constexpr unsigned kOfCluster = 4;
 
@@ -130,12 +129,6 @@ __global__ void __launch_bounds__(1024) norm_rows(const __grid_constant__ Params
   cuda::write(normed, p.out + t * p.out_stride + first);
 }
 
-Support supports(const Problem& problem) {
-  if (problem.width % 8 != 0 || problem.width > kWidest || problem.width == 0)
-    return Refusal{fmt::format("width = {}, takes multiples of 8 up to {}", problem.width, kWidest)};
-  return cuda::takes_fast(problem.setting);
-}
-
 template <class T>
 void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const auto tokens = static_cast<unsigned>(args.out.extent[0]);
@@ -167,7 +160,9 @@ bool is_aligned(const View& view, int64_t bytes) {
   return cuda::is_aligned(view.data, bytes, view.stride[0]);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.out.extent[0] == 0) return;
   const bool wide = args.out.dtype == DType::kF32;
@@ -178,9 +173,5 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
                         "norm");
   wide ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::norm

@@ -2,7 +2,7 @@
 
 #include "fulgurite/cuda/eight.h"
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/ops/rotary/rotary.h"
+#include "fulgurite/ops/rotary/rotary_rules.h"
 
 namespace fulgurite::rotary {
 namespace {
@@ -73,11 +73,6 @@ __global__ void rotate_heads(const __grid_constant__ Params<T> p) {
   }
 }
 
-Support supports(const Problem& problem) {
-  if (problem.dim % 8 != 0) return Refusal{fmt::format("dim = {}, takes multiples of 8", problem.dim)};
-  return cuda::takes_fast(problem.setting);
-}
-
 template <class T>
 void launch(const Problem& problem, const Args& args, const Lane& lane) {
   const auto tokens = static_cast<unsigned>(args.x.extent[0]);
@@ -107,15 +102,13 @@ bool is_aligned(const Args& args) {
          cuda::is_aligned(table.sine.data, 4, table.sine.stride[0]);
 }
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+}  // namespace
+
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.x.extent[0] == 0 || problem.heads == 0 || problem.dim == 0) return;
   cuda::require_aligned(is_aligned(args), "rotary");
   args.x.dtype == DType::kF32 ? launch<float>(problem, args, lane) : launch<uint16_t>(problem, args, lane);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::rotary

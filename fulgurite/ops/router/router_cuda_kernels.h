@@ -3,13 +3,9 @@
 // meet in `parts`; the choice adds them, ascending, and rounds once.
 
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/ops/router/router.h"
+#include "fulgurite/ops/router/router_rules.h"
 
 namespace fulgurite::router {
-
-inline constexpr int kParts = 8;           // of K: blocks that share the sums of 16 experts
-inline constexpr int kMostExperts = 1024;  // a thread each
-inline constexpr int kMostGroups = 64, kMostChosen = 32;
 
 // parts [kParts, tokens, experts]
 void launch_logits(const Args& args, double* parts, const Lane& lane);

@@ -76,7 +76,7 @@ struct CudaParams {
       false;  // a programmatic launch: may begin while its predecessor ends, reads nothing before
 };
 
-// Throws std::runtime_error: of shapes and alignments that it does not take, and of launches that fail. A captured
+// Throws Error{kPlan} of shapes and alignments that it does not take, Error{kDevice} of launches that fail. A captured
 // launch may be replayed with other contents of every buffer.
 void cuda_launch(const CudaParams& params, cudaStream_t stream);
 

@@ -1,16 +1,15 @@
 // What the kernels of sparse_attention_cuda.h take, and which of them runs.
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
 namespace {
 
 void require(bool holds, const char* what) {
-  if (!holds) throw std::runtime_error(std::string("sparse_attention on Hopper takes ") + what);
+  if (!holds) fail(ErrorKind::kPlan, "sparse_attention on Hopper takes {}", what);
 }
 
 bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
@@ -40,7 +39,7 @@ void check_params(const CudaParams& p) {
 
 void check_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess)
-    throw std::runtime_error(std::string("sparse_attention: ") + what + ": " + cudaGetErrorString(status));
+    fail(ErrorKind::kDevice, "CUDA: sparse_attention: {} failed: {}", what, cudaGetErrorString(status));
 }
 
 void cuda_launch(const CudaParams& given, cudaStream_t stream) {
