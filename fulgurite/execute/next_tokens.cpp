@@ -28,20 +28,26 @@ std::span<const int32_t> Session::next_tokens(std::span<const Chunk> chunks,
   if (chunks.size() != samplers.size())
     fail(ErrorKind::kRequest, "samplers: expected {}, one a chunk, found {}", chunks.size(), samplers.size());
   check(chunks);
-  if (!memory_.host_reads) {
-    const PassInputs inputs = cut_inputs(plan_, staging_.data());
-    for (size_t i = 0; i < samplers.size(); ++i)
-      inputs.temperatures(i) = samplers[i] == nullptr ? 0.0 : samplers[i]->options().temperature;
-    choose_there(pass_there(chunks), samplers);
-  } else {
-    const View<const float, 2> logits = forward_here(chunks, nullptr, nullptr);
-    for (size_t i = 0; i < samplers.size(); ++i)
-      chosen_[i] = samplers[i] == nullptr ? -1 : samplers[i]->next(logits[static_cast<int64_t>(i)]);
+  try {
+    memory_.host_reads ? choose_here(chunks, samplers) : choose_there(chunks, samplers);
+  } catch (...) {  // as forward
+    for (const Chunk& chunk : chunks) reset(chunk.sequence);
+    throw;
   }
   return {chosen_.data(), chunks.size()};
 }
 
-void Session::choose_there(const View<float, 2>& logits, std::span<Sampler* const> samplers) {
+void Session::choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers) {
+  const View<const float, 2> logits = forward_here(chunks, nullptr, nullptr);
+  for (size_t i = 0; i < samplers.size(); ++i)
+    chosen_[i] = samplers[i] == nullptr ? -1 : samplers[i]->next(logits[static_cast<int64_t>(i)]);
+}
+
+void Session::choose_there(std::span<const Chunk> chunks, std::span<Sampler* const> samplers) {
+  const PassInputs inputs = cut_inputs(plan_, staging_.data());
+  for (size_t i = 0; i < samplers.size(); ++i)
+    inputs.temperatures(i) = samplers[i] == nullptr ? 0.0 : samplers[i]->options().temperature;
+  const View<float, 2> logits = pass_there(chunks);
   std::ranges::fill(chosen_, -1);
   if (std::ranges::all_of(samplers, [](const Sampler* sampler) { return sampler == nullptr; }))
     return plan_.device.accelerator->wait(stream_.get());  // the inputs have been read

@@ -96,7 +96,8 @@ class Session {
   // In memory that the host does not read.
   View<const float, 2> forward_there(std::span<const Chunk> chunks);
   View<float, 2> pass_there(std::span<const Chunk> chunks);
-  void choose_there(const View<float, 2>& logits, std::span<Sampler* const> samplers);
+  void choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
+  void choose_there(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
   View<const float, 2> read(View<float, 2> logits);
   void run_pass(int64_t tokens, int64_t logit_rows);
   void record_passes();

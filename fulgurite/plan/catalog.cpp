@@ -47,7 +47,7 @@ constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
     &compressed_attention::kCuda};
 constexpr const largest_logits::Implementation* kLargestLogits[] = {
-    &largest_logits::kCpu, &largest_logits::kReference, FULGURITE_ROWS_OF_GPU(largest_logits)};
+    &largest_logits::kCpu, &largest_logits::kReference, &largest_logits::kCudaHopper, &largest_logits::kCuda};
 
 }  // namespace
 

@@ -7,14 +7,14 @@
 
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/fast.h"
-#include "fulgurite/ops/largest_logits/largest_logits.h"
+#include "fulgurite/ops/largest_logits/largest_logits_rules.h"
 
 namespace fulgurite::largest_logits {
 namespace {
 
 constexpr unsigned kThreads = 1024, kWarps = kThreads / 32, kBlocks = 8;
 constexpr int kBins = 2 * kThreads, kPasses = 3;
-constexpr int kMostKeys = 48 * 1024;  // of a block: 192 KB
+constexpr int kMostKeys = static_cast<int>(kMostVocabulary / kBlocks);  // of a block: 192 KB
 constexpr unsigned kAll = ~0u;
 
 struct Params {
@@ -321,7 +321,7 @@ __global__ void __launch_bounds__(kThreads, 1) largest_kernel(const __grid_const
   cluster_sync();  // others have read what this block told
 }
 
-// --- the row ---
+// --- launches ---
 
 int keys_of_block(int64_t vocabulary) {
   const int64_t each = (vocabulary + kBlocks - 1) / kBlocks;
@@ -332,14 +332,9 @@ size_t shared_bytes(int64_t vocabulary) {
   return sizeof(Shared) + static_cast<size_t>(keys_of_block(vocabulary)) * sizeof(uint32_t);
 }
 
-Support supports(const Problem& problem) {
-  constexpr int64_t kMost = int64_t{kBlocks} * kMostKeys;
-  if (problem.vocabulary > kMost)
-    return Refusal{fmt::format("vocabulary = {}, takes at most {}", problem.vocabulary, kMost)};
-  return takes_sm(problem.setting.target, 90);
-}
+}  // namespace
 
-void run(const Problem& problem, const Args& args, const Lane& lane) {
+void run_hopper(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
   if (args.logits.extent[0] == 0) return;
   const Params params{args.logits.data,
@@ -362,9 +357,5 @@ void run(const Problem& problem, const Args& args, const Lane& lane) {
   cuda::launch(lane, {{rows * kBlocks}, kThreads, shared_bytes(problem.vocabulary), kBlocks}, largest_kernel,
                params);
 }
-
-}  // namespace
-
-const Implementation kCudaHopper{"cuda_hopper", supports, no_workspace<Problem>, run, DeviceKind::kCuda};
 
 }  // namespace fulgurite::largest_logits

@@ -46,7 +46,7 @@ TEST(largest_logits, rows_of_a_gpu_agree_with_the_reference) {
           if (shape.vocabulary > 10000 && !cuda::is_built() && temperature != 0.7)
             continue;  // loops take their time
           const Call call(shape, kind, temperature, 3, gpu.target);
-          if (row->supports(call.problem)) continue;
+          if (row->supports(call.problem) || row->run == nullptr) continue;
           const audit::OpReport report = judged(*row, call, 2, stream);
           EXPECT_TRUE(report.within())
               << row->name << " " << shape.what << " " << static_cast<int>(kind) << "\n"
