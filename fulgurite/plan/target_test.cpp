@@ -93,7 +93,7 @@ TEST(target, a_library_of_the_load_is_a_fact_of_the_plan) {
   Device device = device_of(target_named("sm90"));
   device.target.cuda = {12090, 120901};
   Options options;
-  options.numerics.activation = Activation::kFp16;
+  options.demands = {parse_demand(DemandKind::kRequire, "linear q_a:cublaslt_fp8")};
   options.context = 512;
   EXPECT_EQ(row_of(make(large(), device, options), "linear q_a").implementation, "cublaslt_fp8");
 }

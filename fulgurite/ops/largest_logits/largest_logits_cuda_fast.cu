@@ -15,6 +15,7 @@ namespace {
 constexpr unsigned kThreads = 1024, kWarps = kThreads / 32, kBlocks = 8;
 constexpr int kBins = 2 * kThreads, kPasses = 3;
 constexpr int kMostKeys = static_cast<int>(kMostVocabulary / kBlocks);  // of a block: 192 KB
+constexpr int kAtOnce = 8;                                              // loads of a thread under way
 constexpr unsigned kAll = ~0u;
 
 struct Params {
@@ -111,14 +112,22 @@ struct Block {
     const float* const logits = p.logits + row * p.stride + first;
     uint64_t largest = 0;
     uint32_t numbers = 0;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < p.keys; i += kThreads) {
-      const uint32_t key = i < own ? key_of(__ldcg(logits + i)) : 0;
-      keys[i] = key;
-      if (key == 0) continue;
-      const uint64_t mine = uint64_t{key} << 32 | ~static_cast<uint32_t>(first + i);
-      largest = mine > largest ? mine : largest;
-      numbers += 1;
+    for (int begin = threadIdx.x; begin < p.keys; begin += kAtOnce * kThreads) {
+      float values[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = begin + j * static_cast<int>(kThreads);
+        values[j] = i < own ? __ldcg(logits + i) : __uint_as_float(0x7FFFFFFFu);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = begin + j * static_cast<int>(kThreads);
+        const uint32_t key = key_of(values[j]);
+        if (i < p.keys) keys[i] = key;
+        const uint64_t mine = uint64_t{key} << 32 | ~static_cast<uint32_t>(first + i);
+        if (key != 0 && mine > largest) largest = mine;
+        numbers += key != 0 ? 1 : 0;
+      }
     }
     largest = warp_largest(largest);
     numbers = __reduce_add_sync(kAll, numbers);
