@@ -1,6 +1,6 @@
 #pragma once
 // Stored weights as the products read them: what a lane holds of a block of columns, and how it becomes
-// doubles.
+// doubles, or of fp4 bytes.
 
 #include <type_traits>
 
@@ -31,13 +31,41 @@ struct Fp8Form {
 struct Fp4Form {
   using Scale = uint8_t;
   static constexpr int kUnit = 4, kColumns = columns_of_lane(Weights::kFp4), kBlocksOfGroup = 1;
-  static constexpr double kPerProduct = 256.0;  // 2^(1022 - 1014)
   static constexpr int kSwizzle = 7;
-  __device__ static double value(const uint32_t (&words)[1], int i) {
-    const int at_top = static_cast<int>(words[0] << (28 - i * 4));
-    return __hiloint2double(at_top >> 9 & static_cast<int>(0x80380000u), 0);
+  // Twice the values of eight codes, signed bytes. prmt looks the low three bits up, and gives the sign of what it finds, 0,
+  // where the fourth is set: so one of two look-ups of a code is its magnitude, and the other 0.
+  __device__ static void widen(uint32_t codes, uint32_t& first, uint32_t& second) {
+    const uint32_t turned = codes ^ 0x88888888u;
+    first = difference(magnitudes(codes), magnitudes(turned));
+    second = difference(magnitudes(codes >> 16), magnitudes(turned >> 16));
   }
-  __device__ static void note_nan(const uint32_t (&)[1], uint32_t&) {}
+
+ private:
+  __device__ static uint32_t magnitudes(uint32_t codes) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(0x03020100u), "r"(0x0C080604u), "r"(codes));
+    return bytes;
+  }
+  // Of bytes below 64; 128 more, so that none borrows.
+  __device__ static uint32_t difference(uint32_t a, uint32_t b) {
+    return (a + 0x80808080u - b) ^ 0x80808080u;
+  }
+};
+
+// Codes of e4m3 in units of 2^-9, below 2^18: three digits of seven bits, each with the sign.
+struct Fp4Operand {
+  static constexpr float kUnits = 512.0f;
+  static constexpr float kOfProduct = 0x1p-10f;  // of half a unit of fp4 and one of these
+  // Four neighbours' digits, signed bytes.
+  __device__ static uint32_t digits(const int (&values)[4], int digit) {
+    uint32_t bytes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int part = abs(values[i]) >> 7 * digit & 0x7F;
+      bytes |= (static_cast<uint32_t>(values[i] < 0 ? -part : part) & 0xFFu) << 8 * i;
+    }
+    return bytes;
+  }
 };
 
 struct Bf16Form {

@@ -6,7 +6,8 @@
 //   entry     up to eight rows of one expert, which share its weights
 //   operand   a row's activations as the upper words of doubles, whose lower words are 0: codes (times 2^1014)
 //             or bf16; in blocks of 16 n columns, of which column 4n t + 4q + j stands at 16q + 4t + j, as lane
-//             t of four multiplies them (n: columns_of_lane / 4)
+//             t of four multiplies them (n: columns_of_lane / 4). For weights of fp4: blocks of 32 words, for 32
+//             columns; digit d (experts_cuda_forms.h) of columns 8t + 4q .. 8t + 4q + 3 stands at 8t + 2d + q
 
 #include "fulgurite/cuda/generic.h"
 #include "fulgurite/ops/experts/experts.h"

@@ -3,7 +3,7 @@
 #include <cub/block/block_scan.cuh>
 
 #include "fulgurite/cuda/eight.h"
-#include "fulgurite/ops/experts/experts_cuda_kernels.h"
+#include "fulgurite/ops/experts/experts_cuda_forms.h"
 
 namespace fulgurite::experts {
 namespace {
@@ -86,10 +86,19 @@ __device__ float quantize(float (&v)[4], ScaleRounding rounding) {
   return scale;
 }
 
-template <Weights kWeights>
+template <Weights kWeights>  // not of fp4
 __device__ uint32_t upper_word(float value) {
   const double scale = kWeights == Weights::kBf16 ? 1.0 : 0x1p1014;
   return static_cast<uint32_t>(__double2hiint(__dmul_rn(static_cast<double>(value), scale)));
+}
+
+// In words two apart: b0 and b1 of a digit are neighbours.
+__device__ void write_digits(const float (&v)[4], uint32_t* to) {
+  int units[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) units[i] = __float2int_rn(__fmul_rn(v[i], Fp4Operand::kUnits));
+#pragma unroll
+  for (int digit = 0; digit < 4; ++digit) to[2 * digit] = Fp4Operand::digits(units, digit);
 }
 
 template <Weights kWeights>
@@ -112,7 +121,9 @@ __global__ void make_operand(const __grid_constant__ OperandParams p) {
   }
   constexpr int kOfLane = columns_of_lane(kWeights), kBlock = 4 * kOfLane;
   const int in_block = column % kBlock, t = in_block / kOfLane, q = in_block % kOfLane / 4;
-  uint32_t* const to = p.to.words + int64_t{row} * p.to.columns + column / kBlock * kBlock + 16 * q + 4 * t;
+  uint32_t* const block = p.to.words + int64_t{row} * p.to.columns + column / kBlock * kBlock;
+  if constexpr (kWeights == Weights::kFp4) return write_digits(v, block + 8 * t + q);
+  uint32_t* const to = block + 16 * q + 4 * t;
   *reinterpret_cast<uint4*>(to) = {upper_word<kWeights>(v[0]), upper_word<kWeights>(v[1]),
                                    upper_word<kWeights>(v[2]), upper_word<kWeights>(v[3])};
 }

@@ -4,6 +4,7 @@
 // warps. Four lanes share a row, each with neighbours in it.
 
 #include "fulgurite/cuda/mma_double.h"
+#include "fulgurite/cuda/mma_sync.h"
 #include "fulgurite/ops/experts/experts_cuda_forms.h"
 
 namespace fulgurite::experts {
@@ -46,6 +47,8 @@ struct Tile {
 
 template <class Form>
 class Stream {
+  static constexpr bool kIntegers =
+      std::is_same_v<Form, Fp4Form>;  // sums are of bytes, by the integers' matrix instruction
   using Size = Sizes<Form>;
   using Scale = typename Form::Scale;
 
@@ -69,8 +72,13 @@ class Stream {
       operand_scales_[i] = operand.scales + int64_t{operand_rows[2 * t + i]} * operand.groups;
       weight_scales_[i] = reinterpret_cast<const Scale*>(tile.matrix[i].scales) +
                           static_cast<int>(first + g) / shape.block_rows * shape.scale_stride;
-      read_operand_[i] = kWeightBytes + n * Size::kOperandBytes + t * 16 + (i == 0 ? 64 : -64) * (n & 1);
+      read_operand_[i] = kWeightBytes + n * Size::kOperandBytes +
+                         (kIntegers ? ((2 * t + i) ^ (n & 1)) * 16 : t * 16 + (i == 0 ? 64 : -64) * (n & 1));
     }
+    wide_scales_ = groups_ % Size::kGroups == 0 && (reinterpret_cast<uintptr_t>(weight_scales_[0]) |
+                                                    reinterpret_cast<uintptr_t>(weight_scales_[1])) %
+                                                           sizeof(uint2) ==
+                                                       0;
   }
 
   // sums[i]: row g (i < 2) and g + 8 of the tile, times operands 2t + i % 2 of the entry.
@@ -85,7 +93,10 @@ class Stream {
       asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
       __syncthreads();  // all copies have come, and all warps are done with the stage before
       load(s + kStages - 1);
-      multiply(s, partial, scales, sums);
+      if constexpr (kIntegers)
+        multiply_codes(s, scales, sums);
+      else
+        multiply(s, partial, scales, sums);
     }
     if constexpr (Form::kBlocksOfGroup == 0) {
 #pragma unroll
@@ -128,7 +139,7 @@ class Stream {
 #pragma unroll
     for (int first = 0; first < kUnits; first += 32)
       if (kUnits % 32 == 0 || first + lane() < kUnits)
-        copy_16(to + n * Size::kOperandBytes + (first + (lane() ^ (n & 1) * 4)) * 16,
+        copy_16(to + n * Size::kOperandBytes + (first + (lane() ^ (n & 1) * (kIntegers ? 1 : 4))) * 16,
                 from + s * Size::kColumns + first * 4, true);
   }
 
@@ -143,10 +154,7 @@ class Stream {
     if constexpr (Form::kBlocksOfGroup > 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int k = 0; k < Size::kGroups; ++k)
-          scales.weight[i][k] =
-              __ldg(weight_scales_[i] + min(s * Size::kGroups + k, groups_ - 1) * scale_step_);
+        read_scales(scales.weight[i], weight_scales_[i], s);
 #pragma unroll
         for (int k = 0; k < Size::kOperandGroups; ++k)
           scales.operand[i][k] = __ldcg(operand_scales_[i] + min(s * Size::kOperandGroups + k,
@@ -154,6 +162,23 @@ class Stream {
       }
     }
     return scales;
+  }
+  // Eight bytes at once, where they lie so.
+  __device__ void read_scales(Scale (&scales)[Size::kGroups], const Scale* from, int s) const {
+    if constexpr (kIntegers) {
+      if (wide_scales_) {
+        const uint2 raw = __ldg(reinterpret_cast<const uint2*>(from + min(s, stages_ - 1) * Size::kGroups));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          scales[k] = static_cast<uint8_t>(raw.x >> 8 * k);
+          scales[4 + k] = static_cast<uint8_t>(raw.y >> 8 * k);
+        }
+        return;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < Size::kGroups; ++k)
+      scales[k] = __ldg(from + min(s * Size::kGroups + k, groups_ - 1) * scale_step_);
   }
   __device__ static float value_of(float scale) { return scale; }
   __device__ static float value_of(uint8_t scale) { return cuda::e8m0_to_float(scale); }
@@ -208,6 +233,36 @@ class Stream {
     }
   }
 
+  // A block is a group: its products sum exactly in 27 bits, digit by digit of the operand.
+  __device__ void multiply_codes(int s, const Scales& scales, float (&sums)[4]) {
+    const std::byte *const from = stage(s), *const tile = from + warp() * kTileRows * kStageBytes;
+    const int g = lane() / 4;
+#pragma unroll
+    for (int block = 0; block < Size::kBlocks; ++block) {
+      Words words[2];
+      uint32_t a[4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        read_weights(words[i], tile, g + 8 * i, block);
+        Form::widen(words[i][0], a[i], a[i + 2]);
+      }
+      const std::byte* const operand = from + block * Size::kBlockColumns * 4;
+      const uint4 low = *reinterpret_cast<const uint4*>(operand + read_operand_[0]);
+      const uint2 high = *reinterpret_cast<const uint2*>(operand + read_operand_[1]);
+      int digits[3][4] = {};
+      cuda::mma_int8(digits[0], a, low.x, low.y);
+      cuda::mma_int8(digits[1], a, low.z, low.w);
+      cuda::mma_int8(digits[2], a, high.x, high.y);
+      const int of_operand = block * Size::kBlockColumns / 128;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int sum = digits[0][i] + (digits[1][i] << 7) + (digits[2][i] << 14);
+        add_group(__fmul_rn(static_cast<float>(sum), Fp4Operand::kOfProduct),
+                  scales.operand[i % 2][of_operand], scales.weight[i / 2][block], sums[i]);
+      }
+    }
+  }
+
   // The groups that end with two blocks.
   __device__ void promote(int block, double (&partial)[2][4], const Scales& scales, float (&sums)[4]) {
     if constexpr (Form::kBlocksOfGroup == 2) {
@@ -215,18 +270,19 @@ class Stream {
       for (int i = 0; i < 4; ++i) partial[0][i] = __dadd_rn(partial[0][i], partial[1][i]);
       promote_group(block / 2, partial[0], scales, sums);
       reset(partial[1]);
-    } else if constexpr (Form::kBlocksOfGroup == 1) {
-      promote_group(block, partial[0], scales, sums);
-      promote_group(block + 1, partial[1], scales, sums);
     }
   }
-  // acc = fma(fp32(partial), sa * sb, acc); groups beyond the last column are zeros, and change nothing.
+  // acc = fma(fp32(partial), sa * sb, acc)
+  __device__ static void add_group(float partial, float of_operand, Scale of_weight, float& sum) {
+    sum = __fmaf_rn(partial, __fmul_rn(of_operand, value_of(of_weight)), sum);
+  }
+  // Groups beyond the last column are zeros, and change nothing.
   __device__ static void promote_group(int k, double (&partial)[4], const Scales& scales, float (&sums)[4]) {
     const int of_operand = k * Size::kGroupColumns / 128;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float scale = __fmul_rn(scales.operand[i % 2][of_operand], value_of(scales.weight[i / 2][k]));
-      sums[i] = __fmaf_rn(static_cast<float>(__dmul_rn(partial[i], Form::kPerProduct)), scale, sums[i]);
+      add_group(static_cast<float>(__dmul_rn(partial[i], Form::kPerProduct)),
+                scales.operand[i % 2][of_operand], scales.weight[i / 2][k], sums[i]);
     }
     reset(partial);
   }
@@ -254,6 +310,7 @@ class Stream {
   const float* operand_scales_[2];
   int read_operand_[2];  // of even and odd q
   uint32_t noted_[2] = {};
+  bool wide_scales_;
 };
 
 }  // namespace fulgurite::experts
