@@ -49,11 +49,11 @@ struct ActivationLayout {
   int64_t largest_totals = 0;   // f64 [logit rows]: outputs of largest_logits, together
   int64_t largest_numbers = 0;  // i32 [logit rows]
   int64_t largest = 0;          // i32 and f32 [logit rows, largest_width]
-  int64_t largest_end = 0;
-  int64_t rotated_q = 0;     // f32 [tokens, index_heads, index_dim], tracing only
-  int64_t rotated_k = 0;     // f32 [tokens, index_dim], tracing only
-  int64_t index_scores = 0;  // f32 [tokens, score_width], tracing only
-  int64_t q_normed = 0;      // f32 [tokens, heads, head_dim], tracing only
+  int64_t largest_end = 0;      // of these outputs
+  int64_t rotated_q = 0;        // f32 [tokens, index_heads, index_dim], tracing only
+  int64_t rotated_k = 0;        // f32 [tokens, index_dim], tracing only
+  int64_t index_scores = 0;     // f32 [tokens, score_width], tracing only
+  int64_t q_normed = 0;         // f32 [tokens, heads, head_dim], tracing only
   int64_t total = 0;
 
   int64_t logit_rows = 0;
