@@ -17,7 +17,9 @@
 // Errors     check() throws Error naming the tensor.
 // Tolerance  of totals: weight_slack(numbers) times the total; everything else 0.
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "fulgurite/core/any_view.h"
 #include "fulgurite/core/host_device.h"
@@ -58,18 +60,11 @@ FULGURITE_HOST_DEVICE inline double weight(float logit, float largest, double te
 // Orders as the choice does; 0 for NaN alone.
 FULGURITE_HOST_DEVICE inline uint32_t key_of(float logit) {
   if (logit != logit) return 0;
-  union {
-    float value;
-    uint32_t bits;
-  } as{logit + 0.0f};  // -0 is +0
-  return as.bits ^ ((as.bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
+  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);  // -0 is +0
+  return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
 }
 FULGURITE_HOST_DEVICE inline float logit_of(uint32_t key) {
-  union {
-    uint32_t bits;
-    float value;
-  } as{key ^ ((key >> 31) != 0 ? 0x80000000u : 0xFFFFFFFFu)};
-  return as.value;
+  return std::bit_cast<float>(key ^ ((key >> 31) != 0 ? 0x80000000u : 0xFFFFFFFFu));
 }
 
 extern const Implementation kReference;
