@@ -145,7 +145,7 @@ std::string sums_hopper(const Problem& problem) {
 Support takes_library(const Problem& problem) {
   const int version = problem.setting.target.cuda.cublaslt;
   if (version >= kCublaslt129) return std::nullopt;
-  if (version == 0) return Refusal{"the version of cuBLASLt is unknown without a device, needs 12.9"};
+  if (version == 0) return Refusal{"no cuBLASLt is known (none without a device), needs 12.9"};
   return Refusal{fmt::format("cuBLASLt {}.{}, needs 12.9", version / 10000, version / 100 % 100)};
 }
 

@@ -129,7 +129,7 @@ TEST(linear_rules, cublaslt_asks_for_16_for_rows_of_four_scales_and_for_its_vers
   const auto version = [](int number) {
     return refusal(kCublasltFp8, "sm90", [&](Problem& p) { p.setting.target.cuda.cublaslt = number; });
   };
-  EXPECT_EQ(version(0), "the version of cuBLASLt is unknown without a device, needs 12.9");
+  EXPECT_EQ(version(0), "no cuBLASLt is known (none without a device), needs 12.9");
   EXPECT_EQ(version(120805), "cuBLASLt 12.8, needs 12.9");
   EXPECT_EQ(version(130000), "");
   EXPECT_EQ(
