@@ -6,6 +6,7 @@
 //   auto plan = fulgurite::plan::make(model, fulgurite::cpu::machine(), options);  // every choice, with its reasons
 //   fulgurite::execute::Session session(model, std::move(plan));    // weights prepared, buffers owned
 //   auto logits = session.forward(0, ids);                          // no choices left, no allocation
+//   int32_t id = session.next_token(0, ids, &sampler);              // the next one; logits stay where they are
 //
 // Whatever is wrong outside throws fulgurite::Error, whose message is one line. The checkpoint outlives the
 // model, the model the session.

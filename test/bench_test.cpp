@@ -102,10 +102,11 @@ TEST(bench, every_row_of_the_catalog_has_a_name_that_says_what_it_multiplies) {
           << row->name;
   };
   const auto& [embedding, norm, linear, rotary, latent, projection, prepare, select, head, sparse, expanded,
-               router, experts, streams, query, kv, compressor, compressed] = plan::catalog();
+               router, experts, streams, query, kv, compressor, compressed, largest] = plan::catalog();
   check(embedding), check(norm), check(linear), check(rotary), check(latent), check(projection);
   check(prepare), check(select), check(head), check(sparse), check(expanded), check(router), check(experts);
   check(streams), check(query), check(kv), check(compressor), check(compressed);
+  check(largest);
 }
 
 TEST(bench, the_list_is_a_table_or_json) {

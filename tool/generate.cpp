@@ -69,18 +69,24 @@ int64_t context_for(const Options& options, int64_t prompt, const model::Config&
   return context;
 }
 
-View<const float, 1> prefill(execute::Session& session, std::span<const int32_t> ids) {
-  const auto chunk = static_cast<size_t>(session.plan().options.chunk_tokens);
-  View<const float, 2> logits;
-  for (size_t at = 0; at < ids.size(); at += chunk)
-    logits = session.forward(0, ids.subspan(at, std::min(chunk, ids.size() - at)));
-  return logits[0];
+// The first new token. The passes are appended to `passes`.
+int32_t prefill(execute::Session& session, std::span<const int32_t> ids, execute::Sampler& sampler,
+                std::vector<plan::Pass>& passes) {
+  passes = plan::chunked(std::ssize(ids), session.plan().options.chunk_tokens);
+  passes.back().chooses = true;
+  size_t at = 0;
+  for (const plan::Pass& pass : passes) {
+    const auto count = static_cast<size_t>(pass.tokens);
+    const int32_t id = session.next_token(0, ids.subspan(at, count), pass.chooses ? &sampler : nullptr);
+    at += count;
+    if (pass.chooses) return id;
+  }
+  return -1;
 }
 
-// Calls of forward after the prefill are added to `passes`.
-void decode(execute::Session& session, View<const float, 1> logits, const Options& options,
-            execute::Sampler& sampler, const Tokenizer& tokenizer, Result& result,
-            std::vector<plan::Pass>& passes) {
+// From the first new token on; passes are added to `passes`.
+void decode(execute::Session& session, int32_t id, const Options& options, execute::Sampler& sampler,
+            const Tokenizer& tokenizer, Result& result, std::vector<plan::Pass>& passes) {
   const model::Config& config = session.plan().config;
   TextStream stream(tokenizer);
   const auto print = [&](const std::string& text) {
@@ -90,7 +96,6 @@ void decode(execute::Session& session, View<const float, 1> logits, const Option
     std::fflush(stdout);
   };
   while (static_cast<int64_t>(result.ids.size()) < options.new_tokens) {
-    const int32_t id = sampler.next(logits);
     if (std::ranges::find(config.eos, id) != config.eos.end()) {
       result.stopped = "end of text";
       break;
@@ -102,8 +107,8 @@ void decode(execute::Session& session, View<const float, 1> logits, const Option
       result.stopped = "context full";
       break;
     }
-    logits = session.forward(0, {&id, 1})[0];
-    passes.push_back({1});
+    id = session.next_token(0, {&id, 1}, &sampler);
+    passes.push_back({1, 1, {}, true});
   }
   print(stream.finish());
 }
@@ -125,10 +130,10 @@ Result generate(const Options& options) {
   result.planned_bytes = session.plan().bytes.owned();
   if (!options.json) fmt::print("{}", options.prompt_file.empty() ? options.prompt : "");
   const double start = seconds_since_start();
-  const View<const float, 1> logits = prefill(session, result.prompt_ids);
+  std::vector<plan::Pass> passes;
+  const int32_t first = prefill(session, result.prompt_ids, sampler, passes);
   const double prefilled = seconds_since_start();
-  std::vector<plan::Pass> passes = plan::chunked(prompt, session.plan().options.chunk_tokens);
-  decode(session, logits, options, sampler, tokenizer, result, passes);
+  decode(session, first, options, sampler, tokenizer, result, passes);
   result.prefill_seconds = prefilled - start;
   result.decode_seconds = seconds_since_start() - prefilled;
   result.resident_bytes = cpu::anonymous_resident_bytes();

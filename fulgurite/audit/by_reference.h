@@ -15,10 +15,11 @@ namespace fulgurite::audit {
 template <class Row>
 plan::Rows<Row> rows_of() {
   const plan::Catalog& c = plan::catalog();
-  return std::get<const plan::Rows<Row>&>(std::tie(
-      c.embedding, c.norm, c.linear, c.rotary, c.latent_prepare, c.indexer_projection, c.indexer_prepare,
-      c.index_select, c.head_projection, c.sparse_attention, c.expanded_attention, c.router, c.experts,
-      c.hyper_connection, c.query_prepare, c.kv_prepare, c.compressor, c.compressed_attention));
+  return std::get<const plan::Rows<Row>&>(
+      std::tie(c.embedding, c.norm, c.linear, c.rotary, c.latent_prepare, c.indexer_projection,
+               c.indexer_prepare, c.index_select, c.head_projection, c.sparse_attention, c.expanded_attention,
+               c.router, c.experts, c.hyper_connection, c.query_prepare, c.kv_prepare, c.compressor,
+               c.compressed_attention, c.largest_logits));
 }
 
 template <class Row>

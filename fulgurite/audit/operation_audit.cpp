@@ -16,6 +16,7 @@
 #include "fulgurite/ops/indexer_prepare/indexer_prepare_audit.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection_audit.h"
 #include "fulgurite/ops/kv_prepare/kv_prepare_audit.h"
+#include "fulgurite/ops/largest_logits/largest_logits_audit.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare_audit.h"
 #include "fulgurite/ops/linear/linear_audit.h"
 #include "fulgurite/ops/norm/norm_audit.h"

@@ -95,6 +95,11 @@ template <class Visit>
 void for_each_token_tensor(compressed_attention::Args& a, const Visit& visit) {
   visit("q", a.q), visit("selected", a.selected), visit("places", a.places), visit("out", a.out);
 }
+template <class Visit>
+void for_each_token_tensor(largest_logits::Args& a, const Visit& visit) {
+  visit("logits", a.logits), visit("temperatures", a.temperatures);
+  visit("ids", a.ids), visit("values", a.values), visit("totals", a.totals), visit("numbers", a.numbers);
+}
 
 // Args of tokens [first, first + count); the same memory.
 template <class Args>
@@ -115,12 +120,12 @@ namespace detail {
 
 template <int Rank>
 Tensor<3> as_rank_3(const Tensor<Rank>& tensor) {
-  static_assert(Rank == 2 || Rank == 3);
+  static_assert(Rank >= 1 && Rank <= 3);
   Tensor<3> cube;
   cube.data = tensor.data;
   cube.dtype = tensor.dtype;
-  cube.extent = {tensor.extent[0], Rank == 3 ? tensor.extent[1] : 1, tensor.extent[Rank - 1]};
-  cube.stride = {tensor.stride[0], Rank == 3 ? tensor.stride[1] : 0, tensor.stride[Rank - 1]};
+  cube.extent = {tensor.extent[0], Rank == 3 ? tensor.extent[1] : 1, Rank > 1 ? tensor.extent[Rank - 1] : 1};
+  cube.stride = {tensor.stride[0], Rank == 3 ? tensor.stride[1] : 0, Rank > 1 ? tensor.stride[Rank - 1] : 0};
   return cube;
 }
 

@@ -1,6 +1,7 @@
 #include "fulgurite/cuda/device.h"
 
 #include "fulgurite/core/error.h"
+#include "fulgurite/cuda/cublaslt.h"
 
 #if defined(__CUDACC__)
 #include "fulgurite/cuda/check.h"
@@ -157,7 +158,8 @@ Device device() {
   size_t available = 0, total = 0;
   check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
   Device device;
-  device.target = {DeviceKind::kCuda, Isa::kPortable, sm, {driver, 0}, properties.multiProcessorCount};
+  device.target = {
+      DeviceKind::kCuda, Isa::kPortable, sm, {driver, cublaslt_version()}, properties.multiProcessorCount};
   device.model = properties.name;
   device.available_bytes = static_cast<int64_t>(available);
   device.accelerator = &kAccelerator;

@@ -78,10 +78,12 @@ Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
 PassInputs cut_inputs(const plan::Plan& plan, std::byte* at) {
   const plan::ActivationLayout& layout = plan.activations;
   const int64_t tokens = plan.options.chunk_tokens;
+  const int64_t temperatures = layout.largest_width > 0 ? layout.logit_rows : 0;
   return {view_at<TokenPlace, 1>(at + layout.places, {tokens}),
           view_at<int32_t, 1>(at + layout.ids, {tokens}),
           view_at<int32_t, 1>(at + layout.logit_tokens, {layout.logit_rows}),
-          view_at<int32_t, 2>(at + layout.page_table, {plan.options.sequences, plan.caches.table_pages})};
+          view_at<int32_t, 2>(at + layout.page_table, {plan.options.sequences, plan.caches.table_pages}),
+          view_at<double, 1>(at + layout.temperatures, {temperatures})};
 }
 
 Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows) {
@@ -91,6 +93,15 @@ Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t row
 
 View<float, 2> cut_logits(const plan::Plan& plan, std::byte* arena, int64_t rows) {
   return view_at<float, 2>(arena + plan.activations.logits, {rows, plan.config.vocabulary});
+}
+
+LargestOutputs cut_largest(const plan::Plan& plan, std::byte* at, int64_t rows, int64_t count) {
+  const plan::ActivationLayout& layout = plan.activations;
+  const int64_t ids = layout.largest - layout.largest_totals, values = ids + rows * count * int64_t{4};
+  return {view_at<double, 1>(at, {rows}),
+          view_at<int32_t, 1>(at + layout.largest_numbers - layout.largest_totals, {rows}),
+          view_at<int32_t, 2>(at + ids, {rows, count}), view_at<float, 2>(at + values, {rows, count}),
+          values + rows * count * int64_t{4}};
 }
 
 Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count) {

@@ -41,12 +41,23 @@ struct PassInputs {
   View<int32_t, 1> ids;
   View<int32_t, 1> logit_tokens;  // rows of `normed` whose logits are wanted
   View<int32_t, 2> page_table;
+  View<double, 1> temperatures;  // of the rows of logits, where the plan has largest_logits
 };
 PassInputs cut_inputs(const plan::Plan& plan, std::byte* at);
 
 // The inputs of the head and its results, cut to `rows`.
 Tensor<2> cut_logit_inputs(const plan::Plan& plan, std::byte* arena, int64_t rows);
 View<float, 2> cut_logits(const plan::Plan& plan, std::byte* arena, int64_t rows);
+
+// Outputs of largest_logits, `count` of each of `rows`, which begin at `at` and take `bytes`.
+struct LargestOutputs {
+  View<double, 1> totals;
+  View<int32_t, 1> numbers;
+  View<int32_t, 2> ids;
+  View<float, 2> values;
+  int64_t bytes = 0;
+};
+LargestOutputs cut_largest(const plan::Plan& plan, std::byte* at, int64_t rows, int64_t count);
 
 // Columns [first, first + count) of the last dimension.
 Tensor<3> columns(const Tensor<3>& tensor, int64_t first, int64_t count);

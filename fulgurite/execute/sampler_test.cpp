@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 
+#include "fulgurite/ops/largest_logits/largest_logits.h"
 #include "test/op_test.h"
 
 namespace fulgurite::execute {
@@ -77,6 +78,91 @@ TEST(sampler, the_same_seed_gives_the_same_tokens) {
 TEST(sampler, an_infinite_logit_is_certain) {
   EXPECT_EQ(histogram({1.0, 1.0, 0, 1}, {0.0f, std::numeric_limits<float>::infinity(), 5.0f}, 100),
             (std::map<int32_t, int>{{1, 100}}));
+}
+
+// --- the largest of many ---
+
+constexpr int64_t kVocabulary = 3000, kLargest = 200;
+
+// What a GPU gives of these logits; its total may be off by `off` of what it may.
+struct Largest {
+  Largest(const std::vector<float>& logits, double temperature, double off)
+      : ids(static_cast<size_t>(kLargest)), values(static_cast<size_t>(kLargest)) {
+    largest_logits::Problem problem;
+    problem.vocabulary = std::ssize(logits);
+    problem.most = kLargest;
+    problem.largest_rows = 1;
+    largest_logits::kReference.run(problem,
+                                   {{logits.data(), {1, std::ssize(logits)}},
+                                    {&temperature, {1}},
+                                    {ids.data(), {1, kLargest}},
+                                    {values.data(), {1, kLargest}},
+                                    {&total, {1}},
+                                    {&numbers, {1}}},
+                                   {});
+    total *= 1.0 + off * largest_logits::weight_slack(numbers);
+  }
+  LargestLogits view() const {
+    const auto found = static_cast<size_t>(std::min<int64_t>(numbers, kLargest));
+    return {std::span(ids).first(found), std::span(values).first(found), total, numbers};
+  }
+  std::vector<int32_t> ids;
+  std::vector<float> values;
+  double total = 0.0;
+  int32_t numbers = 0;
+};
+
+std::vector<float> draw_logits(Random& random, double spread, int64_t count, bool coarse) {
+  std::vector<float> logits;
+  for (int64_t i = 0; i < count; ++i) {
+    const double x = spread * random.normal();
+    logits.push_back(random.below(50) == 0 ? std::nanf("") : static_cast<float>(coarse ? std::round(x) : x));
+  }
+  return logits;
+}
+
+// How many of the draws are settled; each is the one of all logits.
+int64_t settled(const SamplerOptions& options, double spread, int64_t count, bool coarse, int steps = 40) {
+  Random random(5);
+  Sampler all(options, kVocabulary), some(options, kVocabulary);
+  int64_t draws = 0;
+  for (int step = 0; step < steps; ++step) {
+    const std::vector<float> logits = draw_logits(random, spread, count, coarse);
+    const Largest largest(logits, options.temperature, step % 3 - 1.0);
+    std::optional<int32_t> id = some.next(largest.view());
+    draws += id ? 1 : 0;
+    if (!id) id = some.next(view(logits));
+    EXPECT_EQ(*id, all.next(view(logits))) << "step " << step << ", spread " << spread;
+  }
+  return draws;
+}
+
+TEST(sampler, the_largest_logits_give_the_token_of_all) {
+  for (const double temperature : {0.0, 0.3, 1.0, 100.0})
+    for (const double top_p : {0.05, 0.9, 1.0 - 1e-12, 1.0})
+      for (const int64_t top_k : {0, 1, 40, 201, 100000})
+        for (const double spread : {0.0, 0.5, 4.0, 1e3, 1e-20})
+          for (const bool coarse : {false, true})
+            settled({temperature, top_p, top_k, 9}, spread, coarse ? kVocabulary : 500, coarse, 6);
+}
+
+TEST(sampler, the_largest_logits_settle_what_they_can) {
+  EXPECT_EQ(settled({0.0, 1.0, 0, 1}, 0.1, kVocabulary, false), 40) << "greedy";
+  EXPECT_EQ(settled({0.7, 0.95, 0, 1}, 4.0, kVocabulary, false), 40) << "a nucleus";
+  EXPECT_EQ(settled({0.7, 1.0, 50, 1}, 1.0, kVocabulary, false), 40) << "top-k";
+  EXPECT_GT(settled({0.7, 1.0, 0, 1}, 4.0, kVocabulary, false), 30) << "all: draws among the largest";
+  EXPECT_LT(settled({1.0, 1.0, 0, 1}, 0.1, kVocabulary, false), 20)
+      << "nearly flat: most draws lie beyond them";
+  EXPECT_EQ(settled({1.0, 1.0, 0, 1}, 0.1, kLargest, false), 40) << "no more than they are";
+}
+
+TEST(sampler, the_largest_logits_of_NaN_alone_are_refused) {
+  const std::vector<float> logits(300, std::nanf(""));
+  for (const double temperature : {0.0, 1.0})
+    EXPECT_EQ(test::message_of([&] {
+                Sampler({temperature, 1.0, 0, 1}, 300).next(Largest(logits, temperature, 0.0).view());
+              }),
+              "logits: expected numbers, found only NaN");
 }
 
 TEST(sampler, options_outside_their_range_are_refused_by_name) {

@@ -122,11 +122,12 @@ plan::DeviceWeights weights_of(const plan::Plan& plan, const plan::PreparedWeigh
   return plan::upload(prepared, memory_of(plan), stream);
 }
 
-// A GPU's host side: a pass's inputs on their way there, then logits on theirs back.
+// A GPU's host side: a pass's inputs on their way there, then logits on theirs back, and the largest of them.
 Buffer staging_of(const plan::Plan& plan, const Memory& memory) {
   if (memory.host_reads) return {};
   const int64_t logits = plan.activations.logit_rows * plan.config.vocabulary * int64_t{4};
-  return Buffer(*plan.device.accelerator->shared, plan.activations.inputs + logits);
+  const plan::ActivationLayout& at = plan.activations;
+  return Buffer(*plan.device.accelerator->shared, at.inputs + logits + at.largest_end - at.largest_totals);
 }
 
 // Passes are padded with copies of their last token, which write again what it wrote. A compressor's state takes up every
@@ -165,6 +166,7 @@ Session::Session(const model::Model& model, plan::Plan plan)
             counts_},
       pages_(plan_.options.sequences, plan_.caches.table_pages, plan_.caches.page_tokens, plan_.caches.pages),
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
+      chosen_(static_cast<size_t>(plan_.activations.logit_rows)),
       in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {
   if (!memory_.host_reads && plan_.options.passes == plan::Passes::kRecorded) record_passes();
 }
@@ -332,8 +334,12 @@ View<const float, 2> Session::forward_here(std::span<const Chunk> chunks, Tap* t
   return logits;
 }
 
-// One copy there, the pass, one copy back, which waits.
 View<const float, 2> Session::forward_there(std::span<const Chunk> chunks) {
+  return read(pass_there(chunks));
+}
+
+// One copy there, and the pass; nothing waits.
+View<float, 2> Session::pass_there(std::span<const Chunk> chunks) {
   const PassInputs inputs = cut_inputs(plan_, staging_.data());
   const int64_t tokens = place_tokens(chunks, inputs);
   const RecordedPass* const recorded = recorded_for(tokens);
@@ -344,7 +350,11 @@ View<const float, 2> Session::forward_there(std::span<const Chunk> chunks) {
     run(*recorded);
   else
     run_pass(tokens, rows);
-  View<float, 2> logits = cut_logits(plan_, arena_.data(), rows);
+  return cut_logits(plan_, arena_.data(), rows);
+}
+
+// One copy back, which waits.
+View<const float, 2> Session::read(View<float, 2> logits) {
   auto* const here = reinterpret_cast<float*>(staging_.data() + plan_.activations.inputs);
   memory_.read(here, logits.data, logits.size() * static_cast<int64_t>(sizeof(float)), stream_.get());
   logits.data = here;

@@ -11,6 +11,7 @@
 #include "fulgurite/execute/activations.h"
 #include "fulgurite/execute/page_table.h"
 #include "fulgurite/execute/recording.h"
+#include "fulgurite/execute/sampler.h"
 #include "fulgurite/execute/tap.h"
 #include "fulgurite/plan/counts.h"
 #include "fulgurite/plan/device_weights.h"
@@ -57,6 +58,12 @@ class Session {
   View<const float, 2> forward(int32_t sequence, std::span<const int32_t> ids, Tap* tap = nullptr,
                                plan::Conductor* conductor = nullptr);
 
+  // The next token of each chunk: samplers[i]->next() of the logits of its last token, the same as of those that forward gives; -1 where
+  // there is no sampler. A GPU's logits stay there: the host reads the largest, and a row where those do not settle a
+  // draw. Valid until the next call. Throws as forward, and Error{kRequest} where the plan has LogitRows::kAll.
+  std::span<const int32_t> next_tokens(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
+  int32_t next_token(int32_t sequence, std::span<const int32_t> ids, Sampler* sampler);
+
   // Puts the weights of another checkpoint in the place of the present ones: same names, dtypes and shapes,
   // scales included, and the same config.json. The plan stands, and the same rows prepare them, in the memory
   // that the old ones had (no other is taken). Every sequence is reset: what its caches hold came from other
@@ -88,6 +95,10 @@ class Session {
 
   // In memory that the host does not read.
   View<const float, 2> forward_there(std::span<const Chunk> chunks);
+  View<float, 2> pass_there(std::span<const Chunk> chunks);
+  void choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
+  void choose_there(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
+  View<const float, 2> read(View<float, 2> logits);
   void run_pass(int64_t tokens, int64_t logit_rows);
   void record_passes();
   const RecordedPass* recorded_for(int64_t tokens) const;
@@ -109,6 +120,7 @@ class Session {
   PageTable pages_;
   std::vector<int64_t> lengths_;
   std::vector<RecordedPass> recorded_;
+  std::vector<int32_t> chosen_;
   std::vector<uint8_t> in_pass_;  // of check(): sequences that the chunks have named
 };
 

@@ -21,6 +21,9 @@ DType dtype_of(Activation activation) {
   return DType::kF32;
 }
 
+// Of a row. Nuclei of language models are smaller; a draw beyond them reads the row itself.
+constexpr int64_t kMostLargest = 1024;
+
 class Arena {
  public:
   int64_t take(int64_t bytes) {
@@ -36,8 +39,8 @@ class Arena {
 
 }  // namespace
 
-ActivationLayout make_activation_layout(const model::Config& c, const Options& options,
-                                        const Caches& caches) {
+ActivationLayout make_activation_layout(const model::Config& c, const Options& options, const Caches& caches,
+                                        bool chooses_there) {
   ActivationLayout at;
   at.dtype = dtype_of(options.numerics.activation);
   at.index_dtype = caches.index_dtype;
@@ -46,12 +49,14 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.kv_width = c.window ? c.window->head_dim : c.kv_lora + c.rope;
   for (const LayerCaches& layer : caches.layers) at.score_width = std::max(at.score_width, layer.index_rows);
   at.selected_width = std::min(c.index_topk, at.score_width);
+  if (chooses_there) at.largest_width = std::min(kMostLargest, c.vocabulary);
   const int64_t tokens = options.chunk_tokens, element = bits(at.dtype) / 8;
   Arena arena;
   at.places = arena.take(product({tokens, sizeof(TokenPlace)}));
   at.ids = arena.take(product({tokens, 4}));
   at.logit_tokens = arena.take(product({at.logit_rows, 4}));
   if (caches.page_tokens > 0) at.page_table = arena.take(product({options.sequences, caches.table_pages, 4}));
+  if (chooses_there) at.temperatures = arena.take(product({at.logit_rows, 8}));
   at.inputs = arena.total();
   at.stream = arena.take(product({tokens, c.hidden, element}));
   at.normed = arena.take(product({tokens, c.hidden, element}));
@@ -80,6 +85,12 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.expert_weights = arena.take(product({tokens, c.experts_per_token, 4}));
   at.logit_inputs = arena.take(product({at.logit_rows, c.hidden, element}));
   at.logits = arena.take(product({at.logit_rows, c.vocabulary, 4}));
+  if (chooses_there) {
+    at.largest_totals = arena.take(product({at.logit_rows, 8}));
+    at.largest_numbers = arena.take(product({at.logit_rows, 4}));
+    at.largest = arena.take(product({at.logit_rows, at.largest_width, 8}));
+    at.largest_end = arena.total();
+  }
   if (options.tracing == Tracing::kOn) {
     at.rotated_q = arena.take(product({tokens, c.index_heads, c.index_dim, 4}));
     at.rotated_k = arena.take(product({tokens, c.index_dim, 4}));

@@ -48,6 +48,8 @@ constexpr const compressor::Implementation* kCompressor[] = {&compressor::kCpuBf
 constexpr const compressed_attention::Implementation* kCompressedAttention[] = {
     &compressed_attention::kCpuPairs, &compressed_attention::kCpu, &compressed_attention::kReference,
     &compressed_attention::kCudaHopper, &compressed_attention::kCuda};
+constexpr const largest_logits::Implementation* kLargestLogits[] = {
+    &largest_logits::kCpu, &largest_logits::kReference, &largest_logits::kCudaHopper, &largest_logits::kCuda};
 
 }  // namespace
 
@@ -69,7 +71,8 @@ const Catalog& catalog() {
                                     kQueryPrepare,
                                     kKvPrepare,
                                     kCompressor,
-                                    kCompressedAttention};
+                                    kCompressedAttention,
+                                    kLargestLogits};
   return kCatalog;
 }
 

@@ -15,6 +15,7 @@
 #include "fulgurite/ops/indexer_prepare/indexer_prepare.h"
 #include "fulgurite/ops/indexer_projection/indexer_projection.h"
 #include "fulgurite/ops/kv_prepare/kv_prepare.h"
+#include "fulgurite/ops/largest_logits/largest_logits.h"
 #include "fulgurite/ops/latent_prepare/latent_prepare.h"
 #include "fulgurite/ops/linear/linear.h"
 #include "fulgurite/ops/norm/norm.h"
@@ -47,6 +48,7 @@ struct Catalog {
   Rows<kv_prepare::Implementation> kv_prepare;
   Rows<compressor::Implementation> compressor;
   Rows<compressed_attention::Implementation> compressed_attention;
+  Rows<largest_logits::Implementation> largest_logits;
 };
 
 const Catalog& catalog();

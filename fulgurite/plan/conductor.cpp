@@ -25,5 +25,6 @@ template void conduct(Conductor&, const StepCall<query_prepare::Problem, query_p
 template void conduct(Conductor&, const StepCall<kv_prepare::Problem, kv_prepare::Args>&);
 template void conduct(Conductor&, const StepCall<compressor::Problem, compressor::Args>&);
 template void conduct(Conductor&, const StepCall<compressed_attention::Problem, compressed_attention::Args>&);
+template void conduct(Conductor&, const StepCall<largest_logits::Problem, largest_logits::Args>&);
 
 }  // namespace fulgurite::plan

@@ -25,7 +25,8 @@ using AnyCall = std::variant<
     const StepCall<query_prepare::Problem, query_prepare::Args>*,
     const StepCall<kv_prepare::Problem, kv_prepare::Args>*,
     const StepCall<compressor::Problem, compressor::Args>*,
-    const StepCall<compressed_attention::Problem, compressed_attention::Args>*>;
+    const StepCall<compressed_attention::Problem, compressed_attention::Args>*,
+    const StepCall<largest_logits::Problem, largest_logits::Args>*>;
 
 class Conductor {
  public:

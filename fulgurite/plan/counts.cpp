@@ -15,6 +15,8 @@ bool follows(const Row& row, int64_t layer, const model::Config& config) {
 
 bool is_head(const Row& row) { return row.layer == model::kNoLayer && row.operation == "linear head"; }
 
+bool is_choice(const Row& row) { return row.operation == "largest_logits"; }
+
 // A call of the operation: the row runs it if its range of token counts holds it.
 void call(const Row& row, int64_t tokens, RowCount& count) {
   if (tokens >= row.first_token && tokens <= row.last_token) count.add(row.implementation, tokens);
@@ -23,6 +25,7 @@ void call(const Row& row, int64_t tokens, RowCount& count) {
 // The head meets rows of logits, everything else every token.
 void count_pass(const Row& row, const Pass& pass, bool chunks_alone, const model::Config& config,
                 RowCount& count) {
+  if (is_choice(row)) return pass.chooses ? call(row, pass.chunks, count) : void();
   if (chunks_alone) return call(row, pass.chunks, count);
   for (const Pass::Split& split : pass.splits) {
     if (!follows(row, split.layer, config)) continue;

@@ -11,7 +11,7 @@
 
 namespace fulgurite::plan {
 
-// One call of forward.
+// One call of forward or next_tokens.
 struct Pass {
   int64_t tokens = 0;  // of all chunks
   int64_t chunks = 1;  // sequences
@@ -22,6 +22,7 @@ struct Pass {
     int64_t first_token = 0;
   };
   std::vector<Split> splits{};
+  bool chooses = false;  // next_tokens, of a token at least
 };
 
 // `tokens` of one sequence, in passes of at most `chunk`.

@@ -70,7 +70,8 @@ std::vector<OperationNames> operation_names() {
       names_of("query_prepare", {}, c.query_prepare),
       names_of("kv_prepare", {}, c.kv_prepare),
       names_of("compressor", {"", "index"}, c.compressor),
-      names_of("compressed_attention", {}, c.compressed_attention)};
+      names_of("compressed_attention", {}, c.compressed_attention),
+      names_of("largest_logits", {}, c.largest_logits)};
 }
 
 Demand parse_demand(DemandKind kind, std::string_view text) {

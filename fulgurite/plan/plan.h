@@ -35,6 +35,7 @@ using QueryPrepareStep = Step<query_prepare::Problem, query_prepare::Args>;
 using KvPrepareStep = Step<kv_prepare::Problem, kv_prepare::Args>;
 using CompressorStep = Step<compressor::Problem, compressor::Args>;
 using CompressedAttentionStep = Step<compressed_attention::Problem, compressed_attention::Args>;
+using LargestLogitsStep = Step<largest_logits::Problem, largest_logits::Args>;
 
 struct IndexerPlan {
   LinearStep q;                      // q_latent -> index q
@@ -149,6 +150,7 @@ struct Plan {
   std::vector<LayerPlan> layers;
   SitePlan final_site;
   LinearStep head;
+  std::optional<LargestLogitsStep> largest;  // of logits that the host does not read
   rotary::Frequencies frequencies;
   rotary::Frequencies compressed_frequencies;  // of layers with compressed entries
   ActivationLayout activations;

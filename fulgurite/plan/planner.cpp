@@ -22,6 +22,11 @@ class Planner {
     for (int64_t layer = 0; layer < c_.layers; ++layer) plan_.layers.push_back(make_layer(layer));
     plan_.final_site = make_site(model::kNoLayer, "final", hyper_connection::Kind::kHead);
     plan_.head = chooser_.choose_linear(model::kNoLayer, "head", weights().head, linear::Output::kF32);
+    if (const ActivationLayout& at = plan_.activations; at.largest_width > 0)
+      plan_.largest =
+          chooser_.choose(model::kNoLayer, "largest_logits",
+                          fmt::format("{} of {}", at.largest_width, c_.vocabulary), catalog().largest_logits,
+                          largest_logits::Problem{setting_, c_.vocabulary, at.largest_width, at.logit_rows});
   }
 
  private:
@@ -269,6 +274,13 @@ bool keeps_pages(const Plan& plan) {
          plan.options.candidates != Candidates::kReferencesOnly && !plan.config.window;
 }
 
+// Logits that are in a GPU's own memory, the last of each chunk.
+bool chooses_there(const Plan& plan) {
+  const Options& options = plan.options;
+  return plan.device.target.kind == DeviceKind::kCuda && options.candidates == Candidates::kAll &&
+         options.tracing == Tracing::kOff && options.logits == LogitRows::kLast;
+}
+
 }  // namespace
 
 Plan make(const model::Model& model, const Device& device, const Options& options) {
@@ -282,7 +294,7 @@ Plan make(const model::Model& model, const Device& device, const Options& option
   plan.frequencies = frequencies_of(model.config);
   plan.compressed_frequencies = compressed_frequencies_of(model.config);
   plan.caches = make_caches(model.config, plan.options, plan.numerics, keeps_pages(plan));
-  plan.activations = make_activation_layout(model.config, plan.options, plan.caches);
+  plan.activations = make_activation_layout(model.config, plan.options, plan.caches, chooses_there(plan));
   Planner(model, plan).make();
   require_demands(plan);
   plan.bytes.viewed = model.bound_bytes;

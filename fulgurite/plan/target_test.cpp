@@ -93,7 +93,7 @@ TEST(target, a_library_of_the_load_is_a_fact_of_the_plan) {
   Device device = device_of(target_named("sm90"));
   device.target.cuda = {12090, 120901};
   Options options;
-  options.numerics.activation = Activation::kFp16;
+  options.demands = {parse_demand(DemandKind::kRequire, "linear q_a:cublaslt_fp8")};
   options.context = 512;
   EXPECT_EQ(row_of(make(large(), device, options), "linear q_a").implementation, "cublaslt_fp8");
 }
@@ -101,7 +101,8 @@ TEST(target, a_library_of_the_load_is_a_fact_of_the_plan) {
 TEST(target, every_operation_has_a_row_for_a_gpu) {
   for (const char* const target : {"sm80", "sm90", "sm100", "sm120"}) {
     const Plan plan = plan_for(large(), target);
-    EXPECT_EQ(plan.rows.size(), plan_for(large(), "cpu").rows.size());
+    EXPECT_EQ(plan.rows.size(), plan_for(large(), "cpu").rows.size() + 1);  // largest_logits
+    EXPECT_EQ(plan.rows.back().operation, "largest_logits");
     EXPECT_EQ(row_of(plan, "index_select").implementation,
               target == std::string("sm90") ? "cuda_hopper" : "cuda");
     for (const Row& row : plan.rows)  // those of Hopper are not in every build with kernels

@@ -71,12 +71,12 @@ WeightReading reading_of(const Problem& problem);
 // divides the other.
 int64_t group_columns(const MatrixFormat& weight);
 
-// Of a GPU: rules in linear_rules.cpp, cuda_fp8 and cublaslt_fp8 without a kernel.
+// Of a GPU: rules in linear_rules.cpp, cuda_fp8 without a kernel.
 extern const Implementation
     kCudaHopper;  // the fast fp8 tensor-core path of sm90; its order: linear_cuda_hopper.h
 extern const Implementation kCudaBf16;     // operands of bf16 on sm90; its order: linear_cuda_bf16_order.h
 extern const Implementation kCudaFp8;      // the same of others
-extern const Implementation kCublasltFp8;  // NVIDIA's library
+extern const Implementation kCublasltFp8;  // NVIDIA's library, where it is there; bf16, sm90
 Support supports_generic(const Problem& problem);
 extern const Implementation kCuda;  // everything, scales as stored; slowly: sums as the reference
 

@@ -1,17 +1,17 @@
 // The rows of a GPU: what each takes, and the scales that it reads. What a rule does not name, it refuses. Of cuda_fp8
-// and cublaslt_fp8 there are no kernels.
+// there is no kernel.
 //
 //   cuda_hopper   cuda_fp8's path on sm90, and e8m0 scales: linear_cuda_hopper.h.
 //   cuda_bf16_hopper  weights and activations of bf16 on sm90: cuda/bf16_product.h.
 //   cuda_fp8      DeepSeek's fp8 tensor-core path: blocks of 128x128, bf16 in and out, N % 64, K % 128. On
 //                 sm90 it reads fp32 scales as stored; on sm100 and sm120 the tensor core itself scales, by
 //                 powers of two of both sides, which are handed packed.
-//   cublaslt_fp8  what cublasLtMatmul takes: dimensions and pointers at multiples of 16 bytes; results in
-//                 bf16, fp16 or fp32. On 9.0 scales of 128x128 blocks (BLK128x128_32F, from CUDA 12.9 on)
-//                 beside those of the activations' groups (VEC128_32F), rows of scales at multiples of four of
-//                 them; a scale of the tensor is handed as that of every block, since the activations have no
-//                 single one. On 10.0 e8m0 scales of groups of 32 on both sides (VEC32_UE8M0). Read, not run:
-//                 docs/plans.md says which of these a device has yet to confirm.
+//   cublaslt_fp8  cublasLtMatmul. On 9.0 (linear_cuda_cublaslt.cu) scales of 128x128 blocks (BLK128x128_32F,
+//                 from CUDA 12.9 on) beside those of the activations' groups (VEC128_32F); rows of scales at multiples
+//                 of four of them: others it reads as if they were; a scale of the tensor is handed as that of every
+//                 block, since the activations have no single one. On 10.0, read and not run, without a kernel: e8m0
+//                 scales of groups of 32 on both sides (VEC32_UE8M0), dimensions and pointers at multiples of
+//                 16 bytes; results in bf16, fp16 or fp32.
 //   cuda          everything that the definition covers, codes and scales as stored.
 //
 // Source     DeepGEMM csrc/apis/gemm.hpp and csrc/utils/layout.hpp; SGLang fp8_utils.py,
@@ -21,6 +21,7 @@
 
 #include <algorithm>
 
+#include "fulgurite/ops/linear/linear_cublaslt.h"
 #include "fulgurite/ops/linear/linear_cuda_bf16_order.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_order.h"
 #include "fulgurite/ops/linear/linear_rules.h"
@@ -178,13 +179,13 @@ std::string sums_bf16(const Problem& problem) {
 Support takes_library(const Problem& problem) {
   const int version = problem.setting.target.cuda.cublaslt;
   if (version >= kCublaslt129) return std::nullopt;
-  if (version == 0) return Refusal{"the version of cuBLASLt is unknown without a device, needs 12.9"};
+  if (version == 0) return Refusal{"no cuBLASLt is known (none without a device), needs 12.9"};
   return Refusal{fmt::format("cuBLASLt {}.{}, needs 12.9", version / 10000, version / 100 % 100)};
 }
 
 Support takes_rows_of_four(const Problem& problem) {
   const int64_t scales = (problem.in + 127) / 128;
-  if (problem.weight.block == kTensor || scales % 4 == 0) return std::nullopt;
+  if (scales % 4 == 0) return std::nullopt;
   return Refusal{fmt::format("K = {} has {} scales a row, takes multiples of 4", problem.in, scales)};
 }
 
@@ -194,14 +195,31 @@ Support cublaslt_scales(const Problem& problem) {
     return first_refusal(
         {takes_blocks(problem, {kBlock, kTensor}),
          takes_scales(problem, {blocks(kBlock, ScaleFormat::kF32), blocks(kTensor, ScaleFormat::kF32)}),
-         takes_rows_of_four(problem), takes_fp8(problem, {ActivationScale::kFp32, ActivationScale::kPow2})});
+         takes_fp8(problem, {ActivationScale::kFp32, ActivationScale::kPow2})});
   return first_refusal({takes_blocks(problem, {kGroup}),
                         takes_scales(problem, {blocks(kGroup, ScaleFormat::kE8M0),
                                                blocks(kGroup, ScaleFormat::kE8M0, ScaleLayout::kTiles)}),
                         takes_fp8(problem, {ActivationScale::kPow2})});
 }
 
+// What has run: bf16 in and out, whole groups.
+Support supports_cublaslt_on_hopper(const Problem& problem) {
+  const Support refusal =
+      first_refusal({takes(problem.setting.numerics.activation, {Activation::kBf16}),
+                     takes_output(problem, {Output::kActivation}, "bf16"), cublaslt_scales(problem),
+                     takes_multiples(problem, 16, 128), takes_rows_of_four(problem), takes_library(problem)});
+#if defined(FULGURITE_HOPPER)
+  if (!refusal && !choose_cublaslt(problem))
+    return Refusal{"cuBLASLt has no algorithm without sums in memory"};
+#endif
+  return refusal;
+}
+
 Support supports_cublaslt(const Problem& problem) {
+  if (problem.setting.target.sm == 90) return supports_cublaslt_on_hopper(problem);
+#if defined(FULGURITE_HOPPER)
+  if (problem.setting.target.sm == 100) return Refusal{"this build has no kernel of it for sm100"};
+#endif
   return first_refusal(
       {takes_architecture(problem, {90, 100}),
        takes(problem.setting.numerics.activation, {Activation::kFp32, Activation::kBf16, Activation::kFp16}),
@@ -214,6 +232,20 @@ MatrixFormat reads_cublaslt(const Problem& problem) {
   if (problem.weight.block == kGroup) return blocks(kGroup, ScaleFormat::kE8M0, ScaleLayout::kTiles);
   return problem.weight;
 }
+
+// Not documented, and seen to be so of cuBLASLt 13.1 on an H100 (docs/gpu_linear.md).
+Problem states_cublaslt(const Problem& problem) {
+  Problem stated = problem;
+  if (problem.setting.target.sm == 90) stated.setting.numerics.mma = Mma::kHopper;
+  return stated;
+}
+
+std::string sums_cublaslt(const Problem& problem) {
+  if (problem.setting.target.sm != 90) return "";
+  return "products by wgmma, 128 columns at a time, as cuBLASLt 13.1 was seen to add";
+}
+
+int64_t workspace_of_cublaslt(const Problem& problem, int) { return cublaslt::workspace_of(problem).bytes; }
 
 // --- cuda ---
 
@@ -260,7 +292,8 @@ const Implementation kCudaBf16{
     DeviceKind::kCuda,  nullptr,       states_bf16,           sums_bf16};
 const Implementation kCudaFp8{"cuda_fp8", supports_fp8,      no_workspace<Problem>,
                               nullptr,    DeviceKind::kCuda, reads_fp8};
-const Implementation kCublasltFp8{"cublaslt_fp8", supports_cublaslt, no_workspace<Problem>,
-                                  nullptr,        DeviceKind::kCuda, reads_cublaslt};
+const Implementation kCublasltFp8{
+    "cublaslt_fp8",    supports_cublaslt, workspace_of_cublaslt, FULGURITE_KERNEL(run_cublaslt),
+    DeviceKind::kCuda, reads_cublaslt,    states_cublaslt,       sums_cublaslt};
 
 }  // namespace fulgurite::linear

@@ -1,5 +1,5 @@
 #pragma once
-// Between the row of Hopper (linear_rules.cpp) and its kernels.
+// Between the rows of Hopper (linear_rules.cpp) and their kernels.
 
 #include "fulgurite/ops/linear/linear.h"
 
@@ -7,5 +7,9 @@ namespace fulgurite::linear {
 
 void run_bf16(const Problem& problem, const Args& args, const Lane& lane);    // linear_cuda_bf16.cu
 void run_hopper(const Problem& problem, const Args& args, const Lane& lane);  // linear_cuda_fast.cu
+
+// linear_cuda_cublaslt.cu. False: the library has no algorithm for it.
+bool choose_cublaslt(const Problem& problem);
+void run_cublaslt(const Problem& problem, const Args& args, const Lane& lane);
 
 }  // namespace fulgurite::linear
