@@ -66,14 +66,16 @@ Read read_by(const AttentionOperands& o) {
   return read;
 }
 
-// A token alone; the judged one on its last heads.
+// A token alone; the judged one on its last heads. A row of several runs has other bits in calls of other sizes: each
+// token's last heads are judged where they stand.
 Part<compressed_attention::Problem, compressed_attention::Args> attention_part(AttentionOperands& o,
                                                                                int64_t token) {
   constexpr int64_t kJudgedHeads = 8;
-  const bool judged = token == o.tokens - 1;
+  const bool in_place = o.problem.runs > 0, judged = in_place || token == o.tokens - 1;
   const int64_t heads = judged ? std::min(kJudgedHeads, o.problem.heads) : o.problem.heads;
   const int64_t first = o.problem.heads - heads, dim = o.problem.head_dim;
-  const Tensor<3> out = o.arena.unwritten<3>(o.args.out.dtype, {1, heads, dim});
+  const Tensor<3> in_case = o.args.out.slice(0, token, 1).slice(1, first, heads);
+  const Tensor<3> out = in_place ? in_case : o.arena.unwritten<3>(o.args.out.dtype, {1, heads, dim});
   Part<compressed_attention::Problem, compressed_attention::Args> part;
   part.name = fmt::format("token {}, heads {}..{}", token, first, o.problem.heads - 1);
   part.problem = o.problem;
@@ -85,9 +87,8 @@ Part<compressed_attention::Problem, compressed_attention::Args> attention_part(A
   if (o.problem.topk > 0) part.args.selected = o.args.selected.slice(0, token, 1);
   part.args.places = o.args.places.slice(0, token, 1);
   part.args.out = out;
-  part.twins = {
-      {"out", all_bytes(out), leading_bytes(o.args.out[token].slice(0, first, heads), heads * dim)}};
-  part.judged = judged ? Judged::kYes : Judged::kNo;
+  if (!in_place) part.twins = {{"out", all_bytes(out), leading_bytes(in_case, heads * dim)}};
+  part.judged = in_place ? Judged::kInPlace : judged ? Judged::kYes : Judged::kNo;
   return part;
 }
 
@@ -100,8 +101,10 @@ std::unique_ptr<Runnable> make_attention(const Request& request, const Attention
   auto o = std::make_unique<AttentionOperands>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {request.setting, s.heads,   s.kv, s.rope,  s.window, c.ratio, c.topk,
-                s.softmax_scale, sequences, ring, entries, context,  tokens};
+  const auto choice = choose(request, request.catalog->compressed_attention,
+                             {request.setting, s.heads, s.kv, s.rope, s.window, c.ratio, c.topk,
+                              s.softmax_scale, sequences, ring, entries, context, tokens});
+  o->problem = choice.problem;
   const Tensor<3> out = arena.unwritten<3>(type, {tokens, s.heads, s.kv});
   o->args.q = arena.drawn<3>(type, {tokens, s.heads, s.kv});
   o->args.sink = arena.vector(s.heads, -1.0, 1.0);
@@ -117,7 +120,7 @@ std::unique_ptr<Runnable> make_attention(const Request& request, const Attention
                  tokens * (2 * s.heads * s.kv * request.activation_bytes() + c.topk * 4 + s.rope * 4),
              4 * read.slots * s.heads * s.kv};
   for (const int64_t token : sample_tokens(tokens)) o->parts.push_back(attention_part(*o, token));
-  return prepare(request, request.catalog->compressed_attention, &compressed_attention::judge, std::move(o));
+  return prepare(request, choice, &compressed_attention::judge, std::move(o));
 }
 
 std::string detail_of(const Shape& s, const AttentionCase& c, int64_t entries) {

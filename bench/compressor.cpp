@@ -102,8 +102,10 @@ std::unique_ptr<Runnable> make_compressor(const Request& request, const Compress
   auto o = std::make_unique<CompressorOperands>();
   Arena& arena = o->arena;
   o->tokens = tokens;
-  o->problem = {request.setting, s.hidden,  c.ratio,           c.dim, s.rope, s.norm_eps, c.kind, kBf16Matrix,
-                kBf16Matrix,     sequences, context / c.ratio, tokens};
+  const auto choice = choose(request, request.catalog->compressor,
+                             {request.setting, s.hidden, c.ratio, c.dim, s.rope, s.norm_eps, c.kind,
+                              kBf16Matrix, kBf16Matrix, sequences, context / c.ratio, tokens});
+  o->problem = choice.problem;
   const int64_t width = compressor::width(o->problem), rows = compressor::state_rows(o->problem);
   const View<float, 4> before = arena.floats<4>({sequences, rows, 2, width});
   const Tensor<4> state = arena.unwritten<4>(DType::kF32, before.extent);
@@ -128,7 +130,7 @@ std::unique_ptr<Runnable> make_compressor(const Request& request, const Compress
                  windows * rows * 2 * c.dim * 4,
              2 * tokens * 2 * width * s.hidden};
   add_parts(*o, before);
-  return prepare(request, request.catalog->compressor, &compressor::judge, std::move(o));
+  return prepare(request, choice, &compressor::judge, std::move(o));
 }
 
 }  // namespace

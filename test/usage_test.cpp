@@ -174,7 +174,7 @@ TEST(usage, bench_names_what_there_is) {
   EXPECT_EQ(refusal("bench rotary --shape tiny-v4"), "rotary: shape tiny-v4 has no such operation\n");
   EXPECT_NE(refusal("bench --isa sse9").find("isa: expected portable or "), std::string::npos);
   EXPECT_EQ(refusal(kTinyBench + "norm --impl magic"),
-            "norm has no implementation \"magic\"; it has cpu, reference, cuda\n");
+            "norm has no implementation \"magic\"; it has cpu, reference, cuda_hopper, cuda\n");
   EXPECT_NE(refusal("bench --threads two").find("threads: expected all or a number from 1 to 1024"),
             std::string::npos);
 }

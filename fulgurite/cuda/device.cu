@@ -19,8 +19,10 @@ cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream);
 
 // --- memory ---
 
+// Waits: the default stream, which clears a GPU's own memory at some later time, is not what sessions' streams wait for.
 void* zeroed(void* data, int64_t bytes) {
   check(cudaMemset(data, 0, static_cast<size_t>(bytes)), "cudaMemset");
+  check(cudaStreamSynchronize(nullptr), "cudaMemset");
   return data;
 }
 

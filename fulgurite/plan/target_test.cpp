@@ -172,7 +172,8 @@ TEST(demands, a_plan_that_cannot_meet_them_fails_with_all_reasons) {
   EXPECT_EQ(message({forbid("embedding:cpu"), forbid("embedding:reference")}),
             "embedding: no implementation takes it (cpu: forbidden; reference: forbidden)");
   EXPECT_EQ(message({require("experts:cpu")}, "sm90"),
-            "layer 0 experts: no implementation takes it (cpu: runs on cpu, the target is sm90; "
+            "layer 0 experts: no implementation takes it (cpu: runs on cpu, the target is sm90; cuda_hopper: "
+            "cpu is required; "
             "cuda: cpu is required)");
   EXPECT_NE(message({require("linear:cuda_fp8")}).find("cuda_fp8: runs on cuda, the target is cpu"),
             std::string::npos);
@@ -187,7 +188,7 @@ TEST(demands, names_are_whole_and_known) {
   EXPECT_TRUE(refusal("linea:cpu").starts_with("no operation \"linea\"; there are embedding, norm, "));
   EXPECT_TRUE(refusal("linear q:cpu").starts_with("no operation \"linear q\"; "));
   EXPECT_EQ(refusal("router:fast"),
-            "router has no implementation \"fast\"; there are cpu_bf16, cpu, reference, cuda");
+            "router has no implementation \"fast\"; there are cpu_bf16, cpu, reference, cuda_hopper, cuda");
   EXPECT_EQ(refusal("router"), "expected OP:IMPL, found \"router\"");
   EXPECT_FALSE(concerns(require("norm:cpu"), "normal"));
 }

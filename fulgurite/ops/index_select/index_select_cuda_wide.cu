@@ -142,8 +142,10 @@ cudaError_t launch(const LogitsParams& p, cudaStream_t stream) {
   const int groups = (p.rows + rows_of_block - 1) / rows_of_block;
   const auto stripes = static_cast<int>((p.context + kWarps * kKeys - 1) / (kWarps * kKeys));
   const size_t bytes = sizeof(Query<kHeads>) * static_cast<size_t>(rows_of_block);
-  const cudaError_t sized = cudaFuncSetAttribute(
-      wide_logits<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  // The most of any launch: another thread may set it between this call and the launch.
+  const cudaError_t sized =
+      cudaFuncSetAttribute(wide_logits<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(sizeof(Query<kHeads>) * kMostRows));
   if (sized != cudaSuccess) return sized;
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(std::clamp(3 * p.ctas / groups, 1, stripes)),
