@@ -37,6 +37,17 @@ TEST(golden_plans, of_the_671b_configuration_are_as_recorded) { expect_recorded_
 
 TEST(golden_plans, of_glm_5_are_as_recorded) { expect_recorded_plans("glm-5"); }
 
+TEST(plan_verb, on_hopper_no_operation_of_a_real_configuration_is_left_to_a_generic_row) {
+  for (const std::string config :
+       {"deepseek-v3.2", "glm-5", "glm-5.2", "deepseek-v4-flash", "deepseek-v4-pro"}) {
+    const test::ToolRun run = test::run_tool("plan " + kConfigs + config +
+                                             ".json --config-only --context 32768 --json --target sm90");
+    ASSERT_EQ(run.exit_code, 0) << run.error;
+    for (const auto& row : nlohmann::json::parse(run.out)["rows"])
+      EXPECT_NE(row["implementation"], "cuda") << config << ", " << row["operation"];
+  }
+}
+
 // Of 78 layers 21 have an indexer; the others have no index keys.
 TEST(plan_verb, glm_5_2_shares_selections_and_their_cache) {
   for (const std::string target : {"cpu", "sm80", "sm90", "sm100", "sm120"}) {

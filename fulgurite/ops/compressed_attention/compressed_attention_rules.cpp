@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "fulgurite/core/launches.h"
+
 namespace fulgurite::compressed_attention {
 namespace {
 
@@ -31,15 +33,10 @@ Support supports(const Problem& problem) {
        takes(n.mma, {Mma::kExact}), takes_shape(problem)});
 }
 
-int64_t workspace_of(const Problem& problem, int64_t tokens) {
-  return hopper_workspace_bytes(tokens, problem.heads, hopper_plan(problem, tokens).splits);
-}
-
 int64_t workspace_bytes(const Problem& problem, int) {
-  int64_t most = workspace_of(problem, problem.largest_batch);
-  for (int64_t tokens = 1; tokens < problem.largest_batch; tokens *= 2)
-    most = std::max(most, workspace_of(problem, tokens));
-  return most;
+  return most_of_launches(problem.largest_batch, [&](int64_t tokens) {
+    return hopper_workspace_bytes(tokens, problem.heads, hopper_plan(problem, tokens).splits);
+  });
 }
 
 Problem states(const Problem& problem) {
@@ -49,15 +46,9 @@ Problem states(const Problem& problem) {
 }
 
 std::string sums(const Problem& problem) {
-  std::string text = "runs of the keys:";
-  int32_t last = 0;
-  for (int64_t tokens = 1; tokens < 2 * problem.largest_batch; tokens *= 2) {
-    const int32_t runs = hopper_plan(problem, tokens).splits;
-    if (runs != last) text += fmt::format(" {} from {} token(s) on,", runs, tokens == 1 ? 1 : tokens / 2 + 1);
-    last = runs;
-  }
-  text.back() = ';';
-  return text + " merged in order";
+  return "runs of the keys:" + describe_runs(problem.largest_batch, [&](int64_t tokens) {
+           return hopper_plan(problem, tokens).splits;
+         });
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "fulgurite/core/launches.h"
+
 namespace fulgurite::sparse_attention {
 namespace {
 
@@ -43,15 +45,10 @@ HopperPlan plan_of(const Problem& problem, int64_t tokens) {
   return hopper_plan(problem.setting.numerics.latent_cache, tokens, problem.heads, problem.topk);
 }
 
-int64_t workspace_of(const Problem& problem, int64_t tokens) {
-  return hopper_workspace_bytes(tokens, problem.heads, plan_of(problem, tokens).splits);
-}
-
 int64_t workspace_bytes(const Problem& problem, int) {
-  int64_t most = workspace_of(problem, problem.largest_batch);
-  for (int64_t tokens = 1; tokens < problem.largest_batch; tokens *= 2)
-    most = std::max(most, workspace_of(problem, tokens));
-  return most;
+  return most_of_launches(problem.largest_batch, [&](int64_t tokens) {
+    return hopper_workspace_bytes(tokens, problem.heads, plan_of(problem, tokens).splits);
+  });
 }
 
 Problem states(const Problem& problem) {
@@ -62,15 +59,9 @@ Problem states(const Problem& problem) {
 }
 
 std::string sums(const Problem& problem) {
-  std::string text = "scores by wgmma; runs of a list:";
-  int32_t last = 0;
-  for (int64_t tokens = 1; tokens < 2 * problem.largest_batch; tokens *= 2) {
-    const int32_t runs = plan_of(problem, tokens).splits;
-    if (runs != last) text += fmt::format(" {} from {} token(s) on,", runs, tokens == 1 ? 1 : tokens / 2 + 1);
-    last = runs;
-  }
-  text.back() = ';';
-  return text + " merged in order";
+  return "scores by wgmma; runs of a list:" + describe_runs(problem.largest_batch, [&](int64_t tokens) {
+           return plan_of(problem, tokens).splits;
+         });
 }
 
 }  // namespace
