@@ -84,19 +84,23 @@ class CheckpointWriter::Directory {
     const bool created = fs::create_directory(partial_, ignored);
     if (!created && !fs::exists(partial_, ignored))
       system_failed(parent_of(out_), "no directory can be made in it");
-    if (!created && !fs::exists(partial_ / kLock, ignored))
+    // Empty: it was stopped before it had the lock.
+    if (!created && !fs::exists(partial_ / kLock, ignored) && !fs::is_empty(partial_, ignored))
       fail(ErrorKind::kFile, "{}: exists, and not as what a stopped conversion left; remove it",
            printable_path(partial_));
     lock_ = std::make_unique<OpenFile>(partial_ / kLock, O_RDWR | O_CREAT);
     if (!lock_->lock()) fail(ErrorKind::kFile, "{}: another process writes it", printable_path(partial_));
-    for (const auto& entry : fs::directory_iterator(partial_))
-      if (entry.path().filename() != kLock) fs::remove_all(entry.path());
+    if (!clear())
+      fail(ErrorKind::kFile, "{}: what a stopped conversion left cannot be removed",
+           printable_path(partial_));
   }
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
   ~Directory() {
+    if (committed_) return;
     std::error_code ignored;
-    if (!committed_) fs::remove_all(partial_, ignored);
+    clear();  // the lock last: it says whose the rest is
+    fs::remove_all(partial_, ignored);
   }
 
   fs::path operator/(const std::string& name) const { return partial_ / name; }
@@ -112,6 +116,18 @@ class CheckpointWriter::Directory {
   }
 
  private:
+  // Removes all but the lock; was that possible?
+  bool clear() const {
+    std::error_code error;
+    bool removed = true;
+    for (const auto& entry : fs::directory_iterator(partial_, error)) {
+      if (entry.path().filename() == kLock) continue;
+      fs::remove_all(entry.path(), error);
+      removed = removed && !error;
+    }
+    return removed && !error;
+  }
+
   fs::path out_;
   fs::path partial_;
   std::unique_ptr<OpenFile> lock_;

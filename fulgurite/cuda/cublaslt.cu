@@ -6,7 +6,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -74,11 +76,11 @@ void must(cublasStatus_t status, const char* what) {
     fail(ErrorKind::kDevice, "cuBLASLt: {} failed: status {}", what, static_cast<int>(status));
 }
 
+// None where there is no GPU that it runs on.
 cublasLtHandle_t handle() {
   static const cublasLtHandle_t kHandle = [] {
     cublasLtHandle_t created = nullptr;
-    must(library().create(&created), "cublasLtCreate");
-    return created;
+    return library().create(&created) == CUBLAS_STATUS_SUCCESS ? created : nullptr;
   }();
   return kHandle;
 }
@@ -127,14 +129,26 @@ struct Choice {
   Fp8Shape shape;
   cublasLtMatmulAlgo_t algorithm;
 };
-std::vector<Choice>& choices() {
-  static std::vector<Choice> all;
+// What was chosen while the process lives: plans are made in one thread while sessions run in others.
+class Choices {
+ public:
+  std::optional<cublasLtMatmulAlgo_t> of(const Fp8Shape& shape) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::ranges::find(all_, shape, &Choice::shape);
+    return found == all_.end() ? std::nullopt : std::optional(found->algorithm);
+  }
+  void add(const Choice& choice) {
+    const std::lock_guard lock(mutex_);
+    all_.push_back(choice);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Choice> all_;
+};
+Choices& choices() {
+  static Choices all;
   return all;
-}
-const Choice* chosen(const Fp8Shape& shape) {
-  for (const Choice& choice : choices())
-    if (choice.shape == shape) return &choice;
-  return nullptr;
 }
 
 template <class Value>
@@ -177,10 +191,11 @@ bool takes(const Described& d, const cublasLtMatmulAlgo_t& algorithm) {
 }  // namespace
 
 int cublaslt_version() { return library().is_here ? static_cast<int>(library().version()) : 0; }
+bool cublaslt_answers() { return library().is_here && handle() != nullptr; }
 
 // Of few tokens and a long K it proposes sums that meet in memory alone, and nothing without: then what it proposes for more tokens.
 bool choose_cublaslt(const Fp8Shape& shape) {
-  if (chosen(shape) != nullptr) return true;
+  if (choices().of(shape)) return true;
   static const float kAnyScale = 1.0f;  // an address: nothing is read
   const auto described = [](const Fp8Shape& s, const auto& use) {
     const Described d(s, s.in, s.out, &kAnyScale, &kAnyScale);
@@ -188,21 +203,28 @@ bool choose_cublaslt(const Fp8Shape& shape) {
   };
   for (Fp8Shape wider = shape; wider.tokens <= kMostTokens; wider.tokens *= 2) {
     const auto found = described(wider, proposal);
-    if (!found || !described(shape, [&](const Described& d) { return takes(d, *found); })) continue;
-    choices().push_back({shape, *found});
+    const auto takes_tokens = [&](int64_t tokens) {
+      return described({shape.in, shape.out, tokens}, [&](const Described& d) { return takes(d, *found); });
+    };
+    // The call's own, and those of calls that it stands for: from half as many on, and four.
+    if (!found || !takes_tokens(shape.tokens) || !takes_tokens(4) ||
+        !takes_tokens(shape.tokens / 8 * 4 + 4) || !takes_tokens(std::max<int64_t>(shape.tokens - 4, 4)))
+      continue;
+    choices().add({shape, *found});
     return true;
   }
   return false;
 }
 
 void run_cublaslt(const Fp8Shape& as_chosen, const Fp8Shape& shape, const Fp8Product& p, void* stream) {
-  const Choice* const choice = chosen(as_chosen);
-  FULGURITE_ASSERT(choice != nullptr, "no algorithm for {} of {} x {}", as_chosen.tokens, as_chosen.out,
-                   as_chosen.in);
+  const auto algorithm = choices().of(as_chosen);
+  if (!algorithm)
+    fail(ErrorKind::kPlan, "cuBLASLt: no algorithm was chosen for {} tokens of {} x {}", as_chosen.tokens,
+         as_chosen.out, as_chosen.in);
   const Described d(shape, p.weight_stride, p.y_stride, p.weight_scale, p.x_scale);
   const float one = 1.0f, zero = 0.0f;
   must(library().multiply(handle(), d.product_, &one, p.weight, d.weight_, p.x, d.x_, &zero, p.y, d.y_, p.y,
-                          d.y_, &choice->algorithm, p.workspace, static_cast<size_t>(kCublasltWorkspace),
+                          d.y_, &*algorithm, p.workspace, static_cast<size_t>(kCublasltWorkspace),
                           static_cast<cudaStream_t>(stream)),
        "cublasLtMatmul");
 }
@@ -210,6 +232,7 @@ void run_cublaslt(const Fp8Shape& as_chosen, const Fp8Shape& shape, const Fp8Pro
 #else
 
 int cublaslt_version() { return 0; }
+bool cublaslt_answers() { return false; }
 bool choose_cublaslt(const Fp8Shape&) { return false; }
 void run_cublaslt(const Fp8Shape&, const Fp8Shape&, const Fp8Product&, void*) {
   fail(ErrorKind::kDevice, "cuBLASLt: this build was made without it");

@@ -8,6 +8,8 @@ namespace fulgurite::cuda {
 
 // As cublasLtGetVersion says: 130100 is 13.1.0. 0: not here.
 int cublaslt_version();
+// It is here, and there is a GPU that it runs on: it can be asked for algorithms.
+bool cublaslt_answers();
 
 // A product of e4m3 codes of both sides, rows along K, for one shape of a weight and up to so many rows of x:
 //   y[t, n] = sum over blocks b of 128 columns of x_scale[b, t] * weight_scale[n / 128, b] * sum in b of x[t, i] * weight[n, i]
@@ -28,7 +30,7 @@ struct Fp8Product {
 inline constexpr int64_t kCublasltWorkspace = int64_t{32} << 20;
 
 // Asks the library which algorithm multiplies this shape, without sums that meet in memory, and keeps the answer while the
-// process lives. False: none. Not thread-safe beside itself.
+// process lives. False: none.
 bool choose_cublaslt(const Fp8Shape& shape);
 
 // With the algorithm that was chosen for `chosen`, whose tokens are not fewer. Throws Error{kDevice}.

@@ -28,17 +28,12 @@ std::span<const int32_t> Session::next_tokens(std::span<const Chunk> chunks,
   if (chunks.size() != samplers.size())
     fail(ErrorKind::kRequest, "samplers: expected {}, one a chunk, found {}", chunks.size(), samplers.size());
   check(chunks);
-  try {
-    memory_.host_reads ? choose_here(chunks, samplers) : choose_there(chunks, samplers);
-  } catch (...) {  // as forward
-    for (const Chunk& chunk : chunks) reset(chunk.sequence);
-    throw;
-  }
+  memory_.host_reads ? choose_here(chunks, samplers) : choose_there(chunks, samplers);
   return {chosen_.data(), chunks.size()};
 }
 
 void Session::choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers) {
-  const View<const float, 2> logits = forward_here(chunks, nullptr, nullptr);
+  const View<const float, 2> logits = attempt(chunks, [&] { return forward_here(chunks, nullptr, nullptr); });
   for (size_t i = 0; i < samplers.size(); ++i)
     chosen_[i] = samplers[i] == nullptr ? -1 : samplers[i]->next(logits[static_cast<int64_t>(i)]);
 }
@@ -47,10 +42,27 @@ void Session::choose_there(std::span<const Chunk> chunks, std::span<Sampler* con
   const PassInputs inputs = cut_inputs(plan_, staging_.data());
   for (size_t i = 0; i < samplers.size(); ++i)
     inputs.temperatures(i) = samplers[i] == nullptr ? 0.0 : samplers[i]->options().temperature;
-  const View<float, 2> logits = pass_there(chunks);
-  std::ranges::fill(chosen_, -1);
-  if (std::ranges::all_of(samplers, [](const Sampler* sampler) { return sampler == nullptr; }))
-    return plan_.device.accelerator->wait(stream_.get());  // the inputs have been read
+  View<float, 2> logits;
+  const LargestOutputs largest = attempt(chunks, [&] {
+    logits = pass_there(chunks);
+    return read_largest(logits, samplers);
+  });
+  for (size_t row = 0; row < samplers.size(); ++row) {
+    chosen_[row] = -1;
+    Sampler* const sampler = samplers[row];
+    if (sampler == nullptr) continue;
+    const auto at = static_cast<int64_t>(row);
+    const std::optional<int32_t> id = sampler->next(row_of(largest, at));
+    chosen_[row] = id ? *id : sampler->next(read(logits.slice(0, at, 1))[0]);
+  }
+}
+
+// The largest logits of each row, here; nothing where no token is chosen. Waits.
+LargestOutputs Session::read_largest(const View<float, 2>& logits, std::span<Sampler* const> samplers) {
+  if (std::ranges::all_of(samplers, [](const Sampler* sampler) { return sampler == nullptr; })) {
+    plan_.device.accelerator->wait(stream_.get());  // the inputs have been read
+    return {};
+  }
   const plan::ActivationLayout& at = plan_.activations;
   const int64_t rows = logits.extent[0],
                 count = std::ranges::all_of(samplers, is_greedy) ? 1 : at.largest_width;
@@ -61,12 +73,7 @@ void Session::choose_there(std::span<const Chunk> chunks, std::span<Sampler* con
   std::byte* const end = staging_.data() + staging_.size() - (at.largest_end - at.largest_totals);
   const LargestOutputs here = cut_largest(plan_, end, rows, count);
   memory_.read(end, there.totals.data, here.bytes, stream_.get());
-  for (int64_t row = 0; row < rows; ++row) {
-    Sampler* const sampler = samplers[static_cast<size_t>(row)];
-    if (sampler == nullptr) continue;
-    const std::optional<int32_t> id = sampler->next(row_of(here, row));
-    chosen_[static_cast<size_t>(row)] = id ? *id : sampler->next(read(logits.slice(0, row, 1))[0]);
-  }
+  return here;
 }
 
 int32_t Session::next_token(int32_t sequence, std::span<const int32_t> ids, Sampler* sampler) {

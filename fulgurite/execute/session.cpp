@@ -125,7 +125,7 @@ plan::DeviceWeights weights_of(const plan::Plan& plan, const plan::PreparedWeigh
 // A GPU's host side: a pass's inputs on their way there, then logits on theirs back, and the largest of them.
 Buffer staging_of(const plan::Plan& plan, const Memory& memory) {
   if (memory.host_reads) return {};
-  const int64_t logits = plan.activations.logit_rows * plan.config.vocabulary * int64_t{4};
+  const int64_t logits = (plan.activations.logit_rows * plan.config.vocabulary * 4 + 255) / 256 * 256;
   const plan::ActivationLayout& at = plan.activations;
   return Buffer(*plan.device.accelerator->shared, at.inputs + logits + at.largest_end - at.largest_totals);
 }
@@ -314,12 +314,19 @@ View<const float, 2> Session::forward(std::span<const Chunk> chunks, Tap* tap, p
     fail(ErrorKind::kRequest, "a session on {} is looked into where its plan has Tracing::kOn",
          name(plan_.device.target));
   check(chunks);
-  try {
+  return attempt(chunks, [&] {
     return memory_.host_reads ? forward_here(chunks, tap, conductor) : forward_there(chunks);
-  } catch (...) {  // what their caches hold is half a pass
-    for (const Chunk& chunk : chunks) reset(chunk.sequence);
-    throw;
+  });
+}
+
+void Session::give_up(std::span<const Chunk> chunks) {
+  if (!memory_.host_reads) {  // what is under way still reads the staged inputs
+    try {
+      plan_.device.accelerator->wait(stream_.get());
+    } catch (const Error&) {  // the pass's own error is told
+    }
   }
+  for (const Chunk& chunk : chunks) reset(chunk.sequence);
 }
 
 View<const float, 2> Session::forward_here(std::span<const Chunk> chunks, Tap* tap,

@@ -60,7 +60,8 @@ class Session {
 
   // The next token of each chunk: samplers[i]->next() of the logits of its last token, the same as of those that forward gives; -1 where
   // there is no sampler. A GPU's logits stay there: the host reads the largest, and a row where those do not settle a
-  // draw. Valid until the next call. Throws as forward, and Error{kRequest} where the plan has LogitRows::kAll.
+  // draw. Valid until the next call. Throws as forward, and Error{kRequest} where the plan has LogitRows::kAll; what a sampler throws
+  // leaves the pass done.
   std::span<const int32_t> next_tokens(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
   int32_t next_token(int32_t sequence, std::span<const int32_t> ids, Sampler* sampler);
 
@@ -98,6 +99,18 @@ class Session {
   View<float, 2> pass_there(std::span<const Chunk> chunks);
   void choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
   void choose_there(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
+  LargestOutputs read_largest(const View<float, 2>& logits, std::span<Sampler* const> samplers);
+  // pass(); if it throws, its sequences are reset: what their caches hold is half of it.
+  template <class Pass>
+  auto attempt(std::span<const Chunk> chunks, const Pass& pass) {
+    try {
+      return pass();
+    } catch (...) {
+      give_up(chunks);
+      throw;
+    }
+  }
+  void give_up(std::span<const Chunk> chunks);
   View<const float, 2> read(View<float, 2> logits);
   void run_pass(int64_t tokens, int64_t logit_rows);
   void record_passes();

@@ -80,8 +80,8 @@ struct Window {
   // u (part 0) or g (part 1) of a position, of the call or of before.
   __device__ float value(int position, int part, int column) const {
     const bool fresh = position >= at.first;
-    const float read =
-        __ldcg(fresh ? products + (position * 2 + part) * width + column : kept(position, part, column));
+    const float read = __ldcg(fresh ? products + (int64_t{position} * 2 + part) * width + column
+                                    : kept(position, part, column));
     if (part == 0) return read;
     const float added = fresh ? __ldg(ape + (position & (kRatio - 1)) * ape_row + column) : 0.0f;
     return fresh ? __fadd_rn(read, added) : read;

@@ -6,6 +6,7 @@
 #include "fulgurite/core/quantize.h"
 #include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/cublaslt.h"
+#include "fulgurite/cuda/fast.h"
 #include "fulgurite/ops/linear/linear_cublaslt.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_quantize.h"
 #include "fulgurite/ops/linear/linear_rules.h"
@@ -81,6 +82,7 @@ void multiply(const Problem& problem, const Args& args, const Lane& lane, int64_
 }  // namespace
 
 bool choose_cublaslt(const Problem& problem) {
+  if (!cuda::cublaslt_answers()) return true;  // a plan for another machine
   for (int64_t tokens = kFour;; tokens *= 2) {
     if (!cuda::choose_cublaslt({problem.in, problem.out, tokens})) return false;
     if (tokens >= problem.largest_batch) return true;
@@ -89,6 +91,13 @@ bool choose_cublaslt(const Problem& problem) {
 
 void run_cublaslt(const Problem& problem, const Args& args, const Lane& lane) {
   check(problem, args);
+  const auto& weight = std::get<BlockScaled>(args.weight->as);
+  cuda::require_aligned(cuda::is_aligned(args.x.data, 2, args.x.stride[0]) &&
+                            cuda::is_aligned(args.y.data, 2, args.y.stride[0]) &&
+                            cuda::is_aligned(weight.data.data, 1, weight.data.stride[0]),
+                        "linear");
+  FULGURITE_ASSERT(weight.scale.stride[0] == weight.scale.extent[1], "rows of scales {} apart, expected {}",
+                   weight.scale.stride[0], weight.scale.extent[1]);
   const int64_t tokens = args.x.extent[0], whole = tokens / kFour * kFour;
   if (whole > 0) multiply(problem, args, lane, 0, whole, whole);
   if (whole < tokens) multiply(problem, args, lane, whole, tokens - whole, kFour);
