@@ -43,7 +43,8 @@ TEST(plan_verb, on_hopper_no_operation_of_a_real_configuration_is_left_to_a_gene
     const test::ToolRun run = test::run_tool("plan " + kConfigs + config +
                                              ".json --config-only --context 32768 --json --target sm90");
     ASSERT_EQ(run.exit_code, 0) << run.error;
-    for (const auto& row : nlohmann::json::parse(run.out)["rows"])
+    const auto plan = nlohmann::json::parse(run.out);
+    for (const auto& row : plan["rows"])
       EXPECT_NE(row["implementation"], "cuda") << config << ", " << row["operation"];
   }
 }

@@ -52,7 +52,7 @@ class Stumbling : public plan::Conductor {
 };
 
 TEST(session, a_pass_that_stumbles_resets_its_sequences) {
-  for (const char* directory : {"models/tiny-v32", "models/tiny-v4"}) {
+  for (const std::string& directory : {test::kTinyV32, test::kTinyV4}) {
     const test::TinyModel tiny(directory);
     plan::Options options;
     options.context = 16;
