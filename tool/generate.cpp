@@ -74,14 +74,13 @@ int32_t prefill(execute::Session& session, std::span<const int32_t> ids, execute
                 std::vector<plan::Pass>& passes) {
   passes = plan::chunked(std::ssize(ids), session.plan().options.chunk_tokens);
   passes.back().chooses = true;
-  size_t at = 0;
+  int32_t id = -1;
   for (const plan::Pass& pass : passes) {
     const auto count = static_cast<size_t>(pass.tokens);
-    const int32_t id = session.next_token(0, ids.subspan(at, count), pass.chooses ? &sampler : nullptr);
-    at += count;
-    if (pass.chooses) return id;
+    id = session.next_token(0, ids.first(count), pass.chooses ? &sampler : nullptr);
+    ids = ids.subspan(count);
   }
-  return -1;
+  return id;
 }
 
 // From the first new token on; passes are added to `passes`.

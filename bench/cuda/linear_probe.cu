@@ -69,6 +69,17 @@ cuda::Bf16Product product_of(const uint16_t* x, const uint16_t* weight, void* y,
   return product;
 }
 
+cuda::Bf16Product groups_of(cuda::Bf16Product product, int groups) {
+  product.groups = groups;
+  product.parts = 1;
+  product.x_stride = int64_t{groups} * product.in;
+  product.x_group_stride = product.in;
+  product.weight_group_stride = int64_t{product.out} * product.in;
+  product.y_stride = int64_t{groups} * product.out;
+  product.y_group_stride = product.out;
+  return product;
+}
+
 cuda::CodedProduct coded_of(const uint16_t* x, const uint8_t* codes, const uint8_t* exponents, uint16_t* y,
                             int tokens, int groups, int rows, int in) {
   cuda::CodedProduct product;

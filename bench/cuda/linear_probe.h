@@ -10,6 +10,10 @@
 
 namespace fulgurite::probe {
 
+using Tokens = std::vector<int>;
+inline constexpr int kGuard = 3;  // rows behind the last, and columns, that stay as they were
+inline const Tokens kAll = {1, 2, 8, 9, 16, 17, 32, 33, 63, 64, 65, 127, 129, 300, 512};
+
 linear::hopper::Params linear_params(const uint16_t* x, const uint8_t* weight, const float* scale,
                                      uint16_t* y, void* workspace, int tokens, int in, int out);
 // Heads of kv_b, 128 rows of each matrix, or what the second says.
@@ -19,6 +23,8 @@ head_projection::hopper::Params head_params(bool from_rows, int rows, const uint
 
 // One group, in the linear's order of K.
 cuda::Bf16Product product_of(const uint16_t* x, const uint16_t* weight, void* y, int tokens, int in, int out);
+// Groups of its own rows, one accumulation along K.
+cuda::Bf16Product groups_of(cuda::Bf16Product product, int groups);
 cuda::CodedProduct coded_of(const uint16_t* x, const uint8_t* codes, const uint8_t* exponents, uint16_t* y,
                             int tokens, int groups, int rows, int in);
 template <class Product>

@@ -8,10 +8,6 @@ namespace fulgurite::probe {
 namespace {
 
 using cuda::Bf16Product;
-using Tokens = std::vector<int>;
-
-constexpr int kGuard = 3;  // rows behind the last, and columns, that stay as they were
-const Tokens kAll = {1, 2, 8, 9, 16, 17, 32, 33, 63, 64, 65, 127, 129, 300, 512};
 
 uint16_t bf16_of(float value) { return to_bf16(value).bits; }
 
@@ -134,14 +130,8 @@ void check_groups(int groups, int rows, int in, const Tokens& batches, bool odd)
     Device<uint16_t> y(size_t(tokens + kGuard) * groups * rows);
     for (const int processors : {132, 7}) {
       y.poison();
-      Bf16Product product = product_of(x_device.data, weight_device.data, y.data, tokens, in, rows);
-      product.groups = groups;
-      product.parts = 1;
-      product.x_stride = int64_t{groups} * in;
-      product.x_group_stride = in;
-      product.weight_group_stride = int64_t{rows} * in;
-      product.y_stride = int64_t{groups} * rows;
-      product.y_group_stride = rows;
+      Bf16Product product =
+          groups_of(product_of(x_device.data, weight_device.data, y.data, tokens, in, rows), groups);
       product.processors = processors;
       launch(product);
       const std::vector<uint16_t> found = y.download();

@@ -24,9 +24,6 @@ namespace {
 
 namespace fp8 = linear::hopper;
 namespace absorbed = head_projection::hopper;
-using Tokens = std::vector<int>;
-
-constexpr int kGuard = 3;  // rows behind the last, and columns, that stay as they were
 
 // e4m3 weights with scales that are no powers of two.
 struct Weights {

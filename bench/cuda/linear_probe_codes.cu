@@ -8,10 +8,6 @@ namespace fulgurite::probe {
 namespace {
 
 using cuda::CodedProduct;
-using Tokens = std::vector<int>;
-
-constexpr int kGuard = 3;  // rows behind the last, and columns, that stay as they were
-const Tokens kAll = {1, 2, 8, 9, 16, 17, 32, 33, 63, 64, 65, 127, 129, 300, 512};
 
 // Codes of e4m3 of a normal distribution, and powers of two about 2^-13; odd: NaN codes, and the ends of the powers.
 struct Coded {

@@ -46,15 +46,7 @@ void time_product(const char* what, int groups, int out, int in, int tokens, boo
                   product_of(x.data, weights.data + elements * (i % sets), y.data, tokens, in, out);
               product.is_f32 = is_f32;
               product.dependent = dependent;
-              if (groups > 1) {
-                product.groups = groups;
-                product.parts = 1;
-                product.x_stride = int64_t{groups} * in;
-                product.x_group_stride = in;
-                product.weight_group_stride = int64_t{out} * in;
-                product.y_stride = int64_t{groups} * out;
-                product.y_group_stride = out;
-              }
+              if (groups > 1) product = groups_of(product, groups);
               MUST(cuda::launch_product(product, stream));
             });
 }

@@ -118,14 +118,14 @@ class CheckpointWriter::Directory {
  private:
   // Removes all but the lock; was that possible?
   bool clear() const {
-    std::error_code error;
+    std::error_code reading, removing;
     bool removed = true;
-    for (const auto& entry : fs::directory_iterator(partial_, error)) {
-      if (entry.path().filename() == kLock) continue;
-      fs::remove_all(entry.path(), error);
-      removed = removed && !error;
+    for (fs::directory_iterator entry(partial_, reading), end; entry != end; entry.increment(reading)) {
+      if (entry->path().filename() == kLock) continue;
+      fs::remove_all(entry->path(), removing);
+      removed = removed && !removing;
     }
-    return removed && !error;
+    return removed && !reading;
   }
 
   fs::path out_;

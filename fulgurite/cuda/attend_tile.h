@@ -101,6 +101,14 @@ __device__ __forceinline__ float weighed_against(float largest) {
   return largest == minus_infinity() ? 0.0f : largest;
 }
 
+// The largest so far and of row r (0: g, 1: g + 8) of a tile of 64 keys' scores, as wgmma leaves them.
+__device__ __forceinline__ float largest_of_row(const float (&scores)[32], int r, float so_far) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) so_far = fmaxf(so_far, fmaxf(scores[4 * j + 2 * r], scores[4 * j + 2 * r + 1]));
+  so_far = fmaxf(so_far, __shfl_xor_sync(~0u, so_far, 1));
+  return fmaxf(so_far, __shfl_xor_sync(~0u, so_far, 2));
+}
+
 // --- matrices of a warp ---
 
 // Four 8 x 8 matrices of bf16, a row of 16 bytes each at `address` of lanes 0 .. 7, 8 .. 15, ...

@@ -195,11 +195,7 @@ __device__ void multiply_all(Shared<T>& shared, const Bf16Product& p, const Work
 
 template <class T>
 __device__ void make_barriers(Shared<T>& shared, int parts, int part) {
-#pragma unroll
-  for (int i = 0; i < T::kStages; ++i) {
-    barrier_init(&shared.full[i], 1);
-    barrier_init(&shared.empty[i], T::kWarps);
-  }
+  begin_ring(shared.full, shared.empty, T::kWarps);
   barrier_init(&shared.received, 1);
   barrier_init_fence();
   const int owned = (T::kFragments - part + parts - 1) / parts;  // none: zero

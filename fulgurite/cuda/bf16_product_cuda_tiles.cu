@@ -6,12 +6,12 @@
 #include <algorithm>
 
 #include "fulgurite/cuda/bf16_product_kernels.h"
+#include "fulgurite/cuda/tile_sums.h"
 
 namespace fulgurite::cuda {
 namespace {
 
 constexpr int kRows = 128, kGroups = 2, kWarps = 4 * kGroups, kThreads = 32 * kWarps + 128;
-constexpr int kSums = kRows / 2;
 constexpr int kBlocks = 2;  // of a cluster
 
 template <int kHalvesOfGroup, int kStagesOfRing, bool kPartsOfK>
@@ -83,14 +83,9 @@ __device__ void copy_all(Shared<T>& shared, const Bf16Maps& maps, const Bf16Prod
 
 // --- the warps that multiply ---
 
-// Of 64 tokens and 128 rows of the weight.
-struct Sums {
-  float acc[kSums] = {};
-};
-
 template <class T>
 __device__ void add_box(Shared<T>& shared, const Place<T::kStages>& place, int first_token,
-                        Sums (&sums)[T::kHalves]) {
+                        TileSums (&sums)[T::kHalves]) {
   const int stage = place.stage;
   barrier_wait(&shared.full[stage], place.parity);
   wgmma_fence();
@@ -105,21 +100,9 @@ __device__ void add_box(Shared<T>& shared, const Place<T::kStages>& place, int f
   for (int half = 0; half < T::kHalves; ++half) wgmma_result(sums[half].acc);
 }
 
-// Sums of a part that is done are added to those before it.
-template <class T>
-__device__ void add_part(bool first, Sums (&sums)[T::kHalves], Sums (&total)[T::kHalves]) {
-#pragma unroll
-  for (int half = 0; half < T::kHalves; ++half) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      total[half].acc[i] = first ? sums[half].acc[i] : __fadd_rn(total[half].acc[i], sums[half].acc[i]);
-      sums[half].acc[i] = 0.0f;
-    }
-  }
-}
-
 // Rows g and g + 8 of a warp's 16 tokens: of bf16 eight columns at once, of f32 two.
-__device__ inline void store_sums(const Bf16Product& p, int group, int token, int column, const Sums& sums) {
+__device__ inline void store_sums(const Bf16Product& p, int group, int token, int column,
+                                  const TileSums& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
@@ -146,15 +129,6 @@ __device__ inline void store_sums(const Bf16Product& p, int group, int token, in
   }
 }
 
-// A stage may be overwritten, by both blocks that copy into it: the own one, then (lane 1) the neighbour.
-__device__ inline void release(Barrier* empty, int rank) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  static_assert(kBlocks == 2);
-  __syncwarp();
-  if (lane == 0) barrier_arrive(empty);
-  if (lane == 1) arrive_at_having_read(address_in(shared_address(empty), rank ^ 1));
-}
-
 template <class T>
 __device__ void multiply_all(Shared<T>& shared, const Bf16Product& p, int rank) {
   const Grid grid = grid_of<T>(p);
@@ -163,15 +137,15 @@ __device__ void multiply_all(Shared<T>& shared, const Bf16Product& p, int rank) 
   Place<T::kStages> place;
   for (int index = own_cluster(); index < grid.count(); index += all_clusters()) {
     const Grid::At at = grid.at(index);
-    Sums sums[T::kHalves], total[T::kHalves];
+    TileSums sums[T::kHalves], total[T::kHalves];
     int left = each;
     bool first = true;
 #pragma unroll 1
     for (int box = 0; box < boxes; ++box, place.advance()) {
       add_box<T>(shared, place, first_token, sums);
-      release(&shared.empty[place.stage], rank);
+      release_stage<kBlocks>(&shared.empty[place.stage], rank);
       if (T::kParts && (--left == 0 || box + 1 == boxes)) {
-        add_part<T>(first, sums, total);
+        add_part(first, sums, total);
         first = false;
         left = each;
       }
@@ -184,16 +158,6 @@ __device__ void multiply_all(Shared<T>& shared, const Bf16Product& p, int rank) 
 }
 
 template <class T>
-__device__ void make_barriers(Shared<T>& shared) {
-#pragma unroll
-  for (int i = 0; i < T::kStages; ++i) {
-    barrier_init(&shared.full[i], 1);
-    barrier_init(&shared.empty[i], kWarps * kBlocks);
-  }
-  barrier_init_fence();
-}
-
-template <class T>
 __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Bf16Maps maps,
                                                      const __grid_constant__ Bf16Product p) {
   extern __shared__ __align__(1024) uint8_t memory[];
@@ -202,7 +166,8 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Bf1
   if (threadIdx.x == kWarps * 32) {
     prefetch_map(&maps.weight);
     prefetch_map(&maps.x);
-    make_barriers(shared);
+    begin_ring(shared.full, shared.empty, kWarps * kBlocks);
+    barrier_init_fence();
   }
   __syncthreads();
   cluster_arrive_relaxed();

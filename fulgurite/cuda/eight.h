@@ -31,6 +31,27 @@ __device__ inline void write(const Eight& v, float* row) {
   reinterpret_cast<float4*>(row)[1] = {v[4], v[5], v[6], v[7]};
 }
 
+struct CodedEight {
+  uint2 codes;  // e4m3
+  float scale;
+};
+
+// As core/quantize.h, power-of-two scales, of a group that kLanes neighbouring lanes hold.
+template <int kLanes>
+__device__ inline CodedEight quantized(const Eight& v) {
+  uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+#pragma unroll
+  for (int bit = kLanes / 2; bit > 0; bit /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, bit));
+  if (largest >= 0x7F800000u) return {{0x7F7F7F7Fu, 0x7F7F7F7Fu}, 1.0f};
+  const float scale = e4m3_scale_of(__uint_as_float(largest), true);
+  // Times 2^-n divides exactly, but for quotients whose code is 0.
+  const float inverse = __uint_as_float((254u << 23) - __float_as_uint(scale));
+  const auto pair = [&](int i) { return e4m3_pair(__fmul_rn(v[i], inverse), __fmul_rn(v[i + 1], inverse)); };
+  return {{pair(0) | pair(2) << 16, pair(4) | pair(6) << 16}, scale};
+}
+
 // To what T stores.
 template <class T>
 __device__ inline void round(Eight& v) {

@@ -2,6 +2,7 @@
 // A ring of stages in shared memory, which one thread fills (tma.h) and warps empty: barriers full[] and empty[].
 
 #include "fulgurite/cuda/barrier.h"
+#include "fulgurite/cuda/cluster.h"
 
 namespace fulgurite::cuda {
 
@@ -18,6 +19,28 @@ struct Place {
     parity ^= 1;
   }
 };
+
+// By one thread: a stage is full by one arrival and its bytes, and empty by `releases` arrivals.
+template <int kStages>
+__device__ void begin_ring(Barrier (&full)[kStages], Barrier (&empty)[kStages], int releases) {
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) {
+    barrier_init(&full[i], 1);
+    barrier_init(&empty[i], releases);
+  }
+}
+
+// By a warp that has read a stage: it may be overwritten, by all blocks of a cluster that copy into it; the own one is told,
+// then (lane 1) the neighbour.
+template <int kBlocks>
+__device__ void release_stage(Barrier* empty, int rank) {
+  static_assert(kBlocks == 1 || kBlocks == 2);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  __syncwarp();
+  if (lane == 0) barrier_arrive(empty);
+  if constexpr (kBlocks == 2)
+    if (lane == 1) arrive_at_having_read(address_in(shared_address(empty), rank ^ 1));
+}
 
 // By the thread that copies, after the last of `uses` stages; `place` is the one after it. A neighbour releases
 // stages here: a block that ended before would leave it a barrier that is no more.

@@ -103,11 +103,7 @@ struct Attend {
   __device__ __forceinline__ void weigh(float (&d)[32], uint32_t (&weights)[4][4]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float most = largest[r];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) most = fmaxf(most, fmaxf(d[4 * j + 2 * r], d[4 * j + 2 * r + 1]));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+      const float most = largest_of_row(d, r, largest[r]);
       const float against = weighed_against(most);
       rescale[r] = exponential(largest[r] - against);
       largest[r] = most;

@@ -102,7 +102,7 @@ class Stream {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[i] = static_cast<float>(__dadd_rn(partial[0][i], partial[1][i]));
     }
-    spoil_rows_of_nan(sums);
+    if constexpr (!kIntegers) spoil_rows_of_nan(sums);  // fp4 has no NaN
   }
 
  private:

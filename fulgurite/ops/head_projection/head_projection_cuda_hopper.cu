@@ -10,6 +10,7 @@
 #include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/dependent_launch.h"
 #include "fulgurite/cuda/fragment.h"
+#include "fulgurite/cuda/ring.h"
 #include "fulgurite/cuda/tma.h"
 #include "fulgurite/cuda/wgmma_bf16.h"
 #include "fulgurite/ops/head_projection/head_projection_cuda_hopper.h"
@@ -164,11 +165,7 @@ __device__ void to_rows(Shared<S>& shared, const Params& params, int group) {
 
 template <class S>
 __device__ void make_barriers(Shared<S>& shared) {
-#pragma unroll
-  for (int i = 0; i < S::kStages; ++i) {
-    barrier_init(&shared.full[i], 1);
-    barrier_init(&shared.empty[i], S::kFromRows ? 4 : kWarps);
-  }
+  begin_ring(shared.full, shared.empty, S::kFromRows ? 4 : kWarps);
   barrier_init(&shared.x_full, 1);
   barrier_init_fence();
 }

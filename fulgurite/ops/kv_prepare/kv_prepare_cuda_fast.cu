@@ -30,33 +30,11 @@ struct Params {
 
 // --- what is stored ---
 
-struct Codes {
-  uint2 of;
-  float scale;
-};
-
-// As core/quantize.h, power-of-two scales, of a group that eight neighbouring lanes hold.
-__device__ Codes quantize(const cuda::Eight& v) {
-  uint32_t largest = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7FFFFFFFu);
-#pragma unroll
-  for (int bit = 4; bit > 0; bit /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, bit));
-  if (largest >= 0x7F800000u) return {{0x7F7F7F7Fu, 0x7F7F7F7Fu}, 1.0f};
-  const float scale = cuda::e4m3_scale_of(__uint_as_float(largest), true);
-  // Times 2^-n divides exactly, but for quotients whose code is 0.
-  const float inverse = __uint_as_float((254u << 23) - __float_as_uint(scale));
-  const auto pair = [&](int i) {
-    return cuda::e4m3_pair(__fmul_rn(v[i], inverse), __fmul_rn(v[i + 1], inverse));
-  };
-  return {{pair(0) | pair(2) << 16, pair(4) | pair(6) << 16}, scale};
-}
-
-__device__ void take_values(const Codes& codes, cuda::Eight& v) {
+__device__ void take_values(const cuda::CodedEight& coded, cuda::Eight& v) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const uint32_t word = i < 4 ? codes.of.x : codes.of.y;
-    v[i] = __fmul_rn(cuda::e4m3_to_float(static_cast<uint8_t>(word >> i % 4 * 8)), codes.scale);
+    const uint32_t word = i < 4 ? coded.codes.x : coded.codes.y;
+    v[i] = __fmul_rn(cuda::e4m3_to_float(static_cast<uint8_t>(word >> i % 4 * 8)), coded.scale);
   }
 }
 
@@ -64,15 +42,15 @@ __device__ void take_values(const Codes& codes, cuda::Eight& v) {
 template <class T, LatentCache kForm>
 __device__ void store(const Params<T>& p, cuda::Eight& v, std::byte* row, std::byte* scales, int first) {
   const bool rotated = first >= kRow.nope;
-  Codes codes{};
-  if (p.quantizes) codes = quantize(v);
+  cuda::CodedEight coded{};
+  if (p.quantizes) coded = cuda::quantized<8>(v);
   if constexpr (kForm == LatentCache::kFp8) {
     if (rotated) return cuda::write(v, reinterpret_cast<uint16_t*>(row + kRow.nope) + (first - kRow.nope));
-    *reinterpret_cast<uint2*>(row + first) = codes.of;
+    *reinterpret_cast<uint2*>(row + first) = coded.codes;
     if (first % KvRow::kGroup == 0)
-      scales[first / KvRow::kGroup] = static_cast<std::byte>(__float_as_uint(codes.scale) >> 23);
+      scales[first / KvRow::kGroup] = static_cast<std::byte>(__float_as_uint(coded.scale) >> 23);
   } else {
-    if (p.quantizes && !rotated) take_values(codes, v);
+    if (p.quantizes && !rotated) take_values(coded, v);
     if constexpr (kForm == LatentCache::kFp32)
       cuda::write(v, reinterpret_cast<float*>(row) + first);
     else

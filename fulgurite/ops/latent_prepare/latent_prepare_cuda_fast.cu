@@ -58,30 +58,6 @@ __device__ void normalize(cuda::Eight (&latent)[2], const cuda::Eight (&weight)[
 
 // --- what is stored ---
 
-__device__ uint32_t largest_of_group(const cuda::Eight& v) {
-  uint32_t largest = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7FFFFFFFu);
-#pragma unroll
-  for (int bit = 8; bit > 0; bit /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, bit));
-  return largest;
-}
-
-// As core/quantize.h, power-of-two scales; returns the scale.
-__device__ float quantize(const cuda::Eight& v, uint2& codes) {
-  const uint32_t largest = largest_of_group(v);
-  codes = {0x7F7F7F7Fu, 0x7F7F7F7Fu};
-  if (largest >= 0x7F800000u) return 1.0f;
-  const float scale = cuda::e4m3_scale_of(__uint_as_float(largest), true);
-  // Times 2^-n divides exactly, but for quotients whose code is 0.
-  const float inverse = __uint_as_float((254u << 23) - __float_as_uint(scale));
-  const auto pair = [&](int i) {
-    return cuda::e4m3_pair(__fmul_rn(v[i], inverse), __fmul_rn(v[i + 1], inverse));
-  };
-  codes = {pair(0) | pair(2) << 16, pair(4) | pair(6) << 16};
-  return scale;
-}
-
 template <LatentCache kForm>
 __device__ void store_latent(const cuda::Eight& v, std::byte* row, int first) {
   if constexpr (kForm == LatentCache::kFp32) {
@@ -89,11 +65,10 @@ __device__ void store_latent(const cuda::Eight& v, std::byte* row, int first) {
   } else if constexpr (kForm == LatentCache::kBf16) {
     cuda::write(v, reinterpret_cast<uint16_t*>(row) + first);
   } else {
-    uint2 codes;
-    const float scale = quantize(v, codes);
-    *reinterpret_cast<uint2*>(row + first) = codes;
+    const cuda::CodedEight coded = cuda::quantized<16>(v);
+    *reinterpret_cast<uint2*>(row + first) = coded.codes;
     if (first % LatentRow::kGroup == 0)
-      reinterpret_cast<float*>(row + kLatent)[first / LatentRow::kGroup] = scale;
+      reinterpret_cast<float*>(row + kLatent)[first / LatentRow::kGroup] = coded.scale;
   }
 }
 

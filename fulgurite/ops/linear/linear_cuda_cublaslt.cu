@@ -39,7 +39,7 @@ __global__ __launch_bounds__(kThreads) void quantize(const __grid_constant__ Qua
   uint4 x{0, 0, 0, 0};
   if (inside && token < q.tokens)
     x = __ldcg(reinterpret_cast<const uint4*>(q.x + token * q.x_stride + column));
-  const hopper::CodedEight eight = hopper::quantized(x, q.rounding);
+  const cuda::CodedEight eight = hopper::quantized(x, q.rounding);
   if (token >= q.padded) return;
   if (inside) *reinterpret_cast<uint2*>(q.codes + token * q.in + column) = eight.codes;
   if (lane == 0) q.scales[group * int64_t{q.padded} + token] = eight.scale;

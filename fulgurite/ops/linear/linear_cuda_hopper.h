@@ -9,7 +9,7 @@
 //              ascending order. A token's bits depend on nothing but its row and the weight.
 // Memory       workspace_bytes() of scratch, of the device: codes and scales of the activations. Parts meet in
 //              the shared memory of a cluster of blocks.
-// Errors       launch() throws std::runtime_error.
+// Errors       launch() throws Error{kDevice}.
 
 #include <cuda_runtime_api.h>
 

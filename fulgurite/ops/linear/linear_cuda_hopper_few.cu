@@ -174,11 +174,7 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, Rank<T> ra
 // By one thread, at addresses that the compiler knows: an initialization elsewhere costs a fence.
 template <class T>
 __device__ void make_barriers(Shared<T>& shared) {
-#pragma unroll
-  for (int i = 0; i < T::kStages; ++i) {
-    barrier_init(&shared.full[i], 1);
-    barrier_init(&shared.empty[i], T::kWarps * T::kTiles);
-  }
+  begin_ring(shared.full, shared.empty, T::kWarps * T::kTiles);
   barrier_init(&shared.received, 1);
   barrier_init_fence();
   if (T::kParts > 1) barrier_expect(&shared.received, sizeof shared.parts);

@@ -1,7 +1,5 @@
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_quantize.h"
-
-#include <stdexcept>
-#include <string>
 
 namespace fulgurite::linear::hopper {
 namespace {
@@ -38,9 +36,7 @@ void launch_quantization(const Params& params, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  const cudaError_t error = cudaLaunchKernelEx(&config, quantize, params);
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("linear, quantization: ") + cudaGetErrorString(error));
+  cuda::check(cudaLaunchKernelEx(&config, quantize, params), "linear, quantization");
 }
 
 }  // namespace fulgurite::linear::hopper

@@ -1,16 +1,12 @@
 #pragma once
 // Activations to codes, as core/quantize.h: 16 lanes a token's group of 128 columns, 8 columns a lane.
 
+#include "fulgurite/cuda/eight.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_kernels.h"
 
 namespace fulgurite::linear::hopper {
 
 inline constexpr int kLanesOfGroup = 16, kColumnsOfLane = 8;
-
-struct CodedEight {
-  uint2 codes;
-  float scale;
-};
 
 // amax is finite.
 __device__ inline float scale_of(float amax, ScaleRounding rounding) {

@@ -4,6 +4,7 @@
 // sums stay in registers beside the part that is under way, which leaves room for 128 tokens. With kNeighbours
 // a cluster's two blocks have neighbouring rows and the same tokens, of which each copies half for both.
 
+#include "fulgurite/cuda/tile_sums.h"
 #include "fulgurite/ops/linear/linear_cuda_hopper_kernels.h"
 
 namespace fulgurite::linear::hopper {
@@ -90,15 +91,10 @@ __device__ void copy_all(Shared<T>& shared, const Maps& maps, const Params& para
 
 // --- the warps that multiply ---
 
-// Of 64 tokens and 128 rows of the weight.
-struct Sums {
-  float acc[kSums] = {};
-};
-
 // A block of K: each half of the warpgroup's tokens a partial of its own.
 template <class T>
 __device__ void add_block(Shared<T>& shared, const Place<T::kStages>& place, int first_token,
-                          float weight_scale, Sums (&sums)[T::kHalves]) {
+                          float weight_scale, TileSums (&sums)[T::kHalves]) {
   const int stage = place.stage, row = first_token + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
                                        static_cast<int>(threadIdx.x) % 32 / 4;
   const uint64_t b = wgmma_operand(shared.weight[stage]);
@@ -118,21 +114,8 @@ __device__ void add_block(Shared<T>& shared, const Place<T::kStages>& place, int
   }
 }
 
-// Sums of a part that is done are added to those before it.
-template <class T>
-__device__ void add_part(int part, Sums (&sums)[T::kHalves], Sums (&total)[T::kHalves]) {
-#pragma unroll
-  for (int half = 0; half < T::kHalves; ++half) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      total[half].acc[i] = part == 0 ? sums[half].acc[i] : __fadd_rn(total[half].acc[i], sums[half].acc[i]);
-      sums[half].acc[i] = 0.0f;
-    }
-  }
-}
-
 // Rows g and g + 8 of a warp's 16: eight columns at once.
-__device__ inline void store_sums(const Params& params, int token, int column, const Sums& sums) {
+__device__ inline void store_sums(const Params& params, int token, int column, const TileSums& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
@@ -151,16 +134,6 @@ __device__ inline void store_sums(const Params& params, int token, int column, c
   }
 }
 
-// A stage may be overwritten, by all blocks that copy into it: the own one, then (lane 1) the neighbour.
-__device__ inline void release(Barrier* empty, int rank) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  static_assert(kBlocks <= 2);
-  __syncwarp();
-  if (lane == 0) barrier_arrive(empty);
-  if constexpr (kBlocks == 2)
-    if (lane == 1) arrive_at_having_read(address_in(shared_address(empty), rank ^ 1));
-}
-
 template <class T>
 __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, int parts) {
   const Grid grid = grid_of<T>(params);
@@ -177,15 +150,15 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
   Place<T::kStages> place;
   for (; index < grid.count(); index += all_clusters()) {
     const int row = row_of(index), row_after = scales_of(index + all_clusters());
-    Sums sums[T::kHalves], total[T::kHalves];
+    TileSums sums[T::kHalves], total[T::kHalves];
     int left = each, part = 0;
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block, place.advance()) {
       const float weight_scale = scales.take(scales_of(index), row_after, block);
       add_block<T>(shared, place, first_token, weight_scale, sums);
-      release(&shared.empty[place.stage], rank);
+      release_stage<kBlocks>(&shared.empty[place.stage], rank);
       if (T::kParts && (--left == 0 || block + 1 == blocks)) {
-        add_part<T>(part++, sums, total);
+        add_part(part++ == 0, sums, total);
         left = each;
       }
     }
@@ -198,16 +171,6 @@ __device__ void multiply_all(Shared<T>& shared, const Params& params, int rank, 
 }
 
 template <class T>
-__device__ void make_barriers(Shared<T>& shared) {
-#pragma unroll
-  for (int i = 0; i < T::kStages; ++i) {
-    barrier_init(&shared.full[i], 1);
-    barrier_init(&shared.empty[i], kWarps * kBlocks);
-  }
-  barrier_init_fence();
-}
-
-template <class T>
 __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Maps maps,
                                                      const __grid_constant__ Params params, int parts) {
   extern __shared__ __align__(1024) uint8_t memory[];
@@ -216,7 +179,8 @@ __global__ __launch_bounds__(kThreads, 1) void tiles(const __grid_constant__ Map
   if (threadIdx.x == kWarps * 32) {
     prefetch_map(&maps.weight);
     prefetch_map(&maps.x);
-    make_barriers(shared);
+    begin_ring(shared.full, shared.empty, kWarps * kBlocks);
+    barrier_init_fence();
   }
   __syncthreads();
   if constexpr (kBlocks > 1) {  // all barriers are there

@@ -136,11 +136,15 @@ int64_t workspace_of_hopper(const Problem& problem, int) {
   return hopper::workspace_bytes(problem.largest_batch, problem.in);
 }
 
+// As a row of Hopper sums it.
+Problem stated(const Problem& problem, const SumOrder& order) {
+  Problem by_row = problem;
+  by_row.setting.numerics.mma = Mma::kHopper;
+  by_row.order = order;
+  return by_row;
+}
 Problem states_hopper(const Problem& problem) {
-  Problem stated = problem;
-  stated.setting.numerics.mma = Mma::kHopper;
-  stated.order = hopper::order_of(problem.in, problem.out);
-  return stated;
+  return stated(problem, hopper::order_of(problem.in, problem.out));
 }
 
 std::string sums_hopper(const Problem& problem) {
@@ -161,10 +165,7 @@ Support supports_bf16(const Problem& problem) {
 }
 
 Problem states_bf16(const Problem& problem) {
-  Problem stated = problem;
-  stated.setting.numerics.mma = Mma::kHopper;
-  stated.order = hopper::bf16_order_of(problem.in, problem.out);
-  return stated;
+  return stated(problem, hopper::bf16_order_of(problem.in, problem.out));
 }
 
 std::string sums_bf16(const Problem& problem) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "fulgurite/cuda/check.h"
+#include "fulgurite/core/error.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
@@ -36,11 +36,6 @@ void check_params(const CudaParams& p) {
 }
 
 }  // namespace
-
-void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    fail(ErrorKind::kDevice, "CUDA: sparse_attention: {} failed: {}", what, cudaGetErrorString(status));
-}
 
 void cuda_launch(const CudaParams& given, cudaStream_t stream) {
   if (given.tokens == 0) return;

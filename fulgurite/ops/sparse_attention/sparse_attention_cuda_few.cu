@@ -9,6 +9,7 @@
 // Limits of a tile: 42 kB of rows from memory; 1,100 clocks to read the tile twice from shared memory, 600 to write
 // it, and as many again for the rows on their way to registers; about 900 issue slots of each scheduler to make bf16.
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
@@ -334,7 +335,7 @@ template <int kHeads>
 void launch(const CudaParams& p, cudaStream_t stream) {
   static const cudaError_t allowed = cudaFuncSetAttribute(
       few_kernel<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Few<kHeads>)));
-  check_cuda(allowed, "shared memory");
+  cuda::check(allowed, "sparse_attention: shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
   config.blockDim = dim3(kThreads);
@@ -343,7 +344,7 @@ void launch(const CudaParams& p, cudaStream_t stream) {
   cudaLaunchAttribute attribute = dependent_launch(p.dependent);
   config.attrs = &attribute;
   config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, few_kernel<kHeads>, p), "a launch");
+  cuda::check(cudaLaunchKernelEx(&config, few_kernel<kHeads>, p), "sparse_attention: a launch");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 // `right` begins when Q K (t + 1) has ended, so that the tensor cores work under the softmax.
 // Limits of a tile: 2,176 clocks of the tensor cores; 2,300 of shared memory (128 bytes a clock).
 
+#include "fulgurite/cuda/check.h"
 #include "fulgurite/cuda/tma.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_many_rows.h"
 
@@ -39,11 +40,7 @@ struct Softmax {
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float most = largest[r];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) most = fmaxf(most, fmaxf(d[4 * j + 2 * r], d[4 * j + 2 * r + 1]));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+      const float most = largest_of_row(d, r, largest[r]);
       const float against = weighed_against(most);
       rescale[r] = exponential(largest[r] - against);
       largest[r] = most;
@@ -335,7 +332,7 @@ template <CudaRows kForm, class W>
 void launch(const CudaParams& p, cudaStream_t stream) {
   static const cudaError_t allowed = cudaFuncSetAttribute(
       many_kernel<kForm, W>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Many)));
-  check_cuda(allowed, "shared memory");
+  cuda::check(allowed, "sparse_attention: shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(p.tokens * p.splits * (p.heads / kHeads)));
   config.blockDim = dim3(kThreads);
@@ -344,7 +341,7 @@ void launch(const CudaParams& p, cudaStream_t stream) {
   cudaLaunchAttribute attributes[] = {dependent_launch(p.dependent), cluster_of(W::kBlocks)};
   config.attrs = attributes;
   config.numAttrs = 2;
-  check_cuda(cudaLaunchKernelEx(&config, many_kernel<kForm, W>, p), "a launch");
+  cuda::check(cudaLaunchKernelEx(&config, many_kernel<kForm, W>, p), "sparse_attention: a launch");
 }
 
 }  // namespace

@@ -1,14 +1,15 @@
 // The second kernel of split lists (sparse_attention_cuda.h): a warp has 128 columns of a
 // head of a token.
 
+#include "fulgurite/cuda/check.h"
+#include "fulgurite/cuda/merge_runs.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
 namespace device {
 namespace {
 
-constexpr int kParts = kCudaLatent / 4 / 32;  // of a row: a thread has four columns
-constexpr int kFewRows = 512;                 // up to here a warp is a block: they spread further
+static_assert(kCudaLatent == 128 * kMergeWarps);
 
 struct Ends {
   float weight;       // of split `lane`
@@ -19,9 +20,7 @@ struct Ends {
 __device__ __forceinline__ Ends merge_ends(const float2* ends, int64_t stride, int splits) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float2 own = lane < splits ? ends[lane * stride] : float2{minus_infinity(), 0.0f};
-  float largest = own.x;
-#pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, apart));
+  const float largest = largest_of_lanes(own.x);
   Ends all{exponential(own.x - weighed_against(largest)), 0.0f};
   for (int i = 0; i < splits; ++i)
     all.denominator = __fmaf_rn(__shfl_sync(~0u, own.y, i), __shfl_sync(~0u, all.weight, i), all.denominator);
@@ -29,11 +28,11 @@ __device__ __forceinline__ Ends merge_ends(const float2* ends, int64_t stride, i
 }
 
 template <int kSplits>  // at most, and more than half of it
-__global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(const __grid_constant__ CudaParams p) {
   wait_for_predecessor();
   release_successor();
-  const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = at / (32 * kParts);
-  const int head = row % p.heads, token = row / p.heads, column = at % (32 * kParts) * 4;
+  const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = at / (32 * kMergeWarps);
+  const int head = row % p.heads, token = row / p.heads, column = at % (32 * kMergeWarps) * 4;
   const int64_t run = run_of(p, token, 0, head), stride = p.heads;
   const float* const sums = sums_of(p) + run * kCudaLatent + column;
   float4 part[kSplits];
@@ -47,49 +46,19 @@ __global__ void __launch_bounds__(32 * kParts) merge_kernel(const __grid_constan
   for (int i = 0; i < kSplits; ++i) {
     const float weight = __shfl_sync(~0u, ends.weight, i);
     if (i >= p.splits) continue;
-    sum.x = __fmaf_rn(part[i].x, weight, sum.x);
-    sum.y = __fmaf_rn(part[i].y, weight, sum.y);
-    sum.z = __fmaf_rn(part[i].z, weight, sum.z);
-    sum.w = __fmaf_rn(part[i].w, weight, sum.w);
+    add_weighted(sum, part[i], weight);
   }
-  const float inverse = __frcp_rn(ends.denominator);
-  uint2 out;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
-      : "=r"(out.x)
-      : "f"(__fmul_rn(sum.y, inverse)), "f"(__fmul_rn(sum.x, inverse)));
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
-      : "=r"(out.y)
-      : "f"(__fmul_rn(sum.w, inverse)), "f"(__fmul_rn(sum.z, inverse)));
-  *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + column) = out;
-}
-
-template <int kSplits>
-void launch(const CudaParams& p, cudaStream_t stream) {
-  const int rows = p.tokens * p.heads, together = rows <= kFewRows ? 1 : kParts;  // warps of a block
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(rows * kParts / together));
-  config.blockDim = dim3(static_cast<unsigned>(32 * together));
-  config.stream = stream;
-  cudaLaunchAttribute attribute = dependent_launch(true);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, merge_kernel<kSplits>, p), "a launch");
+  write_bf16(p.out + token * p.out_token + head * p.out_head + column,
+             times(sum, __frcp_rn(ends.denominator)));
 }
 
 }  // namespace
 }  // namespace device
 
 void launch_merge(const CudaParams& p, cudaStream_t stream) {
-  if (p.splits <= 2)
-    device::launch<2>(p, stream);
-  else if (p.splits <= 4)
-    device::launch<4>(p, stream);
-  else if (p.splits <= 8)
-    device::launch<8>(p, stream);
-  else if (p.splits <= 16)
-    device::launch<16>(p, stream);
-  else
-    device::launch<32>(p, stream);
+  cuda::check(cuda::launch_merge_of(p, p.tokens * p.heads, p.splits, stream,
+                                    [](auto most) { return device::merge_kernel<most()>; }),
+              "sparse_attention: a launch");
 }
 
 }  // namespace fulgurite::sparse_attention

@@ -13,7 +13,6 @@ namespace fulgurite::sparse_attention {
 void launch_many(const CudaParams& params, cudaStream_t stream);   // block_heads 64
 void launch_few(const CudaParams& params, cudaStream_t stream);    // block_heads 8, 16, 32
 void launch_merge(const CudaParams& params, cudaStream_t stream);  // splits > 1
-void check_cuda(cudaError_t status, const char* what);
 
 namespace device {
 
