@@ -141,10 +141,11 @@ TEST(gpu, a_session_is_ready_when_it_is_made) {
     const auto start = Clock::now();
     execute::Session session(tiny.model, plan);
     EXPECT_LT(seconds_since(start), 1.0) << recorded.name << ": the upload of these models takes little";
+    execute::Sampler sampler({0.7, 0.95, 0, 1}, plan.config.vocabulary);
     std::vector<double> steps;
     for (size_t t = 0; t < 33; ++t) {
       const auto begin = Clock::now();
-      session.forward(0, std::span(ids).subspan(t, 1));
+      session.next_token(0, std::span(ids).subspan(t, 1), &sampler);
       steps.push_back(seconds_since(begin));
     }
     const double first = steps.front();

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "fulgurite/cuda/dependent_launch.h"
+#include "fulgurite/cuda/discard.h"
 #include "fulgurite/cuda/number.h"
 
 namespace fulgurite::cuda {
@@ -31,6 +32,13 @@ __device__ __forceinline__ float4 times(const float4& v, float factor) {
 
 __device__ __forceinline__ void write_bf16(uint16_t* to, const float4& v) {
   *reinterpret_cast<uint2*>(to) = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
+}
+
+// A warp's 128 sums of each run, `stride` apart, which it has added: they are read by nobody else. `sums` are the thread's four.
+__device__ __forceinline__ void discard_runs(const float* sums, int64_t stride, int runs) {
+  __syncwarp();
+  if (threadIdx.x % 8 != 0) return;  // a thread a line
+  for (int i = 0; i < runs; ++i) discard_line(sums + i * stride);
 }
 
 // kernel_for(std::integral_constant<int, N>) is the kernel of at most N runs, and more than half as many; N to 32.

@@ -45,7 +45,7 @@ void Session::choose_there(std::span<const Chunk> chunks, std::span<Sampler* con
   View<float, 2> logits;
   const LargestOutputs largest = attempt(chunks, [&] {
     logits = pass_there(chunks);
-    return read_largest(logits, samplers);
+    return read_largest(logits, count_of(samplers));
   });
   for (size_t row = 0; row < samplers.size(); ++row) {
     chosen_[row] = -1;
@@ -57,15 +57,20 @@ void Session::choose_there(std::span<const Chunk> chunks, std::span<Sampler* con
   }
 }
 
-// The largest logits of each row, here; nothing where no token is chosen. Waits.
-LargestOutputs Session::read_largest(const View<float, 2>& logits, std::span<Sampler* const> samplers) {
-  if (std::ranges::all_of(samplers, [](const Sampler* sampler) { return sampler == nullptr; })) {
+// How many of the largest logits of a row the samplers need; 0 where no token is chosen.
+int64_t Session::count_of(std::span<Sampler* const> samplers) const {
+  if (std::ranges::all_of(samplers, [](const Sampler* sampler) { return sampler == nullptr; })) return 0;
+  return std::ranges::all_of(samplers, is_greedy) ? 1 : plan_.activations.largest_width;
+}
+
+// The `count` largest logits of each row, here. Waits.
+LargestOutputs Session::read_largest(const View<float, 2>& logits, int64_t count) {
+  if (count == 0) {
     plan_.device.accelerator->wait(stream_.get());  // the inputs have been read
     return {};
   }
   const plan::ActivationLayout& at = plan_.activations;
-  const int64_t rows = logits.extent[0],
-                count = std::ranges::all_of(samplers, is_greedy) ? 1 : at.largest_width;
+  const int64_t rows = logits.extent[0];
   const LargestOutputs there = cut_largest(plan_, arena_.data() + at.largest_totals, rows, count);
   plan_.largest->run({logits, cut_inputs(plan_, arena_.data()).temperatures.slice(0, 0, rows), there.ids,
                       there.values, there.totals, there.numbers},
@@ -74,6 +79,14 @@ LargestOutputs Session::read_largest(const View<float, 2>& logits, std::span<Sam
   const LargestOutputs here = cut_largest(plan_, end, rows, count);
   memory_.read(end, there.totals.data, here.bytes, stream_.get());
   return here;
+}
+
+// Chooses from what no pass has written yet, so that nothing of it is loaded when the first token asks for it.
+void Session::try_choices() {
+  if (!plan_.largest || plan_.options.logits != plan::LogitRows::kLast) return;
+  for (const int64_t count : {int64_t{1}, plan_.activations.largest_width})
+    read_largest(cut_logits(plan_, arena_.data(), 1), count);
+  reset_counts();
 }
 
 int32_t Session::next_token(int32_t sequence, std::span<const int32_t> ids, Sampler* sampler) {

@@ -168,7 +168,9 @@ Session::Session(const model::Model& model, plan::Plan plan)
       lengths_(static_cast<size_t>(plan_.options.sequences), 0),
       chosen_(static_cast<size_t>(plan_.activations.logit_rows)),
       in_pass_(static_cast<size_t>(plan_.options.sequences), 0) {
-  if (!memory_.host_reads && plan_.options.passes == plan::Passes::kRecorded) record_passes();
+  if (memory_.host_reads || plan_.options.passes == plan::Passes::kEager) return;
+  record_passes();
+  try_choices();
 }
 
 // The sequence's place in lengths_.

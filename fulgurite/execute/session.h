@@ -99,7 +99,8 @@ class Session {
   View<float, 2> pass_there(std::span<const Chunk> chunks);
   void choose_here(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
   void choose_there(std::span<const Chunk> chunks, std::span<Sampler* const> samplers);
-  LargestOutputs read_largest(const View<float, 2>& logits, std::span<Sampler* const> samplers);
+  int64_t count_of(std::span<Sampler* const> samplers) const;
+  LargestOutputs read_largest(const View<float, 2>& logits, int64_t count);
   // pass(); if it throws, its sequences are reset: what their caches hold is half of it.
   template <class Pass>
   auto attempt(std::span<const Chunk> chunks, const Pass& pass) {
@@ -114,6 +115,7 @@ class Session {
   View<const float, 2> read(View<float, 2> logits);
   void run_pass(int64_t tokens, int64_t logit_rows);
   void record_passes();
+  void try_choices();
   const RecordedPass* recorded_for(int64_t tokens) const;
   void run(const RecordedPass& pass);
 

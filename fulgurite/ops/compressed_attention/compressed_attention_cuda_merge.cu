@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(const __grid_co
     rotate_back(p, position, pair + 1, sum.z, sum.w);
   }
   write_bf16(p.out + token * p.out_token + head * p.out_head + column, sum);
+  discard_runs(sums, stride * kColumns, p.splits);
 }
 
 }  // namespace

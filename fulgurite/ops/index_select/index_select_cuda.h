@@ -68,6 +68,8 @@ cudaError_t launch_hide(const LogitsParams& params, int64_t context, cudaStream_
 struct TopKParams {
   const float* logits = nullptr;
   int64_t logits_stride = 0;
+  bool discards =
+      false;  // logits are undefined afterwards: L2 need not write them to memory. Speed alone depends on it
   const TokenPlace* places = nullptr;
   int32_t* selected = nullptr;
   int64_t selected_stride = 0;

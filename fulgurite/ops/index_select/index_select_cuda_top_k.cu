@@ -15,6 +15,7 @@
 
 #include "fulgurite/cuda/cluster.h"
 #include "fulgurite/cuda/dependent_launch.h"
+#include "fulgurite/cuda/discard.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
 
 namespace fulgurite::index_select {
@@ -116,6 +117,13 @@ __device__ __forceinline__ void load_keys(const Part& part, int batch, Keys& key
         if (e >= left) key[e] = 0;
     }
   }
+}
+
+// The lines that the warp has read, but those that it shares with others.
+__device__ __forceinline__ void discard_logits(const Part& part) {
+  if (reinterpret_cast<uintptr_t>(part.logits) % kLineBytes != 0 || threadIdx.x % 8 != 0) return;
+  for (int v = 0; v < part.vectors && part.position(v) + 32 <= part.end; ++v)
+    discard_line(part.logits + part.position(v));
 }
 
 // Calls visit(batch) with the batch's keys loaded; keys of a single batch are loaded once (batch 0, before).
@@ -421,6 +429,7 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
     Keys keys;
     if (part.batches() == 1) load_keys(part, 0, keys);
     choose<kCluster>(part, keys, row, s, rank);
+    if (p.discards) discard_logits(part);
     if (!last) {  // the cluster has read the histograms
       __syncthreads();
       clear_histograms(s);

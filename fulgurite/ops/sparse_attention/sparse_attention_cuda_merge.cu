@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(const __grid_co
   }
   write_bf16(p.out + token * p.out_token + head * p.out_head + column,
              times(sum, __frcp_rn(ends.denominator)));
+  discard_runs(sums, stride * kCudaLatent, p.splits);
 }
 
 }  // namespace
