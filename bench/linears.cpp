@@ -152,13 +152,16 @@ std::vector<Linear> linears_of(const Shape& s) {
   const Linear q_b{"q_b", s.heads * (s.nope + s.rope), s.q_lora, fp8};
   const Linear index_q{"index_q", s.index_heads * s.index_dim, s.q_lora, fp8};
   const Linear head{"head", s.vocabulary, s.hidden, kBf16Matrix, linear::Output::kF32};
+  const int64_t kv = s.kv == 0 ? s.kv_lora + s.rope : s.kv;
+  const Linear qkv_a{"qkv_a", s.q_lora + kv, s.hidden,
+                     fp8};  // both in one product, as plans of Hopper have it
   if (s.kv == 0)
-    return {
-        q_a,     q_b, {"kv_a", s.kv_lora + s.rope, s.hidden, fp8}, {"o", s.hidden, s.heads * s.value, fp8},
-        index_q, head};
+    return {q_a,     q_b, {"kv_a", kv, s.hidden, fp8}, qkv_a, {"o", s.hidden, s.heads * s.value, fp8},
+            index_q, head};
   return {q_a,
           q_b,
-          {"kv", s.kv, s.hidden, fp8},
+          {"kv", kv, s.hidden, fp8},
+          qkv_a,
           {"o_b", s.hidden, s.o_groups * s.o_lora, fp8},
           index_q,
           {"index_gate", s.index_heads, s.hidden, kBf16Matrix, linear::Output::kF32},

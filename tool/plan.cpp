@@ -113,7 +113,7 @@ void print_bytes(const Options& options, const plan::Plan& plan) {
   };
   add("weights viewed", bytes.viewed,
       cpu ? "mapped from the checkpoint, not copied" : "as the checkpoint stores them");
-  add("prepared", bytes.prepared, "vectors as fp32, rotary tables");
+  add("prepared", bytes.prepared, "vectors as fp32, rotary tables, weights in another form");
   if (bytes.uploaded > 0) add("uploaded", bytes.uploaded, "all weights, in the GPU's memory");
   if (bytes.requantized > 0)
     add("requantized", bytes.requantized, "codes and scales of rows that read other scales");

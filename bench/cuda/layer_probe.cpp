@@ -123,10 +123,12 @@ plan::PreparedLayer weights_of(const plan::LayerPlan& layer, Source& from) {
   };
   plan::PreparedLayer w;
   w.attention_norm = from.vector(layer.attention_site.norm.problem.width);
-  w.q_a = linear(p.q_a);
+  if (p.qkv_a)
+    w.qkv_a = linear(*p.qkv_a);
+  else
+    w.q_a = linear(p.q_a), w.kv_a = linear(p.kv_a);
   w.q_a_norm = from.vector(p.q_a_norm.problem.width);
   w.q_b = linear(p.q_b);
-  w.kv_a = linear(p.kv_a);
   w.kv_a_norm = from.vector(p.latent.problem.latent);
   const head_projection::Problem& kv_b = p.absorbed->query.problem;
   w.kv_b = from.matrix(kv_b.weight, kv_b.heads * kv_b.rows_per_head, kv_b.latent);
@@ -165,7 +167,7 @@ struct Stage {
 
 const Stage kStages[] = {
     {"norms, RoPE, latent row", {"norm attention", "norm q_a", "rotary q", "latent_prepare"}},
-    {"linear q_a, kv_a", {"linear q_a", "linear kv_a"}},
+    {"linear q_a, kv_a", {"linear qkv_a", "linear q_a", "linear kv_a"}},
     {"linear q_b", {"linear q_b"}},
     {"linear index_q", {"linear index_q"}},
     {"indexer_projection", {"indexer_projection"}},

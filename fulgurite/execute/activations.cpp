@@ -44,10 +44,11 @@ Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
     a.post = view_at<float, 2>(base(at.post), {tokens, count});
     a.mix = view_at<float, 3>(base(at.mix), {tokens, count, count});
   }
-  a.q_raw = matrix(at.q_raw, c.q_lora);
+  a.qkv = matrix(at.qkv, c.q_lora + at.kv_width);
+  a.q_raw = a.qkv.slice(1, 0, c.q_lora);
+  a.kv = a.qkv.slice(1, c.q_lora, at.kv_width);
   a.q_latent = matrix(at.q_latent, c.q_lora);
   a.q = cube(at.q, c.heads, c.nope + c.rope);
-  a.kv = matrix(at.kv, at.kv_width);
   a.absorbed = cube(at.absorbed, c.heads, c.kv_lora);
   a.attended = cube(at.attended, c.heads, c.kv_lora);
   a.head_outputs = cube(at.head_outputs, c.heads, c.value);

@@ -15,9 +15,9 @@ struct Activations {
   Tensor<3> streams;  // hyper-connections: [tokens, count, hidden], and what mixes them
   View<float, 2> post;
   View<float, 3> mix;
-  Tensor<2> q_raw, q_latent;
+  Tensor<2> qkv, q_raw, kv;  // the last two are columns of the first
+  Tensor<2> q_latent;
   Tensor<3> q;
-  Tensor<2> kv;
   Tensor<3> absorbed, attended, head_outputs, grouped;
   Tensor<3> index_q, index_operand;
   Tensor<2> index_k;

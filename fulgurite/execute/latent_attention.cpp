@@ -38,7 +38,7 @@ void project_query(const LayerContext& c) {
 void cache_latent(const LayerContext& c) {
   const plan::LatentAttentionPlan& p = *c.plan.attention;
   const Activations& at = c.at;
-  p.kv_a.run({at.normed, &c.weights.kv_a, at.kv}, at.tokens, c.lane);
+  if (!p.qkv_a) p.kv_a.run({at.normed, &c.weights.kv_a, at.kv}, at.tokens, c.lane);
   p.latent.run({at.kv, c.weights.kv_a_norm, at.places, c.rope, c.caches.latent}, at.tokens, c.lane);
   show_latent(c);
 }

@@ -60,7 +60,7 @@ void show_rows(const LayerContext& c, TapPoint point, int64_t every, const KvRow
 
 void cache_window(const LayerContext& c, const plan::WindowAttentionPlan& p) {
   const Activations& at = c.at;
-  p.kv.run({at.normed, &c.weights.window.kv, at.kv}, at.tokens, c.lane);
+  if (!p.qkv_a) p.kv.run({at.normed, &c.weights.window.kv, at.kv}, at.tokens, c.lane);
   p.kv_prepare.run({at.kv, c.weights.window.kv_norm, at.places, c.rope, c.caches.window}, at.tokens, c.lane);
   if (c.tap == nullptr) return;
   const int64_t ring = p.kv_prepare.problem.ring;

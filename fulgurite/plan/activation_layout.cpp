@@ -66,10 +66,9 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
     at.post = arena.take(product({tokens, c.streams->count, 4}));
     at.mix = arena.take(product({tokens, c.streams->count, c.streams->count, 4}));
   }
-  at.q_raw = arena.take(product({tokens, c.q_lora, element}));
+  at.qkv = arena.take(product({tokens, c.q_lora + at.kv_width, element}));
   at.q_latent = arena.take(product({tokens, c.q_lora, element}));
   at.q = arena.take(product({tokens, c.heads, c.nope + c.rope, element}));
-  at.kv = arena.take(product({tokens, at.kv_width, element}));
   at.absorbed = arena.take(product({tokens, c.heads, c.kv_lora, element}));
   at.attended = arena.take(product({tokens, c.heads, c.kv_lora, element}));
   at.head_outputs = arena.take(product({tokens, c.heads, c.value, element}));

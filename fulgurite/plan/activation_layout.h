@@ -26,15 +26,14 @@ struct ActivationLayout {
   int64_t streams = 0;              // [tokens, count, hidden]; `stream` is what they collapse to
   int64_t post = 0;                 // f32 [tokens, count]
   int64_t mix = 0;                  // f32 [tokens, count, count]
-  int64_t q_raw = 0;                // [tokens, q_lora]
-  int64_t q_latent = 0;             // [tokens, q_lora]
-  int64_t q = 0;                    // [tokens, heads, nope + rope]
-  int64_t kv = 0;                   // [tokens, kv_width]
-  int64_t absorbed = 0;             // [tokens, heads, kv_lora]
-  int64_t attended = 0;             // [tokens, heads, kv_lora]
-  int64_t head_outputs = 0;         // [tokens, heads, value]
-  int64_t grouped = 0;              // [tokens, o_groups, o_lora]
-  int64_t index_q = 0;              // [tokens, index_heads, index_dim]
+  int64_t qkv = 0;       // [tokens, q_lora + kv_width]: what x becomes, queries before their norm, then kv
+  int64_t q_latent = 0;  // [tokens, q_lora]
+  int64_t q = 0;         // [tokens, heads, nope + rope]
+  int64_t absorbed = 0;  // [tokens, heads, kv_lora]
+  int64_t attended = 0;  // [tokens, heads, kv_lora]
+  int64_t head_outputs = 0;  // [tokens, heads, value]
+  int64_t grouped = 0;       // [tokens, o_groups, o_lora]
+  int64_t index_q = 0;       // [tokens, index_heads, index_dim]
   int64_t index_operand =
       0;                // index_operand(numerics) [tokens, index_heads, index_dim]: what index_select reads
   int64_t index_k = 0;  // [tokens, index_dim]

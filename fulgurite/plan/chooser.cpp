@@ -7,6 +7,8 @@
 namespace fulgurite::plan {
 namespace {
 
+constexpr const char* kJoined = "linear qkv_a";
+
 // How a row is handed scales that are stored as `stored`, if it reads `read`.
 std::string scales_text(const MatrixFormat& stored, const MatrixFormat& read) {
   if (read == stored) return "as stored";
@@ -84,6 +86,31 @@ LinearStep Chooser::choose_linear(int64_t layer, const std::string& name, const 
       choose(layer, "linear " + name, reading_text(weight, problem), catalog().linear, problem);
   if (has_scales(problem.weight)) plan_.rows.back().scales = scales_text(problem.weight, step.problem.weight);
   plan_.bytes.requantized += bytes_made(problem, step.problem.weight);
+  return step;
+}
+
+Support Chooser::refused_joined(const NamedWeight& q_a, const NamedWeight& kv) const {
+  for (const NamedWeight* const part : {&q_a, &kv})
+    for (const Demand& demand : plan_.options.demands)
+      if (demand.operation == "linear " + part->name) return Refusal{describe(demand)};
+  if (const Support refusal = joins(q_a.weight, kv.weight)) return refusal;
+  const auto& row = linear::kCudaHopper;
+  if (const Support refusal = refused_unasked(kJoined, row.name, row.device)) return refusal;
+  if (row.run == nullptr && plan_.device.accelerator != nullptr)
+    return Refusal{"this build has no kernel of it"};
+  const StoredMatrix both = outline_of_joined(q_a.weight, kv.weight);
+  return row.supports({setting_, both.in, both.out, format_of(both), linear::Output::kActivation, batch()});
+}
+
+std::optional<LinearStep> Chooser::choose_joined(int64_t layer, const NamedWeight& q_a,
+                                                 const NamedWeight& kv) {
+  if (kind() != DeviceKind::kCuda || setting_.target.sm != 90) return std::nullopt;
+  if (const Support refusal = refused_joined(q_a, kv)) {
+    refused_.push_back(fmt::format("one product with {}: {}", kv.name, refusal->reason));
+    return std::nullopt;
+  }
+  const LinearStep step = choose_linear(layer, "qkv_a", outline_of_joined(q_a.weight, kv.weight));
+  plan_.rows.back().format += fmt::format(": {} and {}", q_a.name, kv.name);
   return step;
 }
 

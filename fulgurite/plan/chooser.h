@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "fulgurite/core/error.h"
+#include "fulgurite/plan/joined.h"
 #include "fulgurite/plan/plan.h"
 
 namespace fulgurite::plan {
@@ -18,6 +20,12 @@ std::string shaped(const StoredMatrix& matrix);
 std::string place(int64_t layer, const std::string& operation);
 // shaped(), and whether the linear reads the weight as bf16 though it is stored otherwise.
 std::string reading_text(const StoredMatrix& weight, const linear::Problem& problem);
+
+// A linear's name in the plan, and its weight.
+struct NamedWeight {
+  std::string name;
+  const StoredMatrix& weight;
+};
 
 class Chooser {
  public:
@@ -33,7 +41,7 @@ class Chooser {
   template <class Problem, class Args>
   Step<Problem, Args> choose(int64_t layer, const std::string& operation, const std::string& format,
                              Rows<Implementation<Problem, Args>> candidates, const Problem& problem) {
-    Row row{layer, operation, "", format, 1, INT64_MAX, 0, {}, "", "", true};
+    Row row{layer, operation, "", format, 1, INT64_MAX, 0, std::exchange(refused_, {}), "", "", true};
     for (const Implementation<Problem, Args>* const candidate : candidates) {
       if (!is_candidate(operation, candidate->name, candidate->device)) continue;
       Support refusal = refused_unasked(operation, candidate->name, candidate->device);
@@ -63,6 +71,10 @@ class Chooser {
   LinearStep choose_linear(int64_t layer, const std::string& name, const StoredMatrix& weight,
                            linear::Output output = linear::Output::kActivation);
 
+  // Both linears as one, "linear qkv_a", where Hopper's fp8 linear takes it. Otherwise nothing, and on a Hopper the next operation's
+  // row, which must be q_a's, says why.
+  std::optional<LinearStep> choose_joined(int64_t layer, const NamedWeight& q_a, const NamedWeight& kv);
+
  private:
   // The row that was chosen, or the reference of it.
   template <class Row>
@@ -77,6 +89,7 @@ class Chooser {
   }
   DeviceKind kind() const { return setting_.target.kind; }
   bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const;
+  Support refused_joined(const NamedWeight& q_a, const NamedWeight& kv) const;
   Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const;
 
   // The problem as the row solves it, with the weight in the form that it reads.
@@ -89,6 +102,7 @@ class Chooser {
 
   Plan& plan_;
   const Setting setting_{plan_.device.target, plan_.numerics};
+  std::vector<std::string> refused_;  // what was asked in the place of the next operation
 };
 
 }  // namespace fulgurite::plan

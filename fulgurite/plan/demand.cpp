@@ -55,7 +55,8 @@ std::vector<OperationNames> operation_names() {
   return {
       names_of("embedding", {}, c.embedding),
       names_of("norm", {"attention", "q_a", "feed_forward", "final"}, c.norm),
-      names_of("linear", {"q_a", "q_b", "kv_a", "kv", "index_q", "index_gate", "o", "o_b", "head"}, c.linear),
+      names_of("linear", {"q_a", "q_b", "kv_a", "kv", "qkv_a", "index_q", "index_gate", "o", "o_b", "head"},
+               c.linear),
       names_of("rotary", {"q"}, c.rotary),
       names_of("latent_prepare", {}, c.latent_prepare),
       names_of("indexer_projection", {}, c.indexer_projection),

@@ -48,7 +48,7 @@ struct Visitor {
     all(w.kv, w.kv_norm, w.sink, w.o_a, w.o_b, w.compressor, w.index_keys);
   }
   void operator()(PreparedLayer& w) const {
-    all(w.attention_norm, w.q_a, w.q_a_norm, w.q_b, w.kv_a, w.kv_a_norm, w.kv_b, w.o);
+    all(w.attention_norm, w.qkv_a, w.q_a, w.q_a_norm, w.q_b, w.kv_a, w.kv_a_norm, w.kv_b, w.o);
     all(w.index_q, w.index_k, w.index_k_norm_weight, w.index_k_norm_bias, w.index_gate);
     all(w.window, w.attention_streams, w.feed_forward_streams, w.feed_forward_norm);
     all(w.router, w.router_bias, w.expert_table);

@@ -59,6 +59,7 @@ struct AbsorbedPlan {
 };
 
 struct LatentAttentionPlan {
+  std::optional<LinearStep> qkv_a;  // q_a and kv_a in one product (joined.h), in the place of both
   LinearStep q_a;
   NormStep q_a_norm;
   LinearStep q_b;
@@ -82,6 +83,7 @@ struct EntryIndexerPlan {
 
 // DeepSeek-V4: a window, and entries that stand for many positions.
 struct WindowAttentionPlan {
+  std::optional<LinearStep> qkv_a;  // q_a and kv in one product, in the place of both
   LinearStep q_a;
   NormStep q_a_norm;
   LinearStep q_b;

@@ -62,13 +62,14 @@ class Planner {
   LatentAttentionPlan make_attention(int64_t layer, const model::StoredLayer& w) {
     const LatentRow& row = plan_.caches.latent_row;
     LatentAttentionPlan plan;
-    plan.q_a = chooser_.choose_linear(layer, "q_a", w.q_a);
+    plan.qkv_a = chooser_.choose_joined(layer, {"q_a", w.q_a}, {"kv_a", w.kv_a});
+    if (!plan.qkv_a) plan.q_a = chooser_.choose_linear(layer, "q_a", w.q_a);
     plan.q_a_norm = chooser_.choose_norm(layer, "norm q_a", c_.q_lora, c_.latent_norm_eps);
     plan.q_b = chooser_.choose_linear(layer, "q_b", w.q_b);
     plan.q_rope = chooser_.choose(
         layer, "rotary q", "interleaved", catalog().rotary,
         rotary::Problem{setting_, rotary::Layout::kInterleaved, c_.heads, c_.rope, context()});
-    plan.kv_a = chooser_.choose_linear(layer, "kv_a", w.kv_a);
+    if (!plan.qkv_a) plan.kv_a = chooser_.choose_linear(layer, "kv_a", w.kv_a);
     plan.latent = chooser_.choose(layer, "latent_prepare",
                                   fmt::format("cache {} [{} + {}], {} bytes a row", value_name(row.form),
                                               c_.kv_lora, c_.rope, row.bytes()),

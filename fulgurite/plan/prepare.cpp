@@ -116,6 +116,40 @@ PreparedMatrix prepare_as(const MatrixFormat& form, const StoredMatrix& stored, 
   return copies ? rounded(stored, floats) : as_stored(stored);
 }
 
+template <class T>
+View<const T, 2> stacked(const View<const T, 2>& upper, const View<const T, 2>& lower, Floats& floats) {
+  if (upper.size() == 0) return {};
+  const int64_t rows = upper.extent[0] + lower.extent[0], columns = upper.extent[1];
+  const int64_t bytes = rows * columns * static_cast<int64_t>(sizeof(T));
+  const View<T, 2> both(reinterpret_cast<T*>(floats.take((bytes + 3) / 4)), {rows, columns});
+  for (int64_t r = 0; both.data != nullptr && r < rows; ++r) {
+    const View<const T, 1> row = r < upper.extent[0] ? upper[r] : lower[r - upper.extent[0]];
+    std::copy_n(row.data, columns, both[r].data);
+  }
+  return both;
+}
+
+// As outline_of_joined().
+PreparedMatrix joined(const StoredMatrix& upper, const StoredMatrix& lower, Floats& floats) {
+  const auto &a = std::get<BlockScaled>(upper.as), &b = std::get<BlockScaled>(lower.as);
+  const View<const e4m3, 2> data = stacked(a.data, b.data, floats);
+  const View<const float, 2> scale = stacked(a.scale, b.scale, floats);
+  return {BlockScaled{data, scale, a.block, a.format, stacked(a.exponents, b.exponents, floats)},
+          upper.out + lower.out, upper.in};
+}
+
+// q_a and `kv`, as one where the plan has one product of both.
+template <class AttentionPlan>
+void prepare_inputs(const model::StoredLayer& w, const StoredMatrix& kv, const AttentionPlan& plan,
+                    Floats& floats, PreparedLayer& layer, PreparedMatrix& prepared_kv) {
+  if (plan.qkv_a) {
+    layer.qkv_a = joined(w.q_a, kv, floats);
+    return;
+  }
+  layer.q_a = as_stored(w.q_a);
+  prepared_kv = as_stored(kv);
+}
+
 PreparedMatrix prepare_gate(const MatrixFormat& form, const StoredMatrix& gate, const Numerics& numerics,
                             Floats& floats) {
   return quantizes_gate(gate, numerics) ? quantized(gate, numerics, floats) : prepare_as(form, gate, floats);
@@ -133,7 +167,7 @@ PreparedStreams prepare_streams(const std::optional<model::StoredStreams>& w, Fl
 void prepare_window(const model::StoredLayer& w, const WindowAttentionPlan& plan, const Numerics& numerics,
                     Floats& floats, PreparedLayer& layer) {
   const model::StoredWindowAttention& window = *w.window;
-  layer.window.kv = as_stored(window.kv);
+  prepare_inputs(w, window.kv, plan, floats, layer, layer.window.kv);
   layer.window.kv_norm = floats.exact(window.kv_norm);
   layer.window.sink = floats.exact(window.sink);
   layer.window.o_a = prepare_as(plan.o_a.problem.weight, window.o_a, floats);
@@ -156,7 +190,7 @@ void prepare_indexer(const model::StoredIndexer& w, const indexer_projection::Pr
 
 void prepare_latent(const model::StoredLayer& w, const LatentAttentionPlan& plan, const Numerics& numerics,
                     Floats& floats, PreparedLayer& layer) {
-  layer.kv_a = as_stored(w.kv_a);
+  prepare_inputs(w, w.kv_a, plan, floats, layer, layer.kv_a);
   layer.kv_a_norm = floats.exact(w.kv_a_norm);
   layer.kv_b =
       plan.absorbed ? prepare_as(plan.absorbed->query.problem.weight, w.kv_b, floats) : as_stored(w.kv_b);
@@ -168,7 +202,6 @@ void prepare_latent(const model::StoredLayer& w, const LatentAttentionPlan& plan
 void prepare_layer(const model::StoredLayer& w, const LayerPlan& plan, const Numerics& numerics,
                    Floats& floats, PreparedLayer& layer) {
   layer.attention_norm = floats.exact(w.attention_norm);
-  layer.q_a = as_stored(w.q_a);
   layer.q_a_norm = floats.exact(w.q_a_norm);
   layer.q_b = as_stored(w.q_b);
   if (w.window)

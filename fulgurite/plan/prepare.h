@@ -37,6 +37,8 @@ struct PreparedWindowAttention {
 
 struct PreparedLayer {
   View<const float, 1> attention_norm;
+  PreparedMatrix
+      qkv_a;  // where the plan has one product of both: a copy, in the place of q_a and kv_a (or kv)
   PreparedMatrix q_a;
   View<const float, 1> q_a_norm;
   PreparedMatrix q_b;

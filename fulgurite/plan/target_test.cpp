@@ -41,14 +41,34 @@ Demand forbid(const std::string& text) { return parse_demand(DemandKind::kForbid
 
 TEST(target, each_architecture_gets_the_scales_that_its_row_reads) {
   const Plan hopper = plan_for(large(), "sm90"), blackwell = plan_for(large(), "sm100");
-  EXPECT_EQ(row_of(hopper, "linear q_a").implementation, "cuda_hopper");
-  EXPECT_EQ(row_of(hopper, "linear q_a").scales, "as stored");
+  EXPECT_EQ(row_of(hopper, "linear q_b").implementation, "cuda_hopper");
+  EXPECT_EQ(row_of(hopper, "linear q_b").scales, "as stored");
   EXPECT_EQ(hopper.bytes.requantized, 0);
   EXPECT_EQ(row_of(blackwell, "linear q_a").implementation, "cuda_fp8");
   EXPECT_EQ(row_of(blackwell, "linear q_a").scales, "requantized to powers of two, e8m0 packed in int32");
   EXPECT_EQ(blackwell.layers[0].attention->q_a.problem.weight.layout, ScaleLayout::kPacked);
   EXPECT_GT(blackwell.bytes.requantized, int64_t{61} * 7168 * 1536);
   EXPECT_EQ(row_of(plan_for(large(), "sm80"), "linear q_a").implementation, "cuda");
+}
+
+TEST(target, hopper_has_q_a_and_kv_a_in_one_product) {
+  const Plan plan = plan_for(large(), "sm90");
+  const Row& row = row_of(plan, "linear qkv_a");
+  EXPECT_EQ(row.implementation, "cuda_hopper");
+  EXPECT_EQ(row.format, "e4m3 128x128, scales f32 [2112, 7168]: q_a and kv_a");
+  EXPECT_EQ(plan.layers[60].attention->qkv_a->problem.out, 2112);
+  const auto refusal = [](const Plan& of) { return row_of(of, "linear q_a").refused.front(); };
+  const auto with = [](const Demand& demand) {
+    return plan_for(large(), "sm90", Activation::kBf16, {demand});
+  };
+  EXPECT_EQ(refusal(with(forbid("linear kv_a:cuda"))), "one product with kv_a: forbid linear kv_a:cuda");
+  EXPECT_EQ(refusal(with(forbid("linear qkv_a:cuda_hopper"))), "one product with kv_a: forbidden");
+  EXPECT_EQ(refusal(with(require("linear:cuda"))), "one product with kv_a: cuda is required");
+  EXPECT_EQ(refusal(plan_for(large(), "sm90", Activation::kFp16)),
+            "one product with kv_a: activation = fp16, takes bf16");
+  EXPECT_EQ(row_of(with(require("linear qkv_a:cuda_hopper")), "linear qkv_a").implementation, "cuda_hopper");
+  for (const char* const other : {"cpu", "sm80", "sm100"})
+    EXPECT_FALSE(plan_for(large(), other).layers[0].attention->qkv_a) << other;
 }
 
 // Layers that the fast path refuses keep their scales: nothing is made for a kernel that will not run.
@@ -101,7 +121,9 @@ TEST(target, a_library_of_the_load_is_a_fact_of_the_plan) {
 TEST(target, every_operation_has_a_row_for_a_gpu) {
   for (const char* const target : {"sm80", "sm90", "sm100", "sm120"}) {
     const Plan plan = plan_for(large(), target);
-    EXPECT_EQ(plan.rows.size(), plan_for(large(), "cpu").rows.size() + 1);  // largest_logits
+    // largest_logits; and Hopper has q_a and kv_a in one
+    const size_t joined = target == std::string("sm90") ? plan.layers.size() : 0;
+    EXPECT_EQ(plan.rows.size() + joined, plan_for(large(), "cpu").rows.size() + 1);
     EXPECT_EQ(plan.rows.back().operation, "largest_logits");
     EXPECT_EQ(row_of(plan, "index_select").implementation,
               target == std::string("sm90") ? "cuda_hopper" : "cuda");

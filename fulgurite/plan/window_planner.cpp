@@ -21,13 +21,14 @@ class WindowPlanner {
   WindowAttentionPlan make() {
     const model::StoredWindowAttention& w = *w_.window;
     WindowAttentionPlan plan;
-    plan.q_a = chooser_.choose_linear(layer_, "q_a", w_.q_a);
+    plan.qkv_a = chooser_.choose_joined(layer_, {"q_a", w_.q_a}, {"kv", w.kv});
+    if (!plan.qkv_a) plan.q_a = chooser_.choose_linear(layer_, "q_a", w_.q_a);
     plan.q_a_norm = chooser_.choose_norm(layer_, "norm q_a", c_.q_lora, c_.latent_norm_eps);
     plan.q_b = chooser_.choose_linear(layer_, "q_b", w_.q_b);
     plan.query = chooser_.choose(
         layer_, "query_prepare", fmt::format("{} heads of {}", c_.heads, head_dim()), catalog().query_prepare,
         query_prepare::Problem{setting(), c_.heads, head_dim(), c_.rope, c_.norm_eps});
-    plan.kv = chooser_.choose_linear(layer_, "kv", w.kv);
+    if (!plan.qkv_a) plan.kv = chooser_.choose_linear(layer_, "kv", w.kv);
     plan.kv_prepare = chooser_.choose(
         layer_, "kv_prepare", fmt::format("window of {}, {}", c_.window->window, row_text(ring_)),
         catalog().kv_prepare,
