@@ -89,6 +89,7 @@ void check_top_k(bool small) {
       std::vector<int32_t> table(2 * (context / 64 + 1));
       for (auto& entry : table) entry = static_cast<int32_t>(random() % 100000);
       const Device<float> logits(host);
+      Device<float> read_once(host);
       const Device<TokenPlace> device_places(places);
       const Device<int32_t> device_table(table);
       for (const int topk : {2048, 1, 7, 512, 1000}) {
@@ -103,7 +104,9 @@ void check_top_k(bool small) {
           for (const int ctas : {0, 7}) {
             if (ctas == 7 && cluster != 0 && cluster > 4) continue;
             TopKParams p;
-            p.logits = logits.data;
+            const bool discards = ctas == 7 || cluster % 8 == 0;
+            if (discards) p.discard_to = INT64_MAX, read_once.set(host);
+            p.logits = discards ? read_once.data : logits.data;
             p.logits_stride = stride;
             p.places = device_places.data;
             p.selected = selected.data;

@@ -123,10 +123,12 @@ plan::PreparedLayer weights_of(const plan::LayerPlan& layer, Source& from) {
   };
   plan::PreparedLayer w;
   w.attention_norm = from.vector(layer.attention_site.norm.problem.width);
-  if (p.qkv_a)
+  if (p.qkv_a) {
     w.qkv_a = linear(*p.qkv_a);
-  else
-    w.q_a = linear(p.q_a), w.kv_a = linear(p.kv_a);
+  } else {
+    w.q_a = linear(p.q_a);
+    w.kv_a = linear(p.kv_a);
+  }
   w.q_a_norm = from.vector(p.q_a_norm.problem.width);
   w.q_b = linear(p.q_b);
   w.kv_a_norm = from.vector(p.latent.problem.latent);

@@ -32,10 +32,11 @@ struct Setting {
 // for, which is the device's.
 struct Lane {
   int threads = 1;
-  Workers* workers = nullptr;      // as many threads; none: the caller does every thread's part
-  std::span<std::byte> workspace;  // workspace_bytes(problem), 64-byte aligned, contents undefined
-  void* stream = nullptr;          // of a GPU
-  bool waits = false;              // a GPU's call returns when its work is done: the host looks at it
+  Workers* workers = nullptr;  // as many threads; none: the caller does every thread's part
+  std::span<std::byte>
+      workspace;           // workspace_bytes(problem), 64-byte aligned, a GPU's 256-byte, contents undefined
+  void* stream = nullptr;  // of a GPU
+  bool waits = false;      // a GPU's call returns when its work is done: the host looks at it
 };
 
 template <class Problem, class Args>

@@ -12,8 +12,8 @@ namespace fulgurite {
 // its order.
 struct Memory {
   const char* name;
-  bool host_reads;                             // the host may follow its pointers
-  void* (*allocate)(int64_t bytes);            // zero, at least 64-byte aligned; throws Error{kMemory}
+  bool host_reads;                   // the host may follow its pointers
+  void* (*allocate)(int64_t bytes);  // zero, 64-byte aligned, a GPU's 256-byte; throws Error{kMemory}
   void (*release)(void* data, int64_t bytes);  // throws nothing
   void (*write)(void* to, const void* from_host, int64_t bytes,
                 void* stream);                                                 // `from_host` is free after it

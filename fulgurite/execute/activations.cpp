@@ -44,9 +44,10 @@ Activations cut(const plan::Plan& plan, std::byte* arena, int64_t tokens) {
     a.post = view_at<float, 2>(base(at.post), {tokens, count});
     a.mix = view_at<float, 3>(base(at.mix), {tokens, count, count});
   }
-  a.qkv = matrix(at.qkv, c.q_lora + at.kv_width);
-  a.q_raw = a.qkv.slice(1, 0, c.q_lora);
-  a.kv = a.qkv.slice(1, c.q_lora, at.kv_width);
+  const Tensor<2> qkv = matrix(at.qkv, at.qkv_width);
+  a.qkv = qkv.slice(1, 0, at.kv_column + at.kv_width);
+  a.q_raw = qkv.slice(1, 0, c.q_lora);
+  a.kv = qkv.slice(1, at.kv_column, at.kv_width);
   a.q_latent = matrix(at.q_latent, c.q_lora);
   a.q = cube(at.q, c.heads, c.nope + c.rope);
   a.absorbed = cube(at.absorbed, c.heads, c.kv_lora);

@@ -47,6 +47,8 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
   at.logit_rows = options.logits == LogitRows::kAll ? options.chunk_tokens
                                                     : std::min(options.sequences, options.chunk_tokens);
   at.kv_width = c.window ? c.window->head_dim : c.kv_lora + c.rope;
+  at.kv_column = (c.q_lora + 63) / 64 * 64;
+  at.qkv_width = (at.kv_column + at.kv_width + 63) / 64 * 64;
   for (const LayerCaches& layer : caches.layers) at.score_width = std::max(at.score_width, layer.index_rows);
   at.selected_width = std::min(c.index_topk, at.score_width);
   if (chooses_there) at.largest_width = std::min(kMostLargest, c.vocabulary);
@@ -66,7 +68,7 @@ ActivationLayout make_activation_layout(const model::Config& c, const Options& o
     at.post = arena.take(product({tokens, c.streams->count, 4}));
     at.mix = arena.take(product({tokens, c.streams->count, c.streams->count, 4}));
   }
-  at.qkv = arena.take(product({tokens, c.q_lora + at.kv_width, element}));
+  at.qkv = arena.take(product({tokens, at.qkv_width, element}));
   at.q_latent = arena.take(product({tokens, c.q_lora, element}));
   at.q = arena.take(product({tokens, c.heads, c.nope + c.rope, element}));
   at.absorbed = arena.take(product({tokens, c.heads, c.kv_lora, element}));

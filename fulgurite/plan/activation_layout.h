@@ -26,14 +26,14 @@ struct ActivationLayout {
   int64_t streams = 0;              // [tokens, count, hidden]; `stream` is what they collapse to
   int64_t post = 0;                 // f32 [tokens, count]
   int64_t mix = 0;                  // f32 [tokens, count, count]
-  int64_t qkv = 0;       // [tokens, q_lora + kv_width]: what x becomes, queries before their norm, then kv
-  int64_t q_latent = 0;  // [tokens, q_lora]
-  int64_t q = 0;         // [tokens, heads, nope + rope]
-  int64_t absorbed = 0;  // [tokens, heads, kv_lora]
-  int64_t attended = 0;  // [tokens, heads, kv_lora]
-  int64_t head_outputs = 0;  // [tokens, heads, value]
-  int64_t grouped = 0;       // [tokens, o_groups, o_lora]
-  int64_t index_q = 0;       // [tokens, index_heads, index_dim]
+  int64_t qkv = 0;                  // [tokens, qkv_width]: what x becomes, queries before their norm and kv
+  int64_t q_latent = 0;             // [tokens, q_lora]
+  int64_t q = 0;                    // [tokens, heads, nope + rope]
+  int64_t absorbed = 0;             // [tokens, heads, kv_lora]
+  int64_t attended = 0;             // [tokens, heads, kv_lora]
+  int64_t head_outputs = 0;         // [tokens, heads, value]
+  int64_t grouped = 0;              // [tokens, o_groups, o_lora]
+  int64_t index_q = 0;              // [tokens, index_heads, index_dim]
   int64_t index_operand =
       0;                // index_operand(numerics) [tokens, index_heads, index_dim]: what index_select reads
   int64_t index_k = 0;  // [tokens, index_dim]
@@ -56,8 +56,10 @@ struct ActivationLayout {
   int64_t total = 0;
 
   int64_t logit_rows = 0;
-  int64_t largest_width = 0;   // of a row, at most; 0: logits are the host's to choose from
-  int64_t kv_width = 0;        // kv_lora + rope, or head_dim
+  int64_t largest_width = 0;  // of a row, at most; 0: logits are the host's to choose from
+  int64_t kv_width = 0;       // kv_lora + rope, or head_dim
+  int64_t kv_column = 0;  // of qkv; this and qkv_width are multiples of 64, so that rows of both are aligned
+  int64_t qkv_width = 0;
   int64_t score_width = 0;     // index keys of a sequence: the most of any layer
   int64_t selected_width = 0;  // min(index_topk, score_width)
 };

@@ -2,6 +2,7 @@
 
 #include "fulgurite/core/requantized.h"
 #include "fulgurite/plan/bytes.h"
+#include "fulgurite/plan/joined.h"
 #include "fulgurite/plan/requantization.h"
 
 namespace fulgurite::plan {

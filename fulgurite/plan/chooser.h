@@ -5,11 +5,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "fulgurite/core/error.h"
-#include "fulgurite/plan/joined.h"
 #include "fulgurite/plan/plan.h"
 
 namespace fulgurite::plan {

@@ -7,8 +7,7 @@ Support joins(const StoredMatrix& upper, const StoredMatrix& lower) {
   if (format != other) return Refusal{fmt::format("weights in {} and {}", describe(format), describe(other))};
   if (format.form != MatrixForm::kE4M3Blocks)
     return Refusal{fmt::format("weights in {}, takes e4m3 in blocks", describe(format))};
-  if (upper.in != lower.in)
-    return Refusal{fmt::format("weights of {} and {} columns", upper.in, lower.in)};
+  if (upper.in != lower.in) return Refusal{fmt::format("weights of {} and {} columns", upper.in, lower.in)};
   if (upper.out % format.block.rows != 0)
     return Refusal{fmt::format("{} rows end inside a block of {}", upper.out, describe(format))};
   return std::nullopt;

@@ -44,7 +44,9 @@ TEST(joined, what_is_prepared_holds_the_rows_of_both) {
     Options options;
     options.context = 64;
     const Plan plan = make(tiny.model, device_of(target_named("sm90")), options);
-    const PreparedWeights weights = prepare(tiny.model, plan);
+    PreparedWeights weights = prepare(tiny.model, plan);
+    std::ranges::fill(weights.memory.bytes(), std::byte{0x5A});
+    prepare_again(tiny.model, plan, weights);
     for (size_t i = 0; i < weights.layers.size(); ++i) {
       const model::StoredLayer& stored = tiny.model.weights.layers[i];
       const PreparedMatrix& both = weights.layers[i].qkv_a;
@@ -64,6 +66,20 @@ TEST(joined, what_is_prepared_holds_the_rows_of_both) {
           << "nothing is uploaded twice";
     }
   }
+}
+
+// Where q_lora or kv_lora is odd: rows of both begin at multiples of 64 elements all the same.
+TEST(joined, rows_of_queries_and_keys_are_aligned) {
+  model::Config config = model::parse_config(
+      checkpoint::MappedFile(test::kSource + "/models/configs/deepseek-v3.2.json").text(), "config.json");
+  config.q_lora = 1500;
+  config.kv_lora = 500;
+  Options options;
+  options.context = 64;
+  const Plan plan = make(model::outline(config), device_of(target_named("sm90")), options);
+  EXPECT_EQ(plan.activations.kv_column, 1536);
+  EXPECT_EQ(plan.activations.qkv_width, 1536 + 576);
+  EXPECT_FALSE(plan.layers[0].attention->qkv_a) << "1500 rows end inside a block";
 }
 
 // The plan of a CPU, changed by hand: a row of the linear runs both where it ran one.

@@ -1,6 +1,6 @@
 #pragma once
-// Weights as the plan's rows read them, made once. Matrices are viewed as stored: every row that has a kernel
-// reads them so, but the head gate where gate_weight = fp8 quantizes it. Vectors become fp32,
+// Weights as the plan's rows read them, made once. Matrices are viewed as stored, but the head gate where gate_weight = fp8
+// quantizes it, what a row reads rounded to bf16, and two weights that the plan has as one (joined.h). Vectors become fp32,
 // exactly; the rotary tables are computed. Nothing is made on the way that is not kept, but one block of a
 // matrix: preparing holds the prepared weights, and never one tensor more.
 
@@ -37,8 +37,7 @@ struct PreparedWindowAttention {
 
 struct PreparedLayer {
   View<const float, 1> attention_norm;
-  PreparedMatrix
-      qkv_a;  // where the plan has one product of both: a copy, in the place of q_a and kv_a (or kv)
+  PreparedMatrix qkv_a;  // a copy, where the plan has one product in the place of q_a and kv_a (or kv)
   PreparedMatrix q_a;
   View<const float, 1> q_a_norm;
   PreparedMatrix q_b;

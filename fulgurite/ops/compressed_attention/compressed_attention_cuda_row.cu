@@ -1,5 +1,6 @@
 // The row of the catalog: the contract's views as the kernels' parameters.
 
+#include "fulgurite/cuda/discard.h"
 #include "fulgurite/cuda/fast.h"
 #include "fulgurite/ops/compressed_attention/compressed_attention_cuda_parts.h"
 #include "fulgurite/ops/compressed_attention/compressed_attention_rules.h"
@@ -55,7 +56,10 @@ void run_hopper(const Problem& problem, const Args& args, const Lane& lane, cons
   params.scale = problem.scale;
   const auto stream = static_cast<cudaStream_t>(lane.stream);
   launch_attend(params, stream);
-  if (plan.splits > 1) launch_merge(params, stream);
+  if (plan.splits > 1) {
+    FULGURITE_ASSERT(cuda::is_line(params.workspace), "a workspace aligned to {} bytes", cuda::kLineBytes);
+    launch_merge(params, stream);
+  }
   cuda::launched(lane);
 }
 

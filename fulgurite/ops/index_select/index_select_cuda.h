@@ -68,8 +68,8 @@ cudaError_t launch_hide(const LogitsParams& params, int64_t context, cudaStream_
 struct TopKParams {
   const float* logits = nullptr;
   int64_t logits_stride = 0;
-  bool discards =
-      false;  // logits are undefined afterwards: L2 need not write them to memory. Speed alone depends on it
+  // Where rows times what a row sees are so many bytes, its logits are undefined afterwards: L2 need not write them to memory.
+  int64_t discard_from = 0, discard_to = 0;
   const TokenPlace* places = nullptr;
   int32_t* selected = nullptr;
   int64_t selected_stride = 0;

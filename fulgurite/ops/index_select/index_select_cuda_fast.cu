@@ -15,8 +15,6 @@ constexpr int64_t kChunkStep = 64;       // rows that every form of it takes tog
 // Logits of fewer bytes are discarded in more time than writing them to memory takes; of more, L2 has written most before.
 constexpr int64_t kDiscardFrom = int64_t{8} << 20, kDiscardTo = int64_t{40} << 20;
 
-int64_t row_bytes(int64_t context) { return (context + 3) / 4 * 16; }
-
 int64_t chunk_rows(int64_t rows, int64_t context, int64_t bytes) {
   int64_t chunk = std::min({rows, kRowsOfLaunch, std::max<int64_t>(bytes / row_bytes(context), 1)});
   if (chunk < rows && chunk > kChunkStep) chunk -= chunk % kChunkStep;
@@ -74,7 +72,8 @@ cudaError_t launch_select(const SelectParams& params, cudaStream_t stream) {
     TopKParams top_k = params.top_k;
     top_k.logits = logits.logits;
     top_k.logits_stride = logits.logits_stride;
-    top_k.discards = count * row_bytes(context) >= kDiscardFrom && count * row_bytes(context) <= kDiscardTo;
+    top_k.discard_from = kDiscardFrom;
+    top_k.discard_to = kDiscardTo;
     top_k.places = logits.places;
     top_k.selected += first * top_k.selected_stride;
     if (top_k.slots != nullptr) top_k.slots += first * top_k.selected_stride;

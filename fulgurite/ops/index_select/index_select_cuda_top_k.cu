@@ -121,7 +121,8 @@ __device__ __forceinline__ void load_keys(const Part& part, int batch, Keys& key
 
 // The lines that the warp has read, but those that it shares with others.
 __device__ __forceinline__ void discard_logits(const Part& part) {
-  if (reinterpret_cast<uintptr_t>(part.logits) % kLineBytes != 0 || threadIdx.x % 8 != 0) return;
+  __syncwarp();
+  if (!is_line(part.logits) || threadIdx.x % 8 != 0) return;
   for (int v = 0; v < part.vectors && part.position(v) + 32 <= part.end; ++v)
     discard_line(part.logits + part.position(v));
 }
@@ -429,7 +430,8 @@ __global__ void __launch_bounds__(kThreads, 2) top_k_kernel(const __grid_constan
     Keys keys;
     if (part.batches() == 1) load_keys(part, 0, keys);
     choose<kCluster>(part, keys, row, s, rank);
-    if (p.discards) discard_logits(part);
+    if (const int64_t bytes = int64_t{4} * p.rows * seen; bytes >= p.discard_from && bytes <= p.discard_to)
+      discard_logits(part);
     if (!last) {  // the cluster has read the histograms
       __syncthreads();
       clear_histograms(s);

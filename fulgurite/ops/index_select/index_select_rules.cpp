@@ -50,7 +50,7 @@ std::string sums(const Problem& problem) {
 }  // namespace
 
 int64_t workspace_bytes_hopper(const Problem& problem) {
-  const int64_t row = (problem.context + 3) / 4 * 16;
+  const int64_t row = row_bytes(problem.context);
   return row * std::min(problem.largest_batch, std::max<int64_t>(kLogitsBudget / row, 1));
 }
 

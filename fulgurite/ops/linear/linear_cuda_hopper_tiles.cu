@@ -1,4 +1,4 @@
-// More than 64 tokens: tiles of 256 or 128 tokens and 128 rows of the weight, persistent blocks, one thread that
+// Many tokens: tiles of 256 or 128 tokens and 128 rows of the weight, persistent blocks, one thread that
 // copies (TMA) into a ring and two warpgroups that multiply, each 128 or 64 of the tokens. Tokens are the tensor
 // core's 64 rows here, so that a thread has two of them, and two factors a promotion. Where K is in parts, their
 // sums stay in registers beside the part that is under way, which leaves room for 128 tokens. With kNeighbours

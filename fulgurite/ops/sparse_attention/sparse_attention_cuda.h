@@ -9,7 +9,7 @@
 //             rows + places[token].sequence * sequence_stride (with places) + slot * row_stride
 //   selected  [tokens, topk]         i32: slots, at least one, then -1
 //   out       [tokens, heads, 512]   bf16; strides as of q
-//   workspace of hopper_workspace_bytes, 16-byte aligned; nothing is kept in it
+//   workspace of hopper_workspace_bytes, 128-byte aligned; nothing is kept in it
 //
 // Score      one accumulation on the tensor core over latent, then rope, in groups of 16 (core/tensor_core.h),
 //            times scale in fp32: the bits of the contract with mma = hopper.

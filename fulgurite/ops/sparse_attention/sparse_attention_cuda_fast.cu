@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fulgurite/core/error.h"
+#include "fulgurite/cuda/discard.h"
 #include "fulgurite/ops/sparse_attention/sparse_attention_cuda_parts.h"
 
 namespace fulgurite::sparse_attention {
@@ -31,8 +32,8 @@ void check_params(const CudaParams& p) {
   require((p.q_token | p.q_head | p.q_rope_token | p.q_rope_head | p.out_token | p.out_head) % 8 == 0,
           "strides of q and out that are multiples of 8");
   require(aligned(p.q) && aligned(p.q_rope) && aligned(p.out), "q and out aligned to 16 bytes");
-  require(p.splits == 1 || (p.workspace != nullptr && aligned(p.workspace)),
-          "a workspace aligned to 16 bytes");
+  require(p.splits == 1 || (p.workspace != nullptr && cuda::is_line(p.workspace)),
+          "a workspace aligned to 128 bytes");
 }
 
 }  // namespace
