@@ -185,7 +185,7 @@ void time_decode(const std::string& only) {
     const double floor = std::max(flops(g.batch, g.heads) / 790e6, bytes(g.batch, g.heads) / 3.112e6);
     std::vector<HopperPlan> plans{good};
     if (only != "few")
-      for (const int block : {64, 32, 16, 8})
+      for (const int block : {64, 16, 8})
         for (const int splits : {good.splits, good.splits / 2, good.splits * 2})
           if (block <= g.heads && g.heads / block * g.batch <= 32 && splits >= 1 &&
               splits <= kCudaMostSplits && (splits != good.splits || block != good.block_heads))

@@ -11,7 +11,8 @@
 namespace fulgurite::cuda {
 
 inline constexpr int kMergeWarps = 512 / 4 / 32;  // of a row
-inline constexpr int kFewMergeRows = 512;         // up to here a warp is a block: they spread further
+inline constexpr unsigned kFewLines = 16384;  // of L2, of all runs: below, writing them to memory costs less
+inline constexpr int kFewMergeRows = 512;     // up to here a warp is a block: they spread further
 
 __device__ __forceinline__ float largest_of_lanes(float value) {
 #pragma unroll
@@ -36,6 +37,8 @@ __device__ __forceinline__ void write_bf16(uint16_t* to, const float4& v) {
 
 // A warp's 128 sums of each run, `stride` apart, which it has added: they are read by nobody else. `sums` are the thread's four.
 __device__ __forceinline__ void discard_runs(const float* sums, int64_t stride, int runs) {
+  const unsigned lines = gridDim.x * blockDim.x / 8 * static_cast<unsigned>(runs);
+  if (lines < kFewLines) return;
   __syncwarp();
   if (threadIdx.x % 8 != 0) return;  // a thread a line
   for (int i = 0; i < runs; ++i) discard_line(sums + i * stride);
