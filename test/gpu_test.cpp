@@ -227,26 +227,32 @@ TEST(gpu, recorded_passes_have_the_bits_of_eager_ones) {
   }
 }
 
-// Every kernel of a layer, in a context longer than the top k.
+// Every kernel of a layer, in a context longer than the top k, on grids of so many multiprocessors.
 TEST(gpu, a_thousand_passes_have_the_same_bits) {
   if (!cuda::is_built()) GTEST_SKIP() << "loops on the host have one order";
-  const test::TinyModel tiny;
-  const auto ids = test::golden_ids(0);
-  plan::Options options = options_of(Numerics::serving());
-  options.context = options.chunk_tokens = 192;
-  options.logits = plan::LogitRows::kLast;
-  execute::Session session(tiny.model, plan::make(tiny.model, test::gpu(), options));
-  std::vector<float> first;
-  int64_t differ = 0;
-  for (int64_t pass = 0; pass < 1000; ++pass) {
-    session.reset(0);
-    session.forward(0, std::span(ids).first(191));
-    const View<const float, 1> logits = session.forward(0, std::span(ids).subspan(191, 1))[0];
-    const std::vector<float> now(logits.data, logits.data + logits.extent[0]);
-    if (first.empty()) first = now;
-    differ += now != first;
+  for (const test::Recorded& recorded : test::kRecorded) {
+    const test::TinyModel tiny(recorded.directory());
+    const auto ids = test::golden_ids(0, recorded.golden());
+    plan::Options options = options_of(Numerics::serving());
+    options.context = options.chunk_tokens = 192;
+    options.logits = plan::LogitRows::kLast;
+    std::vector<float> first;
+    for (const int multiprocessors : {132, 66, 7}) {
+      Device device = test::gpu();
+      device.target.multiprocessors = multiprocessors;
+      execute::Session session(tiny.model, plan::make(tiny.model, device, options));
+      int64_t differ = 0;
+      for (int64_t pass = 0; pass < 1000; ++pass) {
+        session.reset(0);
+        session.forward(0, std::span(ids).first(191));
+        const View<const float, 1> logits = session.forward(0, std::span(ids).subspan(191, 1))[0];
+        const std::vector<float> now(logits.data, logits.data + logits.extent[0]);
+        if (first.empty()) first = now;
+        differ += now != first;
+      }
+      EXPECT_EQ(differ, 0) << recorded.name << ", " << multiprocessors << " multiprocessors";
+    }
   }
-  EXPECT_EQ(differ, 0);
 }
 
 TEST(gpu, no_bit_depends_on_the_number_of_multiprocessors) {

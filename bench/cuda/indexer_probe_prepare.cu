@@ -276,8 +276,8 @@ void check_preparations(bool fast) {
     check_preparation(make_preparation(1500, 32, 2, 2048, 98), true);
   }
   for (const int tokens : {3, 16, 60, 500}) check_dependence(tokens);
-  check_preparation_repeats(16, 210);
-  check_preparation_repeats(2048, 210);
+  check_preparation_repeats(16, 1000);
+  check_preparation_repeats(2048, 1000);
   report_checks("preparations");
 }
 

@@ -298,7 +298,7 @@ void check_projections(bool fast) {
   for (const int tokens : {3, 16, 60, 500}) check_dependence(tokens);
   if (fast) return;
   for (const bool keys : {false, true})
-    for (const int tokens : {1, 16, 64, 512, 3000}) check_projection_repeats(keys, tokens, 210);
+    for (const int tokens : {1, 16, 64, 512, 3000}) check_projection_repeats(keys, tokens, 1002);
   report_checks("projections");
 }
 

@@ -4,8 +4,7 @@
 // Times are of CUDA graphs of many calls whose weights are others each time (more than 240 MB of them), so they
 // come from memory; a time includes the edges between its kernels.
 //
-// Build: nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I. of linear_probe*.cu, probe_kit.cu and the
-// operations' *_cuda_hopper*.cu, with linear_probe_reference.cpp, the library, fmt and pthread.
+// Built by ./dev probes.
 
 #include "bench/cuda/linear_probe.h"
 

@@ -282,7 +282,7 @@ void check_linears(bool fast) {
   if (fast) return;
   for (const int tokens : {1, 16, 64, 300}) check_repeats(7168, 2112, tokens, 1000);
   for (const int tokens : {1, 64, 300}) check_repeats(1536, 8192, tokens, 1000);
-  check_repeats(16384, 7168, 64, 100);
+  check_repeats(16384, 7168, 64, 1000);
   report_checks("linears");
 }
 

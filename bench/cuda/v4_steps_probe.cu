@@ -1,7 +1,6 @@
 // Holds DeepSeek-V4's own steps on Hopper against the references, as their audits judge, and times them.
 //   v4_steps_probe check | index (the last part of it) | time
-// Build: v4_steps_probe*.cu and probe_kit.cu with nvcc (-std=c++20 -I. --expt-relaxed-constexpr), and the library
-// with its kernels, in one link.
+// Built by ./dev probes.
 
 #include "bench/cuda/v4_steps_probe.h"
 
@@ -190,12 +189,12 @@ void repeat_hyper_connection(int64_t tokens, int64_t hidden) {
   hyper_connection_there(batch.problem, batch.args, {});
   const std::vector<std::byte> first = batch.twin.bytes();
   int differ = 0;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     hyper_connection_there(batch.problem, batch.args, {});
     differ += batch.twin.bytes() != first;
   }
   claim_together(differ == 0,
-                 text("hyper_connection tokens=%d: %d of 200 launches differ", int(tokens), differ));
+                 text("hyper_connection tokens=%d: %d of 1,000 launches differ", int(tokens), differ));
 }
 
 // The first tokens of a batch have the bits of the same tokens alone.
@@ -395,8 +394,8 @@ void repeat_compressor(const CmpCase& c) {
   };
   const std::vector<std::byte> first = run();
   int differ = 0;
-  for (int i = 0; i < 200; ++i) differ += run() != first;
-  claim_together(differ == 0, name_of(c) + text(": %d of 200 launches differ", differ));
+  for (int i = 0; i < 1000; ++i) differ += run() != first;
+  claim_together(differ == 0, name_of(c) + text(": %d of 1,000 launches differ", differ));
 }
 
 // One call, and the same tokens in calls of `piece`.
