@@ -63,7 +63,7 @@ void run(const model::Model& model, const Device& device, std::span<const int32_
 struct Found {
   audit::LikelihoodStatistics likelihood;
   audit::SelectionStatistics selection;
-  int64_t beyond = 0;          // rows with a change of places that their scores do not explain
+  int64_t beyond = 0;           // rows with a change of places that their scores do not explain
   double largest_margin = 0.0;  // of those that changed places, of the range of the row's scores
 };
 
@@ -132,7 +132,8 @@ TEST(gpu, serving_is_the_cpus_by_likelihood_and_by_what_is_chosen) {
     EXPECT_GE(sets.least_overlap, 0.75) << recorded.name;
     EXPECT_EQ(found.beyond, 0) << recorded.name;
     fmt::print(
-        "{}: {} tokens, likelihood {:+.1e} +- {:.1e}, top-1 {:.1f} %; {} rows with a choice, {:.1f} % differ, overlap "
+        "{}: {} tokens, likelihood {:+.1e} +- {:.1e}, top-1 {:.1f} %; {} rows with a choice, {:.1f} % "
+        "differ, overlap "
         "{:.5f}, least {:.3f}; rows change places within {:.1e} of their scores' range\n",
         recorded.name, found.likelihood.tokens, difference, 1.96 * found.likelihood.nll_difference.error(),
         100.0 * found.likelihood.top_agreement(), sets.open, 100.0 * sets.changed.mean(), sets.overlap.mean(),

@@ -99,15 +99,43 @@ PreparedMatrix quantized(const StoredMatrix& stored, const Numerics& numerics, F
   return {BlockScaled{data, scales, kBlock, ScaleFormat::kF32}, matrix.out, matrix.in};
 }
 
+// bf16(code * scale) of every code.
+std::array<bf16, 256> rounded_codes(float scale) {
+  std::array<bf16, 256> values;
+  for (size_t code = 0; code < values.size(); ++code)
+    values[code] =
+        to_bf16(static_cast<double>(to_float(e4m3{static_cast<uint8_t>(code)})) * static_cast<double>(scale));
+  return values;
+}
+
+// A block's scale is met once.
+void round_blocks(const BlockScaled& matrix, View<bf16, 2> to) {
+  const auto [rows, columns] = to.extent;
+  const int64_t high = std::min(matrix.block.rows, rows), wide = std::min(matrix.block.columns, columns);
+  for (int64_t row = 0; row < rows; row += high)
+    for (int64_t column = 0; column < columns; column += wide) {
+      const std::array<bf16, 256> values = rounded_codes(matrix.scale_at(row, column));
+      for (int64_t r = row; r < std::min(row + high, rows); ++r)
+        for (int64_t c = column; c < std::min(column + wide, columns); ++c)
+          to(r, c) = values[matrix.data(r, c).bits];
+    }
+}
+
 // bf16(code * scale), or bf16 of what is stored.
 PreparedMatrix rounded(const StoredMatrix& stored, Floats& floats) {
   const View<bf16, 2> values(reinterpret_cast<bf16*>(floats.take((stored.out * stored.in + 1) / 2)),
                              {stored.out, stored.in});
+  const PreparedMatrix rounded{View<const bf16, 2>(values), stored.out, stored.in};
+  if (values.data == nullptr) return rounded;
+  if (const auto* const blocks = std::get_if<BlockScaled>(&stored.as)) {
+    round_blocks(*blocks, values);
+    return rounded;
+  }
   const PreparedMatrix matrix = as_stored(stored);
-  for (int64_t r = 0; values.data != nullptr && r < stored.out; ++r)
+  for (int64_t r = 0; r < stored.out; ++r)
     for (int64_t c = 0; c < stored.in; ++c)
       values(r, c) = to_bf16(static_cast<float>(element(matrix, WeightReading::kBf16, r, c)));
-  return {View<const bf16, 2>(values), stored.out, stored.in};
+  return rounded;
 }
 
 // In the form that the plan says.
