@@ -95,12 +95,9 @@ Support Chooser::refused_joined(const NamedWeight& q_a, const NamedWeight& kv) c
     for (const Demand& demand : plan_.options.demands)
       if (demand.operation == "linear " + part->name) return Refusal{describe(demand)};
   if (const Support refusal = joins(q_a.weight, kv.weight)) return refusal;
-  const auto& row = linear::kCudaHopper;
-  if (const Support refusal = refused_unasked(kJoined, row.name, row.device)) return refusal;
-  if (row.run == nullptr && plan_.device.accelerator != nullptr)
-    return Refusal{"this build has no kernel of it"};
   const StoredMatrix both = outline_of_joined(q_a.weight, kv.weight);
-  return row.supports({setting_, both.in, both.out, format_of(both), linear::Output::kActivation, batch()});
+  return refused(kJoined, linear::kCudaHopper,
+                 {setting_, both.in, both.out, format_of(both), linear::Output::kActivation, batch()});
 }
 
 std::optional<LinearStep> Chooser::choose_joined(int64_t layer, const NamedWeight& q_a,

@@ -44,11 +44,7 @@ class Chooser {
     Row row{layer, operation, "", format, 1, INT64_MAX, 0, std::exchange(refused_, {}), "", "", true};
     for (const Implementation<Problem, Args>* const candidate : candidates) {
       if (!is_candidate(operation, candidate->name, candidate->device)) continue;
-      Support refusal = refused_unasked(operation, candidate->name, candidate->device);
-      if (!refusal) refusal = candidate->supports(problem);
-      if (!refusal && candidate->run == nullptr && plan_.device.accelerator != nullptr)
-        refusal = Refusal{"this build has no kernel of it"};
-      if (refusal) {
+      if (const Support refusal = refused(operation, *candidate, problem)) {
         row.refused.push_back(fmt::format("{}: {}", candidate->name, refusal->reason));
         continue;
       }
@@ -89,6 +85,16 @@ class Chooser {
   }
   DeviceKind kind() const { return setting_.target.kind; }
   bool is_candidate(const std::string& operation, std::string_view name, DeviceKind device) const;
+  // What the request, the row's own rule or this build refuses.
+  template <class Problem, class Args>
+  Support refused(const std::string& operation, const Implementation<Problem, Args>& row,
+                  const Problem& problem) const {
+    if (const Support refusal = refused_unasked(operation, row.name, row.device)) return refusal;
+    if (const Support refusal = row.supports(problem)) return refusal;
+    if (row.run == nullptr && plan_.device.accelerator != nullptr)
+      return Refusal{"this build has no kernel of it"};
+    return std::nullopt;
+  }
   Support refused_joined(const NamedWeight& q_a, const NamedWeight& kv) const;
   Support refused_unasked(const std::string& operation, std::string_view name, DeviceKind device) const;
 

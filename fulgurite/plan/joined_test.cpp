@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "fulgurite/plan/prepare.h"
+#include "test/hopper_plan.h"
 #include "test/tiny_model.h"
 
 namespace fulgurite::plan {
@@ -41,9 +42,7 @@ TEST(joined, weights_of_one_format_whose_border_is_a_blocks) {
 TEST(joined, what_is_prepared_holds_the_rows_of_both) {
   for (const test::Recorded& recorded : test::kRecorded) {
     const test::TinyModel tiny(recorded.directory());
-    Options options;
-    options.context = 64;
-    const Plan plan = make(tiny.model, device_of(target_named("sm90")), options);
+    const Plan plan = test::hopper_plan(tiny.model);
     PreparedWeights weights = prepare(tiny.model, plan);
     std::ranges::fill(weights.memory.bytes(), std::byte{0x5A});
     prepare_again(tiny.model, plan, weights);
@@ -74,9 +73,7 @@ TEST(joined, rows_of_queries_and_keys_are_aligned) {
       checkpoint::MappedFile(test::kSource + "/models/configs/deepseek-v3.2.json").text(), "config.json");
   config.q_lora = 1500;
   config.kv_lora = 500;
-  Options options;
-  options.context = 64;
-  const Plan plan = make(model::outline(config), device_of(target_named("sm90")), options);
+  const Plan plan = test::hopper_plan(model::outline(config));
   EXPECT_EQ(plan.activations.kv_column, 1536);
   EXPECT_EQ(plan.activations.qkv_width, 1536 + 576);
   EXPECT_FALSE(plan.layers[0].attention->qkv_a) << "1500 rows end inside a block";

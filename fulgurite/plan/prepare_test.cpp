@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "test/hopper_plan.h"
 #include "test/tiny_model.h"
 
 namespace fulgurite::plan {
@@ -33,9 +34,7 @@ int64_t differing(const PreparedMatrix& prepared, const StoredMatrix& stored) {
 TEST(prepare, copies_in_bf16_have_each_elements_bits) {
   for (const test::Recorded& recorded : test::kRecorded) {
     const test::TinyModel tiny(recorded.directory());
-    Options options;
-    options.context = 64;
-    const Plan plan = make(tiny.model, device_of(target_named("sm90")), options);
+    const Plan plan = test::hopper_plan(tiny.model);
     const PreparedWeights weights = prepare(tiny.model, plan);
     int64_t copies = 0;
     for (size_t i = 0; i < weights.layers.size(); ++i) {
@@ -73,9 +72,7 @@ TEST(prepare, copies_in_bf16_of_any_blocks_have_each_elements_bits) {
     const StoredMatrix stored{BlockScaled{{codes.data(), {wk.out, wk.in}}, {scales.data(), blocks}, block},
                               wk.out, wk.in};
     wk = stored;
-    Options options;
-    options.context = 64;
-    const Plan plan = make(tiny.model, device_of(target_named("sm90")), options);
+    const Plan plan = test::hopper_plan(tiny.model);
     const PreparedWeights weights = prepare(tiny.model, plan);
     EXPECT_EQ(format_of(weights.layers[0].index_k).form, MatrixForm::kBF16);
     EXPECT_EQ(differing(weights.layers[0].index_k, stored), 0) << block.rows << "x" << block.columns;

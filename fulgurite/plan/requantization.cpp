@@ -18,11 +18,15 @@ struct Linear {
   int64_t bytes() const { return stored->out * stored->in; }
 };
 
+// The step that runs a weight: alone, or with another (joined.h).
+const LinearStep& step_of(const std::optional<LinearStep>& joined, const LinearStep& alone) {
+  return joined ? *joined : alone;
+}
+
 template <class Attention>
 void add_query(const Attention& attention, const model::StoredLayer& w, int64_t layer,
                std::vector<Linear>& linears) {
-  const LinearStep& q_a = attention.qkv_a ? *attention.qkv_a : attention.q_a;
-  linears.push_back({&q_a, &w.q_a, model::Role::kQA, layer});
+  linears.push_back({&step_of(attention.qkv_a, attention.q_a), &w.q_a, model::Role::kQA, layer});
   linears.push_back({&attention.q_b, &w.q_b, model::Role::kQB, layer});
   if (attention.indexer)
     linears.push_back({&attention.indexer->q, &w.indexer.q, model::Role::kIndexQ, layer});
@@ -35,14 +39,12 @@ std::vector<Linear> linears_of(const model::Model& model, const Plan& plan) {
     const auto layer = static_cast<int64_t>(i);
     if (const auto& attention = plan.layers[i].attention) {
       add_query(*attention, w, layer, linears);
-      const LinearStep& kv_a = attention->qkv_a ? *attention->qkv_a : attention->kv_a;
-      linears.push_back({&kv_a, &w.kv_a, model::Role::kKvA, layer});
+      linears.push_back({&step_of(attention->qkv_a, attention->kv_a), &w.kv_a, model::Role::kKvA, layer});
       linears.push_back({&attention->o, &w.o, model::Role::kO, layer});
     } else {
       const WindowAttentionPlan& window = *plan.layers[i].window;
       add_query(window, w, layer, linears);
-      const LinearStep& kv = window.qkv_a ? *window.qkv_a : window.kv;
-      linears.push_back({&kv, &w.window->kv, model::Role::kWindowKv, layer});
+      linears.push_back({&step_of(window.qkv_a, window.kv), &w.window->kv, model::Role::kWindowKv, layer});
       linears.push_back({&window.o_b, &w.window->o_b, model::Role::kOB, layer});
     }
   }
