@@ -1,5 +1,7 @@
 // `serving` on a GPU beside the CPU's own kernels: likelihood, and the rows that the indexer chooses. Both choose the top k of their own
 // scores, which round apart; where they choose otherwise, the rows that change places lie as near to each other as the scores do.
+// How often they may: less than `serving` and `fp32` do on the CPU. (A single choice says nothing: of tiny-glm5 one has 1 row of 64 in
+// common, and the CPU's references with mma = hopper are as far from the CPU's kernels there, in the same row.)
 
 #include <gtest/gtest.h>
 
@@ -52,12 +54,14 @@ struct Pass {
   std::vector<float> logits;
 };
 
-void run(const model::Model& model, const Device& device, std::span<const int32_t> ids, Pass& pass) {
+Pass run(const model::Model& model, const Device& device, const Numerics& numerics,
+         std::span<const int32_t> ids) {
   const auto tokens = std::ssize(ids);
-  execute::Session session(
-      model, plan::make(model, device, test::trace_options(Numerics::serving(), tokens, tokens)));
+  execute::Session session(model, plan::make(model, device, test::trace_options(numerics, tokens, tokens)));
+  Pass pass;
   const View<const float, 2> logits = session.forward(0, ids, &pass.choices);
   pass.logits.assign(logits.data, logits.data + logits.size());
+  return pass;
 }
 
 struct Found {
@@ -86,20 +90,27 @@ void compare(const Choice& other, const Choice& base, Found& found) {
   found.largest_margin = std::max(found.largest_margin, (highest - lowest) / (most - least));
 }
 
-void add(const model::Model& model, std::span<const int32_t> ids, Found& found) {
-  Pass base, other;
-  run(model, test::device(8), ids, base);
-  run(model, test::gpu(), ids, other);
-  const int64_t vocabulary = model.config.vocabulary, tokens = std::ssize(ids);
-  const std::array<int64_t, 2> shape{tokens, vocabulary};
+void compare(const Pass& other, const Pass& base, std::span<const int32_t> ids, Found& found) {
+  const std::array<int64_t, 2> shape{std::ssize(ids), std::ssize(base.logits) / std::ssize(ids)};
   const View<const float, 2> expected(base.logits.data(), shape), logits(other.logits.data(), shape);
-  for (int64_t t = 0; t + 1 < tokens; ++t)
+  for (int64_t t = 0; t + 1 < std::ssize(ids); ++t)
     found.likelihood.add(logits[t], expected[t], ids[static_cast<size_t>(t + 1)]);
   for (const auto& [layer, choices] : base.choices.of_layers) {
     const std::vector<Choice>& others = other.choices.of_layers.at(layer);
     ASSERT_EQ(others.size(), choices.size());
     for (size_t t = 0; t < choices.size(); ++t) compare(others[t], choices[t], found);
   }
+}
+
+void print(const std::string& name, const char* what, const Found& found) {
+  const audit::SelectionStatistics& sets = found.selection;
+  fmt::print(
+      "{} {}: {} tokens, likelihood {:+.1e} +- {:.1e}, top-1 {:.1f} %; {} rows with a choice, {:.1f} % "
+      "differ, "
+      "overlap {:.5f}, least {:.3f}; rows change places within {:.1e} of their scores' range\n",
+      name, what, found.likelihood.tokens, found.likelihood.nll_difference.mean(),
+      1.96 * found.likelihood.nll_difference.error(), 100.0 * found.likelihood.top_agreement(), sets.open,
+      100.0 * sets.changed.mean(), sets.overlap.mean(), sets.least_overlap, found.largest_margin);
 }
 
 TEST(gpu, a_choice_that_its_scores_do_not_explain_is_told) {
@@ -118,26 +129,22 @@ TEST(gpu, serving_is_the_cpus_by_likelihood_and_by_what_is_chosen) {
   const bool fast = cuda::is_built();  // loops on the host take their time
   for (const test::Recorded& recorded : test::kRecorded) {
     const test::TinyModel tiny(recorded.directory());
-    Found found;
+    Found on_gpu, in_fp32;
     for (int64_t sequence = 0; sequence < (fast ? recorded.sequences : 1); ++sequence) {
-      const auto ids = test::golden_ids(sequence, recorded.golden());
-      add(tiny.model, std::span(ids).first(fast ? ids.size() : 136), found);
+      const auto whole = test::golden_ids(static_cast<int>(sequence), recorded.golden());
+      const auto ids = std::span(whole).first(fast ? whole.size() : 136);
+      const Pass base = run(tiny.model, test::device(8), Numerics::serving(), ids);
+      compare(run(tiny.model, test::gpu(), Numerics::serving(), ids), base, ids, on_gpu);
+      compare(run(tiny.model, test::device(8), Numerics::fp32(), ids), base, ids, in_fp32);
     }
-    const audit::SelectionStatistics& sets = found.selection;
-    const double difference = found.likelihood.nll_difference.mean();
-    EXPECT_EQ(found.likelihood.not_finite, 0);
-    EXPECT_LE(std::abs(difference), 0.005 + 1.96 * found.likelihood.nll_difference.error()) << recorded.name;
-    EXPECT_GT(sets.open, 0) << recorded.name << ": a context longer than what is chosen";
-    EXPECT_GE(sets.overlap.mean(), 0.95) << recorded.name;
-    EXPECT_GE(sets.least_overlap, 0.75) << recorded.name;
-    EXPECT_EQ(found.beyond, 0) << recorded.name;
-    fmt::print(
-        "{}: {} tokens, likelihood {:+.1e} +- {:.1e}, top-1 {:.1f} %; {} rows with a choice, {:.1f} % "
-        "differ, overlap "
-        "{:.5f}, least {:.3f}; rows change places within {:.1e} of their scores' range\n",
-        recorded.name, found.likelihood.tokens, difference, 1.96 * found.likelihood.nll_difference.error(),
-        100.0 * found.likelihood.top_agreement(), sets.open, 100.0 * sets.changed.mean(), sets.overlap.mean(),
-        sets.least_overlap, found.largest_margin);
+    print(recorded.name, "GPU", on_gpu);
+    print(recorded.name, "fp32", in_fp32);
+    const auto& difference = on_gpu.likelihood.nll_difference;
+    EXPECT_EQ(on_gpu.likelihood.not_finite, 0);
+    EXPECT_LE(std::abs(difference.mean()), 0.005 + 1.96 * difference.error()) << recorded.name;
+    EXPECT_GT(on_gpu.selection.open, 0) << recorded.name << ": a context longer than what is chosen";
+    EXPECT_GE(on_gpu.selection.overlap.mean(), in_fp32.selection.overlap.mean()) << recorded.name;
+    EXPECT_EQ(on_gpu.beyond, 0) << recorded.name;
   }
 }
 
