@@ -324,7 +324,11 @@ __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant_
   }
   wait_for_predecessor();
   release_successor();
-  const Work w = work_of<kThreads>(p, p.heads / kHeads, s.counts);  // with a __syncthreads
+  Work w = block_of(p, p.heads / kHeads);
+  const int thread = static_cast<int>(threadIdx.x), count = count_in_warp<kThreads>(p, w.token, thread);
+  if (thread % 32 == 0) s.counts[thread / 32] = count;
+  __syncthreads();
+  share<kThreads / 32>(p, s.counts, w);
   if (__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0) == 0)
     multiply<kHeads>(p, w, s);
   else

@@ -278,6 +278,16 @@ __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Ma
   write_out(p, w, s, 1, o, s.inverse[head], s.inverse[head + 8]);
 }
 
+// By the warpgroup that brings rows, while the others ask for queries: its rows are what is waited for longest.
+__device__ __forceinline__ void count_list(const CudaParams& p, Work& w, Many& s) {
+  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+  const int count = count_in_warp<kGroupThreads>(p, w.token, thread);
+  if (thread % 32 == 0) s.counts[thread / 32] = count;
+  named_barrier_sync(kRowsAlone, kGroupThreads);
+  named_barrier_arrive(kCounted, kThreads);
+  share<kGroupThreads / 32>(p, s.counts, w);
+}
+
 template <CudaRows kForm, class W>
 __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
@@ -291,24 +301,27 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
     barrier_init(&s.weights_read, 4);
     barrier_init_fence();
   }
+  __syncthreads();
   if constexpr (kBlocks == 2) cluster_arrive_relaxed();
   wait_for_predecessor();
   release_successor();
-  const int groups = p.heads / kHeads, warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
-  const int group = static_cast<int>(blockIdx.x) % groups,
-            token = static_cast<int>(blockIdx.x) / groups / p.splits;
-  if (warpgroup < 2) copy_queries<kHeads, 2 * kGroupThreads>(p, token, group * kHeads, s.queries.pieces[0]);
-  copies_commit();
-  const Work w = work_of<kThreads>(p, groups, s.counts);  // with a __syncthreads
-  if constexpr (kBlocks == 2) cluster_wait();             // the other block's barriers are there
+  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+  Work w = block_of(p, p.heads / kHeads);
   if (warpgroup == 2) {
+    count_list(p, w, s);
     give_registers<136>();
+    if constexpr (kBlocks == 2) cluster_wait();  // the other block's barriers are there
     if constexpr (kForm == CudaRows::kFp8)
       bring_fp8<W>(p, w, s);
     else
       bring_bf16<W>(p, w, s);
     if constexpr (kBlocks == 2) Filling<W>(s).wait_for_readers(w.last - w.first);
   } else {
+    copy_queries<kHeads, 2 * kGroupThreads>(p, w.token, w.group * kHeads, s.queries.pieces[0]);
+    copies_commit();
+    named_barrier_sync(kCounted, kThreads);
+    share<kGroupThreads / 32>(p, s.counts, w);
+    if constexpr (kBlocks == 2) cluster_wait();
     copies_wait<0>();
     shared_writes_fence();
     if (warpgroup == 0) {

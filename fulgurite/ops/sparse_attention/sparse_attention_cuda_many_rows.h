@@ -11,7 +11,7 @@ constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
 constexpr int kHalfPieces = 4;                                     // of 64 columns
 constexpr int kOutPitch = 256 * 2 + 16, kRunPitch = 256 * 4 + 32;  // of rows of results in shared memory
 
-enum Name : uint32_t { kWeightsFull = 1, kTogether, kScoresAlone };
+enum Name : uint32_t { kWeightsFull = 1, kTogether, kScoresAlone, kRowsAlone, kCounted };
 
 struct Many {
   Tile queries;
@@ -21,7 +21,7 @@ struct Many {
   float inverse[kHeads];                        // 1 / l
   Barrier full[2][2], empty[2][2];              // [tile][half]
   Barrier weights_read;                         // and their factors, by `right`
-  int counts[kThreads / 32];
+  int counts[kGroupThreads / 32];
 };
 
 // The n-th tile of a block lies in keys[n % 2]; a barrier's phase for it.

@@ -37,26 +37,37 @@ __device__ __forceinline__ const int32_t* list_of(const CudaParams& p, int token
   return p.selected + token * p.selected_stride;
 }
 
-// Every thread takes part; `sums` has a place for each warp.
+__device__ __forceinline__ Work block_of(const CudaParams& p, int groups) {
+  const int block = static_cast<int>(blockIdx.x);
+  return {block / groups / p.splits, block / groups % p.splits, block % groups, 0, 0, 0};
+}
+
+// Entries of the list that a warp's threads have seen, of kThreads that count; all reads of 2048 entries are under way at once.
 template <int kThreads>
-__device__ __forceinline__ Work work_of(const CudaParams& p, int groups, int* sums) {
-  Work w;
-  w.group = static_cast<int>(blockIdx.x) % groups;
-  w.split = static_cast<int>(blockIdx.x) / groups % p.splits;
-  w.token = static_cast<int>(blockIdx.x) / groups / p.splits;
-  const int32_t* const list = list_of(p, w.token);
+__device__ __forceinline__ int count_in_warp(const CudaParams& p, int token, int thread) {
+  constexpr int kAtOnce = 2048 / kThreads;
+  const int32_t* const list = list_of(p, token);
   int count = 0;
-#pragma unroll 6
-  for (int i = static_cast<int>(threadIdx.x); i < p.topk; i += kThreads) count += list[i] >= 0 ? 1 : 0;
-  count = __reduce_add_sync(~0u, count);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = count;
-  __syncthreads();
-  w.count = 0;
-  for (int i = 0; i < kThreads / 32; ++i) w.count += sums[i];
+  for (int begin = thread; begin < p.topk; begin += kAtOnce * kThreads) {
+    int32_t entries[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = begin + i * kThreads;
+      entries[i] = at < p.topk ? list[at] : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) count += entries[i] >= 0 ? 1 : 0;
+  }
+  return __reduce_add_sync(~0u, count);
+}
+
+// The block's tiles, from what its kWarps warps that count found.
+template <int kWarps>
+__device__ __forceinline__ void share(const CudaParams& p, const int* counts, Work& w) {
+  for (int i = 0; i < kWarps; ++i) w.count += counts[i];
   const int tiles = (w.count + kCudaTile - 1) / kCudaTile;
   w.first = tiles * w.split / p.splits;
   w.last = tiles * (w.split + 1) / p.splits;
-  return w;
 }
 
 // --- rows ---
