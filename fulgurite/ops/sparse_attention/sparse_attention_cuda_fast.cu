@@ -27,8 +27,8 @@ void check_params(const CudaParams& p) {
   require(p.form == CudaRows::kFp8 || p.block_heads == 64, "rows of bf16 in blocks of 64 heads alone");
   require(p.topk > 0 && p.splits >= 1 && p.splits <= kCudaMostSplits,
           "1 to 32 splits of a list of 1 entry or more");
-  require(p.row_stride % 16 == 0 && p.sequence_stride % 16 == 0 && aligned(p.rows),
-          "rows aligned to 16 bytes");
+  require(p.row_stride % 16 == 0 && p.row_stride >> 32 == 0 && p.sequence_stride % 16 == 0 && aligned(p.rows),
+          "rows aligned to 16 bytes, less than 4 GiB apart");
   require((p.q_token | p.q_head | p.q_rope_token | p.q_rope_head | p.out_token | p.out_head) % 8 == 0,
           "strides of q and out that are multiples of 8");
   require(aligned(p.q) && aligned(p.q_rope) && aligned(p.out), "q and out aligned to 16 bytes");

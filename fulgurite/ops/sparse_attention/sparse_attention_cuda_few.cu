@@ -285,7 +285,8 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Few<kH
   const Rows rows(p, w);
   const int row = (static_cast<int>(threadIdx.x) - kGroupThreads) / 32 * 16;
   const auto slot_of = [&](int n) {
-    return rows.near_slot((w.first + n) * kCudaTile + row + static_cast<int>(threadIdx.x) % 16);
+    const int entry = (w.first + n) * kCudaTile + row + static_cast<int>(threadIdx.x) % 16;
+    return max(rows.near_slot(entry), 0);  // of an empty list any row: it is read and not used
   };
   const auto publish = [&](int half) {
     __syncwarp();

@@ -362,11 +362,11 @@ void launch(const CudaParams& p, cudaStream_t stream) {
 
 void launch_many(const CudaParams& p, cudaStream_t stream) {
   if (p.form == CudaRows::kBf16)
-    device::launch<CudaRows::kBf16, device::Way<1, 1, true>>(p, stream);
+    device::launch<CudaRows::kBf16, device::Way<1, true>>(p, stream);
   else if (p.heads == 2 * device::kHeads)  // two blocks share their rows
-    device::launch<CudaRows::kFp8, device::Way<2, 1, false>>(p, stream);
+    device::launch<CudaRows::kFp8, device::Way<2, false>>(p, stream);
   else
-    device::launch<CudaRows::kFp8, device::Way<1, 1, true>>(p, stream);
+    device::launch<CudaRows::kFp8, device::Way<1, true>>(p, stream);
 }
 
 }  // namespace fulgurite::sparse_attention

@@ -27,11 +27,11 @@ struct Many {
 // The n-th tile of a block lies in keys[n % 2]; a barrier's phase for it.
 __device__ __forceinline__ uint32_t phase_of(int n) { return static_cast<uint32_t>(n) / 2 % 2; }
 
-// How rows come: by kBlocks blocks of a cluster together, kAhead tiles ahead (fp8, in registers). And when
-// `right` begins with a tile: kLate, when the next scores are there; or with `scores`.
-template <int kBlocks_, int kAhead_, bool kLate_>
+// How rows come: by kBlocks blocks of a cluster together. And when `right` begins with a tile: kLate, when the next
+// scores are there; or with `scores`.
+template <int kBlocks_, bool kLate_>
 struct Way {
-  static constexpr int kBlocks = kBlocks_, kAhead = kAhead_;
+  static constexpr int kBlocks = kBlocks_;
   static constexpr bool kLate = kLate_;
   static constexpr int kRows = 16 / kBlocks;  // of a tile, a warp
 };
@@ -85,40 +85,37 @@ struct Filling {
   }
 };
 
-// Rows are under way in registers.
+// Rows are under way in registers, half a tile to a tile ahead.
 template <class W>
 __device__ __forceinline__ void bring_fp8(const CudaParams& p, const Work& w, Many& s) {
-  constexpr int kRows = W::kRows, kAhead = W::kAhead;
+  constexpr int kRows = W::kRows;
   const Rows rows(p, w);
   const Filling<W> filling(s);
   const auto slot_of = [&](int n) {
     return rows.near_slot((w.first + n) * kCudaTile + filling.first + static_cast<int>(threadIdx.x) % kRows);
   };
-  Fp8Half<0, kRows> left[kAhead];
-  Fp8Half<1, kRows> right[kAhead];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    const int slot = slot_of(i);
-    left[i].load(rows, slot);
-    right[i].load(rows, slot);
-  }
-  int slot = slot_of(kAhead);
   const int tiles = w.last - w.first;
-  for (int begin = 0; begin < tiles; begin += kAhead)
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int n = begin + i;
-      if (n >= tiles) break;
-      filling.wait(n, 0);
-      left[i].store(s.keys[n % 2], filling.first);
-      filling.publish(n, 0);
-      left[i].load(rows, slot);
-      filling.wait(n, 1);
-      right[i].store(s.keys[n % 2], filling.first);
-      filling.publish(n, 1);
-      right[i].load(rows, slot);
-      slot = slot_of(n + kAhead + 1);
-    }
+  if (tiles == 0) return;
+  Fp8Half<0, kRows> left;
+  Fp8Half<1, kRows> right;
+  int slot = slot_of(0);
+  left.load(rows, slot);
+  int next = slot_of(1);
+  right.load(rows, slot);
+  for (int n = 0; n < tiles; ++n) {
+    const auto of_left = left.factors();
+    filling.wait(n, 0);
+    left.store(s.keys[n % 2], filling.first, of_left);
+    filling.publish(n, 0);
+    const auto of_right = right.factors();
+    slot = next;
+    left.load(rows, slot);
+    next = slot_of(n + 2);
+    filling.wait(n, 1);
+    right.store(s.keys[n % 2], filling.first, of_right);
+    filling.publish(n, 1);
+    right.load(rows, slot);
+  }
 }
 
 // Eight lanes share a row of bf16, four rows of a warp at a time. `slot`: of row lane % kRows.
