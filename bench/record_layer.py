@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Puts what bench/cuda/layer_probe printed into docs/results/h100_layer.json, in the place of the times of
-ours that are there. Public times and floors stay. docs/results/README.md says what the record holds.
+ours that are there, or one more run of the public kernels. docs/results/README.md says what the record holds.
 
     record_layer.py FILE            rewrites the record
+    record_layer.py --public FILE   adds what bench/cuda/layer_peers.py printed, of kernels that the record has
     record_layer.py --check [FILE]  writes nothing: is the record in order, does it hold what FILE says?"""
 
 import argparse
@@ -16,6 +17,7 @@ RECORD = os.path.join(ROOT, "docs/results/h100_layer.json")
 
 HEADER = re.compile(r"(.+), context (\d+), us a layer: median \(p10, p90\)")
 TIME = re.compile(r"\s*(\d+) (.+?)\s+(\d+\.\d+) \((\d+\.\d+), (\d+\.\d+)\)")
+PUBLIC = re.compile(TIME.pattern + r"  (.+?)(?:, err \S+)?")
 
 
 class Wrong(Exception):
@@ -69,6 +71,20 @@ def with_ours(record, text):
     return result
 
 
+def with_public(record, text):
+    """The record with one more run of its public kernels, each of which the text has once."""
+    result = json.loads(json.dumps(record))
+    runs = [line.groups() for line in map(PUBLIC.fullmatch, text.splitlines()) if line]
+    for stage in result["stages"]:
+        for batch, cell in stage["times"].items():
+            for kernel, times in (cell["public"] or {}).items():
+                found = [float(run[2]) for run in runs if (run[0], run[1], run[5]) == (batch, stage["name"], kernel)]
+                if len(found) != 1:
+                    raise Wrong(f"batch {batch}, {stage['name']}, {kernel}: expected one time, found {len(found)}")
+                times.append(found[0])
+    return result
+
+
 def missing(record):
     return [
         f"batch {batch}, {stage['name']}"
@@ -90,7 +106,8 @@ def check(record):
             if ours and not 0 < ours["p10"] <= ours["median"] <= ours["p90"]:
                 raise Wrong(f"{name}, batch {batch}: expected 0 < p10 <= median <= p90, found {ours}")
             best = public_best(cell)
-            if not cell["floor"] > 0 or (best is not None and best < cell["floor"]):
+            # Results that stay in L2 are in the floor's bytes: a kernel timed alone may pass it by a little.
+            if not cell["floor"] > 0 or (best is not None and best < 0.95 * cell["floor"]):
                 raise Wrong(f"{name}, batch {batch}: a floor of {cell['floor']}, public {best}")
             parts = sum(floors[part][batch]["floor"] for part in stage.get("floor_of", []))
             if parts and abs(parts - cell["floor"]) > 0.01 * cell["floor"]:
@@ -111,10 +128,11 @@ def text_of(record):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="what the layer probe printed")
+    parser.add_argument("--public", metavar="FILE", help="what layer_peers.py printed")
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
-    if not arguments.file and not arguments.check:
-        parser.error("FILE or --check is needed")
+    if not arguments.file and not arguments.check and not arguments.public:
+        parser.error("FILE, --public FILE or --check is needed")
     record = load()
     try:
         if arguments.file:
@@ -123,6 +141,9 @@ def main():
             if arguments.check and printed != record:
                 raise Wrong(f"the record does not hold what {arguments.file} says")
             record = printed
+        if arguments.public:
+            with open(arguments.public, encoding="utf-8") as file:
+                record = with_public(record, file.read())
         check(record)
     except Wrong as wrong:
         sys.exit(f"record_layer: {wrong}")

@@ -23,6 +23,23 @@ def refused(text, record):
     return ""
 
 
+def public_lines(record):
+    return [
+        f"{batch:>4} {stage['name']:<26} 1.25 (1.20, 1.30)  {kernel}, err 1.0e-03"
+        for stage in record["stages"]
+        for batch, cell in stage["times"].items()
+        for kernel in cell["public"] or {}
+    ]
+
+
+def refused_public(text, record):
+    try:
+        record_layer.with_public(record, text)
+    except record_layer.Wrong as wrong:
+        return str(wrong)
+    return ""
+
+
 def main():
     record = record_layer.load()
     record_layer.check(record)
@@ -36,7 +53,16 @@ def main():
     assert cells["linear q_a, kv_a"]["8"]["ours"] is None
     assert not record_layer.is_behind(cells["linear q_a, kv_a"]["1"])
     assert record_layer.is_behind(cells["the whole block"]["128"])
-    assert record_layer.public_best(cells["index_select"]["8"]) == 16.7 + 28.9
+    assert record_layer.public_best(cells["index_select"]["8"]) == 16.63 + 28.9
+
+    printed = public_lines(record)
+    more = record_layer.with_public(record, "\n".join(printed))
+    for before, after in zip(record["stages"], more["stages"]):
+        for batch, cell in before["times"].items():
+            for kernel, runs in (cell["public"] or {}).items():
+                assert after["times"][batch]["public"][kernel] == runs + [1.25]
+    assert "expected one time, found 0" in refused_public("\n".join(printed[1:]), record)
+    assert "expected one time, found 2" in refused_public("\n".join(printed + printed[:1]), record)
 
     assert "context 4096" in refused(PRINTED.replace("32768", "4096"), record)
     assert "second time" in refused(PRINTED + PRINTED.splitlines()[1], record)

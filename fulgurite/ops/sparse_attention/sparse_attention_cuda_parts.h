@@ -149,8 +149,8 @@ struct Fp8Half {
     return f;
   }
 
-  // As rows `first` and further, a multiple of 8. With factors that were exchanged before, all at once, no row waits for its own (a block
-  // of 64 heads, two of which share rows: 174 instead of 199 us); without, they take no registers.
+  // As rows `first` and further, a multiple of 8. With factors that were exchanged before, all at once, no row waits for
+  // its own; without, they take no registers, of which blocks of few heads have none left.
   __device__ __forceinline__ void store(Tile& tile, int first, const Factors& f) const {
     store_all(tile, first, f.twice, [&](int g) { return f.of_rows[g]; });
   }
