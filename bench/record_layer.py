@@ -17,7 +17,9 @@ RECORD = os.path.join(ROOT, "docs/results/h100_layer.json")
 
 HEADER = re.compile(r"(.+), context (\d+), us a layer: median \(p10, p90\)")
 TIME = re.compile(r"\s*(\d+) (.+?)\s+(\d+\.\d+) \((\d+\.\d+), (\d+\.\d+)\)")
-PUBLIC = re.compile(TIME.pattern + r"  (.+?)(?:, err \S+)?")
+PUBLIC = re.compile(TIME.pattern + r"  (.+?)(?:, err (\S+))?")
+PUBLIC_HEADER = re.compile(r"(.+?), torch .*, context (\d+)")
+MOST_ERROR = 1e-2  # of a public kernel; bf16 results are within 4e-3
 
 
 class Wrong(Exception):
@@ -30,7 +32,7 @@ def load():
 
 
 def public_best(cell):
-    """Microseconds of a stage's public kernels, of each the better run; None where there are none."""
+    """Microseconds of a stage's public kernels, of each the best run; None where there are none."""
     return sum(min(runs) for runs in cell["public"].values()) if cell["public"] else None
 
 
@@ -74,7 +76,13 @@ def with_ours(record, text):
 def with_public(record, text):
     """The record with one more run of its public kernels, each of which the text has once."""
     result = json.loads(json.dumps(record))
+    header = PUBLIC_HEADER.match(text)
+    if not header or (header[1], int(header[2])) != (record["device"], record["context"]):
+        raise Wrong(f"expected {record['device']}, context {record['context']}; found {text.split(chr(10))[0]}")
     runs = [line.groups() for line in map(PUBLIC.fullmatch, text.splitlines()) if line]
+    for run in runs:
+        if run[6] and not float(run[6]) <= MOST_ERROR:
+            raise Wrong(f"batch {run[0]}, {run[5]}: its error is {run[6]}")
     for stage in result["stages"]:
         for batch, cell in stage["times"].items():
             for kernel, times in (cell["public"] or {}).items():
@@ -131,6 +139,8 @@ def main():
     parser.add_argument("--public", metavar="FILE", help="what layer_peers.py printed")
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
+    if arguments.check and arguments.public:
+        parser.error("--check compares times of ours alone")
     if not arguments.file and not arguments.check and not arguments.public:
         parser.error("FILE, --public FILE or --check is needed")
     record = load()

@@ -1,4 +1,4 @@
-// A C entry to FlashInfer's top k for layer_peers.py, from the headers of PyPI's flashinfer-python:
+// A C entry to FlashInfer's top k for layer_peers.py and parts_peers.py, from the headers of PyPI's flashinfer-python:
 //
 //   nvcc -arch=sm_90a -O3 -std=c++17 -shared -Xcompiler -fPIC -I PACKAGE/flashinfer/data/include -o FILE.so bench/cuda/flashinfer_top_k.cu
 //

@@ -39,7 +39,8 @@ def time_batch(batch, library):
     logits = Logits(batch, CONTEXT, LAYERS)
     indexer = [linear("index_q", 64 * 128, Q_LORA), part("indexer_projection", Projection(batch, HIDDEN, LAYERS)),
                part("index_select", logits)]
-    part("index_select", TopK(lambda: logits.found, True, library))
+    if library:
+        part("index_select", TopK(lambda: logits.found, True, library))
     indexer.append(part("index_select", TopK(lambda: logits.found, False, library)))
     attention = part("sparse_attention", SparseDecode(batch, HEADS, CONTEXT, LAYERS))
     before = [linear("q_a, kv_a", Q_LORA + 576, HIDDEN), linear("q_b", HEADS * 192, Q_LORA),

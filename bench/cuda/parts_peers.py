@@ -1,5 +1,5 @@
-"""The public kernels (public_kernels.py) in the cases of the probes' milestones, beside the probes in one call: cold operands (220 MB in turn),
-CUDA graphs.
+"""The public kernels (public_kernels.py) in the cases of the probes' milestones, beside the probes in one call: cold weights and caches (220 MB in turn;
+the lists of sparse attention and the rows of a top k are the same in every call), CUDA graphs.
 
     python parts_peers.py [--top-k FLASHINFER_TOP_K.so]
 
@@ -42,7 +42,7 @@ for out, width in ((2112, 7168), (24576, 1536), (8192, 1536), (7168, 16384)):
 show("(7168, 16384) M 4096", Linear(4096, 7168, 16384, 2), 8)
 for rows, context in ((1, 32768), (1, 131072), (8, 131072), (64, 131072), (1024, 131072)):
     logits = torch.randn(rows, context, device="cuda")
-    for lowest_index in (False, True):
+    for lowest_index in (False, True) if library else (False,):
         show("%dx%dk" % (rows, context >> 10), TopK(lambda: logits, lowest_index, library))
 for batch, context in ((1, 32768), (8, 32768), (32, 32768), (32, 131072)):
     show("%dx%dk" % (batch, context >> 10), Logits(batch, context, sets_of(batch * context * 132)))

@@ -4,7 +4,7 @@ torch's products. Each object is called with a turn i and takes weights, caches 
     pip install sgl-deep-gemm==0.1.5            the newest whose tensors are those of torch 2.10 to 2.12; nvcc compiles its kernels when they are first called
     pip install --no-deps sgl-flash-mla==1.0.0
 
-FlashInfer's top k is a library of ours around its headers (flashinfer_top_k.cu); without it torch.topk is called."""
+FlashInfer's top k is a library of ours around the headers of flashinfer-python 0.7.2.post1 (flashinfer_top_k.cu); without it torch.topk is called."""
 
 import ctypes
 

@@ -1,5 +1,5 @@
 // Holds the small steps' fast rows against the references, bit for bit, and times them.
-//   probe check | probe time | probe experts
+//   probe check | probe experts | probe same (1,000 launches of each) | probe small (for memory checkers) | probe time | probe time_experts
 // ./dev probes builds it.
 
 #include "bench/cuda/steps_probe.h"
@@ -278,6 +278,18 @@ void check_embeddings() {
   report("embedding", c0, f0);
 }
 
+// `times` launches of a case of each step, each held against the reference.
+void repeat_steps(int times) {
+  const int c0 = checks, f0 = failures;
+  for (int i = 0; i < times; ++i) {
+    check_norm({"serving", 9, 7168, 8, true, false, true, true});
+    check_latent({"serving", 16, true});
+    check_rotation("serving", rotary::Layout::kInterleaved, 5, 37, 64, 64);
+    check_embedding("serving", false, 9, 1032);
+  }
+  report("steps, repeated", c0, f0);
+}
+
 }  // namespace fulgurite::probe
 
 int main(int count, char** words) {
@@ -291,6 +303,9 @@ int main(int count, char** words) {
     check_routers();
   } else if (what == "experts") {
     check_experts();
+  } else if (what == "same" || what == "small") {
+    repeat_steps(what == "same" ? 1000 : 1);
+    repeat_experts(what == "same" ? 1000 : 1);
   } else if (what == "time") {
     time_steps();
   } else if (what == "time_experts") {

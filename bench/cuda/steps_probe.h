@@ -156,6 +156,7 @@ void check_latents();
 void check_rotations();
 void check_embeddings();
 void check_routers();
+void repeat_experts(int times);  // and the router
 void check_experts();
 void time_steps();
 void time_experts();

@@ -275,6 +275,17 @@ void check_routers() {
               long(router_counts.weights), long(router_counts.differ), long(router_counts.judged));
 }
 
+void repeat_experts(int times) {
+  const int c0 = checks, f0 = failures;
+  for (int i = 0; i < times; ++i) {
+    check_router({37, 384, 8, 4, 2, 2}, "serving", false, router::Scoring::kSigmoid, false, true);
+    check_case({"serving", Kind::kFp8, Kind::kFp8, 9, 384, 8, 2, 128, 128, 0.0f, false, true});
+    check_case(
+        {"serving,activation_scale=pow2", Kind::kFp4, Kind::kFp8, 5, 96, 7, 3, 64, 160, 0.1f, true, true});
+  }
+  report("experts, repeated", c0, f0);
+}
+
 void check_experts() {
   const int c0 = checks, f0 = failures;
   const auto every = [](Kind kind, Kind shared, const char* numerics, float limit, bool before) {

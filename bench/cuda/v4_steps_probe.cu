@@ -1,5 +1,5 @@
 // Holds DeepSeek-V4's own steps on Hopper against the references, as their audits judge, and times them.
-//   v4_steps_probe check | index (the last part of it) | time
+//   v4_steps_probe check | index (the last part of it) | small (for memory checkers) | time
 // Built by ./dev probes.
 
 #include "bench/cuda/v4_steps_probe.h"
@@ -465,6 +465,17 @@ void check_compressors() {
   report_outputs("compressor");
 }
 
+// Every kernel of both, once.
+void run_small() {
+  using hyper_connection::Kind;
+  check_hyper_connection({"serving", 7, 264, Kind::kLayer, Reads::kBlock, Spoiled::kNot, false});
+  check_hyper_connection({"serving", 7, 264, Kind::kHead, Reads::kStreams, Spoiled::kNot, false});
+  check_compressor({"serving", 17, 256, 4, 512, compressor::Kind::kEntries, 1, 3});
+  check_compressor({"serving", 7, 256, 4, 128, compressor::Kind::kIndexKeys, 1, 3});
+  check_compressor({"serving", 50, 256, 128, 512, compressor::Kind::kEntries, 3, 124});
+  report_outputs("steps, small");
+}
+
 }  // namespace fulgurite::probe
 
 int main(int count, char** words) {
@@ -475,6 +486,11 @@ int main(int count, char** words) {
     check_hyper_connections();
     check_compressors();
     check_index();
+    return failed() != 0;
+  }
+  if (verb == "small") {
+    run_small();
+    run_small_index();
     return failed() != 0;
   }
   if (verb == "index") {

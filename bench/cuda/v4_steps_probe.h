@@ -111,6 +111,7 @@ void check_quotients();
 void check_hyper_connections();
 void check_compressors();
 void check_index();
+void run_small_index();
 void time_hyper_connections();
 void time_compressors();
 void time_index();

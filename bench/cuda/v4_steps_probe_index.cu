@@ -137,7 +137,7 @@ void check_select(const SelectCase& c) {
   const std::vector<int32_t> chosen(args.selected.data, args.selected.data + args.selected.size());
   args.scores = {};
   int differ = 0;
-  for (int i = 0; i < (c.tokens == 16 ? 200 : 2); ++i) {
+  for (int i = 0; i < (c.tokens == 16 ? 1000 : 2); ++i) {
     std::fill_n(args.selected.data, args.selected.size(), 7);
     select_there(problem, args, {});
     differ += !std::equal(chosen.begin(), chosen.end(), args.selected.data);
@@ -146,6 +146,13 @@ void check_select(const SelectCase& c) {
 }
 
 }  // namespace
+
+void run_small_index() {
+  check_prepare("serving,index_quant=fp4", 7, 8, false);
+  check_select({"serving,index_quant=fp4", 7, 64, 1, 0, 33, 32, 1});
+  check_select({"serving,index_quant=none", 2, 8, 1, 600, 200, 64, 0});
+  report_outputs("index, small");
+}
 
 void check_index() {
   for (const char* numerics :

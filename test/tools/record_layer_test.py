@@ -24,7 +24,7 @@ def refused(text, record):
 
 
 def public_lines(record):
-    return [
+    return ["NVIDIA H100 80GB HBM3, torch 2.11.0, DeepGEMM 0.1.5, FlashMLA 1.0.0, context 32768"] + [
         f"{batch:>4} {stage['name']:<26} 1.25 (1.20, 1.30)  {kernel}, err 1.0e-03"
         for stage in record["stages"]
         for batch, cell in stage["times"].items()
@@ -61,8 +61,11 @@ def main():
         for batch, cell in before["times"].items():
             for kernel, runs in (cell["public"] or {}).items():
                 assert after["times"][batch]["public"][kernel] == runs + [1.25]
-    assert "expected one time, found 0" in refused_public("\n".join(printed[1:]), record)
-    assert "expected one time, found 2" in refused_public("\n".join(printed + printed[:1]), record)
+    assert "expected one time, found 0" in refused_public("\n".join(printed[:1] + printed[2:]), record)
+    assert "expected one time, found 2" in refused_public("\n".join(printed + printed[1:2]), record)
+    assert "context 32768; found" in refused_public("\n".join(printed[1:]), record)
+    assert "context 32768; found" in refused_public("\n".join(printed).replace("32768", "4096"), record)
+    assert "its error is nan" in refused_public("\n".join(printed).replace("err 1.0e-03", "err nan", 1), record)
 
     assert "context 4096" in refused(PRINTED.replace("32768", "4096"), record)
     assert "second time" in refused(PRINTED + PRINTED.splitlines()[1], record)

@@ -57,7 +57,7 @@ struct CudaParams {
   int64_t q_rope_token = 0, q_rope_head = 0;
   CudaRows form = CudaRows::kFp8;
   const uint8_t* rows = nullptr;
-  int64_t row_stride = kCudaFp8RowBytes;  // bytes
+  int64_t row_stride = kCudaFp8RowBytes;  // bytes, below 2^32
   const TokenPlace* places = nullptr;     // optional
   int64_t sequence_stride = 0;            // bytes
   const int32_t* selected = nullptr;

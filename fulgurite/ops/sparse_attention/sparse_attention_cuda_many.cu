@@ -285,7 +285,7 @@ __device__ __forceinline__ void count_list(const CudaParams& p, Work& w, Many& s
   if (thread % 32 == 0) s.counts[thread / 32] = count;
   named_barrier_sync(kRowsAlone, kGroupThreads);
   named_barrier_arrive(kCounted, kThreads);
-  share<kGroupThreads / 32>(p, s.counts, w);
+  deal_tiles<kGroupThreads / 32>(p, s.counts, w);
 }
 
 template <CudaRows kForm, class W>
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
     copy_queries<kHeads, 2 * kGroupThreads>(p, w.token, w.group * kHeads, s.queries.pieces[0]);
     copies_commit();
     named_barrier_sync(kCounted, kThreads);
-    share<kGroupThreads / 32>(p, s.counts, w);
+    deal_tiles<kGroupThreads / 32>(p, s.counts, w);
     if constexpr (kBlocks == 2) cluster_wait();
     copies_wait<0>();
     shared_writes_fence();

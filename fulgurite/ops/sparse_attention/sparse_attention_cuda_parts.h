@@ -42,7 +42,8 @@ __device__ __forceinline__ Work block_of(const CudaParams& p, int groups) {
   return {block / groups / p.splits, block / groups % p.splits, block % groups, 0, 0, 0};
 }
 
-// Entries of the list that a warp's threads have seen, of kThreads that count; all reads of 2048 entries are under way at once.
+// Entries of the list that a warp's threads have seen, of kThreads that count; all reads of 2048 entries are under way
+// at once.
 template <int kThreads>
 __device__ __forceinline__ int count_in_warp(const CudaParams& p, int token, int thread) {
   constexpr int kAtOnce = 2048 / kThreads;
@@ -63,7 +64,8 @@ __device__ __forceinline__ int count_in_warp(const CudaParams& p, int token, int
 
 // The block's tiles, from what its kWarps warps that count found.
 template <int kWarps>
-__device__ __forceinline__ void share(const CudaParams& p, const int* counts, Work& w) {
+__device__ __forceinline__ void deal_tiles(const CudaParams& p, const int* counts, Work& w) {
+  w.count = 0;
   for (int i = 0; i < kWarps; ++i) w.count += counts[i];
   const int tiles = (w.count + kCudaTile - 1) / kCudaTile;
   w.first = tiles * w.split / p.splits;
@@ -143,9 +145,9 @@ struct Fp8Half {
     const uint32_t pair = scales_as_bf16();
     Factors f;
     f.twice = !__all_sync(~0u, within_once(pair));
-    const uint32_t factors = f.twice ? pair : once(pair);
+    const uint32_t own = f.twice ? pair : once(pair);
 #pragma unroll
-    for (int g = 0; g < kRows / 2; ++g) f.of_rows[g] = factor(factors, g);
+    for (int g = 0; g < kRows / 2; ++g) f.of_rows[g] = factor_of_row(own, g);
     return f;
   }
 
@@ -157,19 +159,19 @@ struct Fp8Half {
   __device__ __forceinline__ void store(Tile& tile, int first) const {
     const uint32_t pair = scales_as_bf16();
     const bool twice = !__all_sync(~0u, within_once(pair));
-    const uint32_t factors = twice ? pair : once(pair);
-    store_all(tile, first, twice, [&](int g) { return factor(factors, g); });
+    const uint32_t own = twice ? pair : once(pair);
+    store_all(tile, first, twice, [&](int g) { return factor_of_row(own, g); });
   }
 
  private:
   __device__ __forceinline__ uint32_t scales_as_bf16() const {
     return __byte_perm(scales.x, scales.y, 0x7632);
   }
-  // Of the lane's row of pair g.
-  __device__ __forceinline__ static uint32_t factor(uint32_t factors, int g) {
+  // Of the lane's row of pair g; `own` is that of row lane % kRows, of both its scales.
+  static __device__ __forceinline__ uint32_t factor_of_row(uint32_t own, int g) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const uint32_t select = lane < 16 ? 0x1010u : 0x3232u;  // a scale has 128 columns
-    return __byte_perm(__shfl_sync(~0u, factors, 2 * g + lane / 4 % 2), 0, select);
+    return __byte_perm(__shfl_sync(~0u, own, 2 * g + lane / 4 % 2), 0, select);
   }
 
   template <class FactorOf>
