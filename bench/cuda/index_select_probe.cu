@@ -47,14 +47,14 @@ void check_same(const Pool& pool) {
         p.workspace_bytes = bytes;
         p.logits.launch = p.top_k.launch = turn % 2 ? Launch::kProgrammatic : Launch::kPlain;
         selected.fill(0xCD);
-        CUDA(launch_select(p, nullptr));
-        CUDA(cudaDeviceSynchronize());
-        const uint64_t now = hash(selected.get()),
-                       now_logits = turn % 50 == 0 ? hash(workspace.get()) : first_logits;
+        MUST(launch_select(p, nullptr));
+        MUST(cudaDeviceSynchronize());
+        const uint64_t now = hash(selected.download()),
+                       now_logits = turn % 50 == 0 ? hash(workspace.download()) : first_logits;
         if (launches == 0) first = now, first_logits = now_logits;
         differ += now != first || now_logits != first_logits;
       }
-    expect(differ == 0, "launches differ");
+    claim(differ == 0, "launches differ");
     std::printf("determinism: %d launches on grids of 132, 66, 7 (%d rows a sequence), %d differ\n", launches,
                 each, differ);
   }
@@ -76,9 +76,9 @@ void run_one(const Pool& pool, const std::string& name) {
     p.top_k.context = w.length;
     p.workspace = workspace.data;
     p.workspace_bytes = bytes;
-    CUDA(launch_select(p, nullptr));
+    MUST(launch_select(p, nullptr));
   }
-  CUDA(cudaDeviceSynchronize());
+  MUST(cudaDeviceSynchronize());
 }
 
 }  // namespace
@@ -86,7 +86,7 @@ void run_one(const Pool& pool, const std::string& name) {
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "check";
   cudaDeviceProp device;
-  CUDA(cudaGetDeviceProperties(&device, 0));
+  MUST(cudaGetDeviceProperties(&device, 0));
   std::printf("%s, %d processors\n", device.name, device.multiProcessorCount);
   if (what == "check" || what == "all") {
     check_logits();
@@ -104,6 +104,6 @@ int main(int argc, char** argv) {
     time_select(pool);
   }
   if (what == "one") run_one(Pool(), argc > 2 ? argv[2] : "decode");
-  std::printf("%s: %d failures\n", what.c_str(), failures());
-  return failures() == 0 ? 0 : 1;
+  report_checks(what.c_str());
+  return failed() != 0;
 }

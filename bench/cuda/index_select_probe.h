@@ -4,59 +4,21 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "bench/cuda/index_select_expected.h"
+#include "bench/cuda/probe_kit.h"
 #include "fulgurite/ops/index_select/index_select_cuda.h"
 
 namespace fulgurite::index_select::probe {
 
-#define CUDA(call)                                                                          \
-  do {                                                                                      \
-    const cudaError_t error_ = (call);                                                      \
-    if (error_ != cudaSuccess) {                                                            \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_)); \
-      std::exit(1);                                                                         \
-    }                                                                                       \
-  } while (0)
-
-template <class T>
-struct Device {
-  T* data = nullptr;
-  size_t size = 0;
-  explicit Device(size_t count) : size(count) {
-    CUDA(cudaMalloc(&data, std::max<size_t>(count, 4) * sizeof(T)));
-  }
-  explicit Device(const std::vector<T>& host) : Device(host.size()) { set(host); }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(data); }
-  void set(const std::vector<T>& host) {
-    CUDA(cudaMemcpy(data, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  void fill(int byte) { CUDA(cudaMemset(data, byte, size * sizeof(T))); }
-  std::vector<T> get() const { return get(0, size); }
-  std::vector<T> get(size_t first, size_t count) const {
-    std::vector<T> host(count);
-    CUDA(cudaMemcpy(host.data(), data + first, count * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-};
-
-// body(i) for each i of [0, count), by the host's threads.
-void parallel(int64_t count, const std::function<void(int64_t)>& body);
-
-// Counts what is not good, and prints the first of it.
-void expect(bool good, const std::string& what);
-int failures();
+using namespace fulgurite::probe;
+using fulgurite::probe::Device;  // not the core's
 
 // --- the CPU's computation ---
 
 std::vector<uint32_t> factors(const uint8_t* codes, size_t count);  // mma_factor_of each
-bool same_bits(float a, float b);                                   // any NaN equals any
 // What the contract chooses of the first `seen` logits.
 std::vector<int32_t> cpu_select(const float* logits, int64_t seen, int topk);
 
@@ -107,7 +69,7 @@ struct Workload {
     std::vector<TokenPlace> host;
     for (int s = 0; s < b; ++s)
       for (int r = 0; r < each; ++r) host.push_back({s, l - each + r});
-    places.set(host);
+    places.upload(host);
   }
   LogitsParams params(const Pool& pool, int call) const {
     LogitsParams p;

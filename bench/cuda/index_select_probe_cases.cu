@@ -8,15 +8,12 @@
 #include <cstring>
 #include <limits>
 #include <random>
-#include <thread>
 
 #include "bench/cuda/index_select_probe.h"
 
 namespace fulgurite::index_select::probe {
 
 namespace {
-
-int g_failures = 0;
 
 uint32_t cpu_code(float x) {
   if (std::isnan(x)) return 0;
@@ -27,22 +24,6 @@ uint32_t cpu_code(float x) {
 
 }  // namespace
 
-void parallel(int64_t count, const std::function<void(int64_t)>& body) {
-  const int threads = std::max(1u, std::min(16u, std::thread::hardware_concurrency()));
-  std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t)
-    pool.emplace_back([&, t] {
-      for (int64_t i = t; i < count; i += threads) body(i);
-    });
-  for (std::thread& thread : pool) thread.join();
-}
-
-void expect(bool good, const std::string& what) {
-  if (good) return;
-  if (++g_failures <= 40) std::printf("FAIL %s\n", what.c_str());
-}
-int failures() { return g_failures; }
-
 std::vector<uint32_t> factors(const uint8_t* codes, size_t count) {
   static const std::vector<uint32_t> table = [] {
     std::vector<uint32_t> t;
@@ -52,10 +33,6 @@ std::vector<uint32_t> factors(const uint8_t* codes, size_t count) {
   std::vector<uint32_t> f(count);
   for (size_t i = 0; i < count; ++i) f[i] = table[codes[i]];
   return f;
-}
-
-bool same_bits(float a, float b) {
-  return (std::isnan(a) && std::isnan(b)) || std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
 }
 
 std::vector<int32_t> cpu_select(const float* logits, int64_t seen, int topk) {

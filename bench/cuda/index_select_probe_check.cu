@@ -41,8 +41,7 @@ int64_t wrong_logits(const Case& c, const std::vector<std::vector<float>>& expec
   for (size_t t = 0; t < c.places.size(); ++t)
     for (int64_t s = 0; s < stride; ++s) {
       const float x = got[t * stride + s];
-      if (s < seen_by(c, t) ? !same_bits(x, expected[t][s]) : std::bit_cast<uint32_t>(x) != 0xCDCDCDCDu)
-        ++wrong;
+      if (s < seen_by(c, t) ? !same(x, expected[t][s]) : std::bit_cast<uint32_t>(x) != 0xCDCDCDCDu) ++wrong;
     }
   return wrong;
 }
@@ -62,31 +61,30 @@ void check_case(const Case& c, uint32_t seed) {
     p.ctas = ctas;
     p.pages_in_flight = ctas == 66 ? 5 : 0;
     logits.fill(0xCD);
-    CUDA(launch_logits(p, nullptr));
-    CUDA(cudaDeviceSynchronize());
-    std::vector<float> got = logits.get();
+    MUST(launch_logits(p, nullptr));
+    MUST(cudaDeviceSynchronize());
+    std::vector<float> got = logits.download();
     const int64_t wrong = wrong_logits(c, expected, got, stride);
-    expect(wrong == 0,
-           c.name + ": " + std::to_string(wrong) + " logits differ, ctas " + std::to_string(ctas));
+    claim(wrong == 0, c.name + ": " + std::to_string(wrong) + " logits differ, ctas " + std::to_string(ctas));
     if (ctas == 7 && wrong == 0) {  // the comparison must see one wrong bit
       for (const auto& row : expected) g_logits_checked += static_cast<int64_t>(row.size());
       size_t at = 0;
       while (at < got.size() && std::isnan(got[at])) ++at;
       got[at] = std::bit_cast<float>(std::bit_cast<uint32_t>(got[at]) ^ 1u);
-      expect(wrong_logits(c, expected, got, stride) == 1, c.name + ": a wrong bit passed");
+      claim(wrong_logits(c, expected, got, stride) == 1, c.name + ": a wrong bit passed");
     }
   }
   {
     LogitsParams p = d.params(c, h);
     p.logits = logits.data;
     p.logits_stride = stride;
-    CUDA(launch_hide(p, c.context, nullptr));
-    const std::vector<float> got = logits.get();
+    MUST(launch_hide(p, c.context, nullptr));
+    const std::vector<float> got = logits.download();
     int64_t wrong = 0;
     for (size_t t = 0; t < c.places.size(); ++t)
       for (int64_t s = 0; s < c.context; ++s)
-        wrong += !same_bits(got[t * stride + s], s < seen_by(c, t) ? expected[t][s] : -INFINITY);
-    expect(wrong == 0, c.name + ": scores differ");
+        wrong += !same(got[t * stride + s], s < seen_by(c, t) ? expected[t][s] : -INFINITY);
+    claim(wrong == 0, c.name + ": scores differ");
   }
   std::vector<std::vector<int32_t>> chosen(c.places.size());
   parallel(static_cast<int64_t>(c.places.size()),
@@ -109,9 +107,9 @@ void check_case(const Case& c, uint32_t seed) {
         Device<uint8_t> workspace(p.workspace_bytes);
         p.workspace = workspace.data;
         selected.fill(0xCD);
-        CUDA(launch_select(p, nullptr));
-        CUDA(cudaDeviceSynchronize());
-        const std::vector<int32_t> got = selected.get();
+        MUST(launch_select(p, nullptr));
+        MUST(cudaDeviceSynchronize());
+        const std::vector<int32_t> got = selected.download();
         int64_t wrong = 0;
         for (size_t t = 0; t < c.places.size(); ++t)
           for (int j = 0; j < c.topk; ++j) {
@@ -120,7 +118,7 @@ void check_case(const Case& c, uint32_t seed) {
               want = h.table[c.places[t].sequence * h.table_stride + want / 64] * 64 + want % 64;
             wrong += got[t * c.topk + j] != want;
           }
-        expect(wrong == 0, c.name + ": " + std::to_string(wrong) + " selections differ");
+        claim(wrong == 0, c.name + ": " + std::to_string(wrong) + " selections differ");
       }
   g_rows_checked += static_cast<int64_t>(c.places.size());
 }

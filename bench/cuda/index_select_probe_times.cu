@@ -37,42 +37,6 @@ __global__ void fill_scales(uint8_t* pages, int64_t n) {
         0.01f + 0.0005f * fabsf(gauss(i));
 }
 
-struct Timing {
-  double median, p10, p90;
-};
-using Call = std::function<void(int, cudaStream_t)>;
-
-Timing time_graph(int calls, const Call& call) {
-  cudaStream_t stream;
-  CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  cudaGraph_t graph;
-  CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < calls; ++i) call(i, stream);
-  CUDA(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t exec;
-  CUDA(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  CUDA(cudaEventCreate(&begin));
-  CUDA(cudaEventCreate(&end));
-  std::vector<double> us;
-  double warm = 0.0;
-  while (us.size() < 15) {
-    CUDA(cudaEventRecord(begin, stream));
-    CUDA(cudaGraphLaunch(exec, stream));
-    CUDA(cudaEventRecord(end, stream));
-    CUDA(cudaEventSynchronize(end));
-    float ms;
-    CUDA(cudaEventElapsedTime(&ms, begin, end));
-    warm += ms;
-    if (warm > 25.0) us.push_back(ms * 1000.0 / calls);
-  }
-  CUDA(cudaGraphExecDestroy(exec));
-  CUDA(cudaGraphDestroy(graph));
-  CUDA(cudaStreamDestroy(stream));
-  std::sort(us.begin(), us.end());
-  return {us[7], us[1], us[13]};
-}
-
 int calls_for(double us) { return std::clamp(static_cast<int>(2500.0 / us), 2, 256); }
 
 // Some logits of a workload against the CPU; the number that differ.
@@ -84,24 +48,24 @@ int sample_wrong(const Pool& pool, const Workload& w, const Device<float>& logit
     const int row = static_cast<int>(random() % rows), sequence = row / w.rows_each;
     const int s = static_cast<int>(random() % (w.length - w.rows_each + row % w.rows_each + 1));
     const int64_t page = pool.order[sequence * w.table_stride + s / 64];
-    const auto key = pool.pages.get(page * kCudaPageBytes + s % 64 * 128, 128);
-    const auto scale = pool.pages.get(page * kCudaPageBytes + 8192 + s % 64 * 4, 4);
-    const auto q = pool.q.get(static_cast<size_t>(row) * w.heads * 128, w.heads * 128);
-    const auto weights = pool.weights.get(static_cast<size_t>(row) * w.heads, w.heads);
+    const auto key = pool.pages.download(page * kCudaPageBytes + s % 64 * 128, 128);
+    const auto scale = pool.pages.download(page * kCudaPageBytes + 8192 + s % 64 * 4, 4);
+    const auto q = pool.q.download(static_cast<size_t>(row) * w.heads * 128, w.heads * 128);
+    const auto weights = pool.weights.download(static_cast<size_t>(row) * w.heads, w.heads);
     float k_scale;
     std::memcpy(&k_scale, scale.data(), 4);
     const float want = expected_logit(factors(q.data(), q.size()).data(), weights.data(), w.heads,
                                       factors(key.data(), 128).data(), k_scale);
-    wrong += !same_bits(want, logits.get(row * stride + s, 1)[0]);
+    wrong += !same(want, logits.download(row * stride + s, 1)[0]);
   }
   return wrong;
 }
 
-void print(const char* name, const std::string& shape, const Timing& t, double bytes, double flops,
+void print(const char* name, const std::string& shape, const Time& t, double bytes, double flops,
            const std::string& note) {
   const double floor_us = std::max(bytes / 3.112e6, flops / 1434e6);
   std::printf("%-22s %-26s %9.2f %9.2f %9.2f  floor %8.2f  share %.2f  %s\n", name, shape.c_str(), t.median,
-              t.p10, t.p90, floor_us, floor_us / t.median, note.c_str());
+              t.low, t.high, floor_us, floor_us / t.median, note.c_str());
   std::fflush(stdout);
 }
 
@@ -115,8 +79,8 @@ Pool::Pool() : order(kPoolPages) {
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
   std::mt19937 random(3);
   std::shuffle(order.begin(), order.end(), random);
-  table.set(order);
-  CUDA(cudaDeviceSynchronize());
+  table.upload(order);
+  MUST(cudaDeviceSynchronize());
 }
 
 void time_logits(const Pool& pool) {
@@ -143,16 +107,16 @@ void time_logits(const Pool& pool) {
       p.logits_stride = s.l;
       p.launch = launch;
       p.pages_in_flight = in_flight;
-      CUDA(launch_logits(p, stream));
+      MUST(launch_logits(p, stream));
     };
     run(0, nullptr, Launch::kPlain);
-    CUDA(cudaDeviceSynchronize());
+    MUST(cudaDeviceSynchronize());
     const int wrong = sample_wrong(pool, w, logits, s.l);
-    expect(wrong == 0, "timed logits differ");
+    claim(wrong == 0, "timed logits differ");
     const std::string shape = std::to_string(s.b) + " x " + std::to_string(s.each) + " x " +
                               std::to_string(s.l) + " h" + std::to_string(s.heads);
     for (const Launch launch : {Launch::kPlain, Launch::kProgrammatic}) {
-      const Timing t =
+      const Time t =
           time_graph(calls_for(s.guess), [&](int i, cudaStream_t stream) { run(i, stream, launch); });
       print(launch == Launch::kPlain ? "logits" : "logits, programmatic", shape, t, w.bytes(), w.flops(),
             std::to_string(wrong) + " of 200 wrong");
@@ -160,7 +124,7 @@ void time_logits(const Pool& pool) {
     }
     for (const int in_flight : {6, 8, 10, 12}) {
       if (s.guess < 16 || (s.each > 1 && in_flight != 8)) continue;
-      const Timing t = time_graph(
+      const Time t = time_graph(
           calls_for(s.guess), [&](int i, cudaStream_t stream) { run(i, stream, Launch::kPlain, in_flight); });
       print(("  " + std::to_string(in_flight) + " pages").c_str(), shape, t, w.bytes(), w.flops(), "");
     }
@@ -200,13 +164,13 @@ void time_top_k() {
           p.context = s.l;
           p.cluster = cluster;
           p.launch = launch;
-          CUDA(launch_top_k(p, stream));
+          MUST(launch_top_k(p, stream));
         };
         run(1, nullptr);
-        CUDA(cudaDeviceSynchronize());
+        MUST(cudaDeviceSynchronize());
         const int check = std::min(s.rows, 8);
-        const auto got = selected.get(0, check * 2048ll);
-        const auto x = logits.get(elements, check * static_cast<int64_t>(s.l));
+        const auto got = selected.download(0, check * 2048ll);
+        const auto x = logits.download(elements, check * static_cast<int64_t>(s.l));
         int wrong = 0;
         std::vector<int> bad(check);
         parallel(check, [&](int64_t t) {
@@ -214,8 +178,8 @@ void time_top_k() {
           for (int j = 0; j < 2048; ++j) bad[t] += want[j] != got[t * 2048 + j];
         });
         for (const int b : bad) wrong += b;
-        expect(wrong == 0, "timed top-k differs");
-        const Timing t = time_graph(calls_for(s.guess), run);
+        claim(wrong == 0, "timed top-k differs");
+        const Time t = time_graph(calls_for(s.guess), run);
         print(launch == Launch::kPlain ? "top-k 2048" : "top-k, programmatic",
               std::to_string(s.rows) + " x " + std::to_string(s.l) + " c" + std::to_string(cluster), t,
               4.0 * elements + 8192.0 * s.rows, 0, std::to_string(wrong) + " wrong");
@@ -255,9 +219,9 @@ void time_select(const Pool& pool) {
         p.top_k.context = s.l;
         p.workspace = workspace.data;
         p.workspace_bytes = bytes;
-        CUDA(launch_select(p, stream));
+        MUST(launch_select(p, stream));
       };
-      const Timing t = time_graph(calls_for(s.guess), run);
+      const Time t = time_graph(calls_for(s.guess), run);
       print(launch == Launch::kPlain ? "logits + selection" : "same, programmatic",
             std::to_string(s.b) + " x " + std::to_string(s.each) + " x " + std::to_string(s.l), t,
             w.bytes() - 4.0 * rows * s.l + 8192.0 * rows, w.flops(),

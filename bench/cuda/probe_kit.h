@@ -35,19 +35,21 @@ template <class T>
 struct Device {
   T* data = nullptr;
   size_t count = 0;
-  explicit Device(size_t n) : count(n) { MUST(cudaMalloc(&data, std::max<size_t>(n, 1) * sizeof(T))); }
+  explicit Device(size_t n) : count(n) { MUST(cudaMalloc(&data, std::max<size_t>(n, 4) * sizeof(T))); }
   explicit Device(const std::vector<T>& host) : Device(host.size()) { upload(host); }
   Device(const Device&) = delete;
   ~Device() { cudaFree(data); }
   void upload(const std::vector<T>& host) {
     MUST(cudaMemcpy(data, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
   }
-  std::vector<T> download() const {
-    std::vector<T> host(count);
-    MUST(cudaMemcpy(host.data(), data, count * sizeof(T), cudaMemcpyDeviceToHost));
+  std::vector<T> download() const { return download(0, count); }
+  std::vector<T> download(size_t first, size_t n) const {
+    std::vector<T> host(n);
+    MUST(cudaMemcpy(host.data(), data + first, n * sizeof(T), cudaMemcpyDeviceToHost));
     return host;
   }
-  void poison() { MUST(cudaMemset(data, 0xCD, count * sizeof(T))); }
+  void fill(int byte) { MUST(cudaMemset(data, byte, count * sizeof(T))); }
+  void poison() { fill(0xCD); }
 };
 
 __host__ __device__ inline uint32_t hash(uint64_t i) {
@@ -84,7 +86,7 @@ void count_differences(const uint32_t* a, const uint32_t* b, size_t count, unsig
 
 // Microseconds a call.
 struct Time {
-  double median, low, high;
+  double median, low, high, best;
 };
 // Of replays of a graph of so many calls; call(i, stream) captures one.
 Time time_graph(int calls, const std::function<void(int, cudaStream_t)>& call);

@@ -11,26 +11,14 @@
 
 #include <cmath>
 #include <cstring>
-#include <thread>
 
 #include "bench/cuda/sparse_attention_expected.h"
 
 namespace fulgurite::sparse_attention::probe {
 namespace {
 
-int failures = 0, checks = 0;
 constexpr int kWidth = kCudaLatent + kCudaRope;
 constexpr float kInfinity = INFINITY;
-
-void parallel(int64_t count, const std::function<void(int64_t)>& body) {
-  const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
-  std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t)
-    pool.emplace_back([&, t] {
-      for (int64_t i = t; i < count; i += threads) body(i);
-    });
-  for (std::thread& thread : pool) thread.join();
-}
 
 float normal(uint64_t i) {
   float sum = 0.0f;
@@ -39,10 +27,6 @@ float normal(uint64_t i) {
 }
 uint16_t bf16_of(float x) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16); }
 float value_of(uint16_t bf16) { return std::bit_cast<float>(static_cast<uint32_t>(bf16) << 16); }
-bool same_bits(float a, float b) {
-  return (std::isnan(a) && std::isnan(b)) || std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
-}
-
 // --- a cache ---
 
 struct Pool {
@@ -176,9 +160,9 @@ Result run(const Batch& batch, const Pool& pool, int splits, bool places, bool s
     p.dependent = i % 2 == 1;
     cuda_launch(p, nullptr);
   }
-  CUDA(cudaGetLastError());
-  CUDA(cudaDeviceSynchronize());
-  return {out.get(), of_scores.get()};
+  MUST(cudaGetLastError());
+  MUST(cudaDeviceSynchronize());
+  return {out.download(), of_scores.download()};
 }
 
 // --- judging ---
@@ -216,7 +200,7 @@ Worst judge_head(Batch& batch, const Pool& pool, const Result& got, int splits, 
     rows.insert(rows.end(), &pool.values[row], &pool.values[row] + kCudaLatent);
     ++worst.scores;
     const float score = got.scores[(static_cast<size_t>(t) * batch.heads + h) * batch.topk + j];
-    worst.wrong_scores += !same_bits(score, scores.back());
+    worst.wrong_scores += !same(score, scores.back());
     nan = nan && scores.back() == -kInfinity;
   }
   for (const float s : scores) nan = nan || std::isnan(s) || s == kInfinity;
@@ -273,7 +257,7 @@ void judge(const char* what, Batch& batch, const Pool& pool, int splits, bool pl
       std::sqrt(worst.error / std::max(worst.norm, 1e-300)), (long long)worst.heads);
   std::printf("%s\n", line);
   std::fflush(stdout);
-  expect(worst.wrong_scores == 0 && worst.outside == 0 && worst.not_nan == 0 && written == 0, line);
+  claim(worst.wrong_scores == 0 && worst.outside == 0 && worst.not_nan == 0 && written == 0, line);
 }
 
 std::vector<std::vector<int32_t>> lists_of(const std::vector<int>& counts, int range, uint64_t seed) {
@@ -295,8 +279,8 @@ void check_batches(int heads, const Pool& pool, int splits) {
   const Result a = run(one, pool, splits, false, false), b = run(many, pool, splits, true, false, 3);
   const size_t size = a.out.size();
   for (const size_t t : {0, 1, 4})
-    expect(std::memcmp(a.out.data(), b.out.data() + t * size, size * 2) == 0,
-           "batch: heads " + std::to_string(heads) + " token " + std::to_string(t));
+    claim(std::memcmp(a.out.data(), b.out.data() + t * size, size * 2) == 0,
+          "batch: heads " + std::to_string(heads) + " token " + std::to_string(t));
 }
 
 void check_odd(int heads, CudaRows form, int splits) {
@@ -333,12 +317,6 @@ void check_odd(int heads, CudaRows form, int splits) {
 }
 
 }  // namespace
-
-void expect(bool holds, const std::string& what) {
-  ++checks;
-  if (holds) return;
-  if (++failures <= 30) std::printf("FAIL %s\n", what.c_str());
-}
 
 std::vector<int32_t> distinct(uint64_t seed, int count, int range) {
   std::vector<int32_t> all(static_cast<size_t>(range));
@@ -386,7 +364,7 @@ void check_same() {
       differ += std::memcmp(first.out.data(), again.out.data(), first.out.size() * 2) != 0;
     }
     std::printf("same: heads %d, 2,000 launches, every second compared: %d differ\n", heads, differ);
-    expect(differ == 0, "launches differ");
+    claim(differ == 0, "launches differ");
   }
 }
 
@@ -404,7 +382,6 @@ int main(int count, char** words) {
   if (what == "parts") time_parts();
   if (what == "prefill") time_prefill();
   if (what == "one") run_one(count > 2 ? words[2] : "128x128");
-  std::printf("%s: %d checks, %d failed\n", what.c_str(), fulgurite::sparse_attention::probe::checks,
-              fulgurite::sparse_attention::probe::failures);
-  return fulgurite::sparse_attention::probe::failures != 0;
+  report_checks(what.c_str());
+  return failed() != 0;
 }

@@ -50,42 +50,6 @@ __global__ void fill_bf16(uint32_t* data, int64_t pairs, uint64_t seed) {
   }
 }
 
-struct Timing {
-  double median, low, high, best;
-};
-using Call = std::function<void(int, cudaStream_t)>;
-
-Timing time_graph(int calls, const Call& call) {
-  cudaStream_t stream;
-  CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  cudaGraph_t graph;
-  CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < calls; ++i) call(i, stream);
-  CUDA(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t exec;
-  CUDA(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  CUDA(cudaEventCreate(&begin));
-  CUDA(cudaEventCreate(&end));
-  std::vector<double> us;
-  double warm = 0.0;
-  while (us.size() < 15) {
-    CUDA(cudaEventRecord(begin, stream));
-    CUDA(cudaGraphLaunch(exec, stream));
-    CUDA(cudaEventRecord(end, stream));
-    CUDA(cudaEventSynchronize(end));
-    float ms;
-    CUDA(cudaEventElapsedTime(&ms, begin, end));
-    warm += ms;
-    if (warm > 25.0) us.push_back(ms * 1000.0 / calls);
-  }
-  CUDA(cudaGraphExecDestroy(exec));
-  CUDA(cudaGraphDestroy(graph));
-  CUDA(cudaStreamDestroy(stream));
-  std::sort(us.begin(), us.end());
-  return {us[7], us[1], us[13], us[0]};
-}
-
 // Queries, lists and rows of one shape of launch, `sets` times over.
 struct Workload {
   CudaRows form;
@@ -105,10 +69,10 @@ struct Workload {
         out(static_cast<size_t>(count) * n * h * kCudaLatent),
         selected(lists(count * n, in_regions)),
         workspace(hopper_workspace_bytes(n, h, n * h > 4096 ? 4 : kCudaMostSplits)) {
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(q.data), static_cast<int64_t>(q.size / 2), 1);
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.size / 2),
+    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(q.data), static_cast<int64_t>(q.count / 2), 1);
+    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.count / 2),
                              1ull << 40);
-    CUDA(cudaDeviceSynchronize());
+    MUST(cudaDeviceSynchronize());
   }
 
   // A list a token, each within its own region of the pool.
@@ -191,7 +155,7 @@ void time_decode(const std::string& only) {
               splits <= kCudaMostSplits && (splits != good.splits || block != good.block_heads))
             plans.push_back({splits, block});
     for (const HopperPlan& plan : plans) {
-      if (hopper_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.size))
+      if (hopper_workspace_bytes(g.batch, g.heads, plan.splits) > static_cast<int64_t>(w.workspace.count))
         continue;
       const int calls = std::clamp(static_cast<int>(3000.0 / (floor + 8.0)), sets, 256);
       const auto time = [&](bool dependent) {
@@ -201,7 +165,7 @@ void time_decode(const std::string& only) {
           cuda_launch(p, stream);
         });
       };
-      const Timing plain = time(false), dependent = time(true);
+      const Time plain = time(false), dependent = time(true);
       std::printf("%4d %4d %3d x%2d%s %8.2f (%.2f %.2f) %8.2f | %5.0f %6.1f %6.2f %.2f\n", g.heads, g.batch,
                   plan.splits, plan.block_heads, &plan == plans.data() ? "*" : " ", plain.median, plain.low,
                   plain.high, dependent.median, g.milestone, g.best, floor, floor / plain.median);
@@ -220,10 +184,10 @@ void time_parts() {
     const HopperPlan plan = hopper_plan(LatentCache::kFp8, batch, heads, kTopk);
     for (const int splits : {plan.splits, std::max(plan.splits / 2, 1)}) {
       const HopperPlan run{splits, plan.block_heads};
-      const Timing main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
+      const Time main = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
         (plan.block_heads == 64 ? launch_many : launch_few)(w.params(i, pool, run), stream);
       });
-      const Timing merge = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
+      const Time merge = time_graph(std::max(sets, 64), [&](int i, cudaStream_t stream) {
         launch_merge(w.params(i, pool, run), stream);
       });
       std::printf("parts: %d heads, batch %d, %d splits x %d: %.2f and %.2f us\n", heads, batch, splits,
@@ -244,7 +208,7 @@ void time_prefill() {
     for (const auto& [heads, tokens, best] :
          {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);
-      const Timing t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
+      const Time t = time_graph(tokens == 1024 ? 3 : 1, [&](int i, cudaStream_t stream) {
         cuda_launch(w.params(i, pool, {1, 64}), stream);
       });
       const double work = flops(tokens, heads) * 1e-6;
@@ -263,7 +227,7 @@ void run_one(const std::string& name) {
   const Workload w(CudaRows::kFp8, batch, heads, 2, kRegions);
   for (int i = 0; i < 3; ++i)
     cuda_launch(w.params(i, pool, hopper_plan(LatentCache::kFp8, batch, heads, kTopk)), nullptr);
-  CUDA(cudaDeviceSynchronize());
+  MUST(cudaDeviceSynchronize());
 }
 
 }  // namespace fulgurite::sparse_attention::probe

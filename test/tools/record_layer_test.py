@@ -15,9 +15,9 @@ PRINTED = """NVIDIA H100 80GB HBM3, context 32768, us a layer: median (p10, p90)
 """
 
 
-def refused(text, record):
+def refused(read, *given):
     try:
-        record_layer.parse(text, record)
+        read(*given)
     except record_layer.Wrong as wrong:
         return str(wrong)
     return ""
@@ -30,14 +30,6 @@ def public_lines(record):
         for batch, cell in stage["times"].items()
         for kernel in cell["public"] or {}
     ]
-
-
-def refused_public(text, record):
-    try:
-        record_layer.with_public(record, text)
-    except record_layer.Wrong as wrong:
-        return str(wrong)
-    return ""
 
 
 def main():
@@ -61,17 +53,17 @@ def main():
         for batch, cell in before["times"].items():
             for kernel, runs in (cell["public"] or {}).items():
                 assert after["times"][batch]["public"][kernel] == runs + [1.25]
-    assert "expected one time, found 0" in refused_public("\n".join(printed[:1] + printed[2:]), record)
-    assert "expected one time, found 2" in refused_public("\n".join(printed + printed[1:2]), record)
-    assert "context 32768; found" in refused_public("\n".join(printed[1:]), record)
-    assert "context 32768; found" in refused_public("\n".join(printed).replace("32768", "4096"), record)
-    assert "its error is nan" in refused_public("\n".join(printed).replace("err 1.0e-03", "err nan", 1), record)
+    assert "expected one time, found 0" in refused(record_layer.with_public, record, "\n".join(printed[:1] + printed[2:]))
+    assert "expected one time, found 2" in refused(record_layer.with_public, record, "\n".join(printed + printed[1:2]))
+    assert "context 32768; found" in refused(record_layer.with_public, record, "\n".join(printed[1:]))
+    assert "context 32768; found" in refused(record_layer.with_public, record, "\n".join(printed).replace("32768", "4096"))
+    assert "its error is nan" in refused(record_layer.with_public, record, "\n".join(printed).replace("err 1.0e-03", "err nan", 1))
 
-    assert "context 4096" in refused(PRINTED.replace("32768", "4096"), record)
-    assert "second time" in refused(PRINTED + PRINTED.splitlines()[1], record)
-    assert "no stage" in refused("   1 linear q_c     8.51 (8.40, 8.60)", record)
-    assert "no stage" in refused("   2 linear q_b     8.51 (8.40, 8.60)", record)
-    assert "not a line" in refused("", record)
+    assert "context 4096" in refused(record_layer.parse, PRINTED.replace("32768", "4096"), record)
+    assert "second time" in refused(record_layer.parse, PRINTED + PRINTED.splitlines()[1], record)
+    assert "no stage" in refused(record_layer.parse, "   1 linear q_c     8.51 (8.40, 8.60)", record)
+    assert "no stage" in refused(record_layer.parse, "   2 linear q_b     8.51 (8.40, 8.60)", record)
+    assert "not a line" in refused(record_layer.parse, "", record)
 
 
 if __name__ == "__main__":
