@@ -114,8 +114,8 @@ void print(const std::string& name, const char* what, const Found& found) {
   const audit::SelectionStatistics& sets = found.selection;
   fmt::print(
       "{} {}: {} tokens, likelihood {:+.1e} +- {:.1e}, top-1 {:.1f} %; {} rows with a choice, {:.1f} % "
-      "differ, "
-      "overlap {:.5f}, {} of 0.75 or less, least {:.3f}; rows change places within {:.1e} of their scores' "
+      "differ, overlap {:.5f}, {} of 0.75 or less, least {:.3f}; rows change places within {:.1e} of their "
+      "scores' "
       "range\n",
       name, what, found.likelihood.tokens, found.likelihood.nll_difference.mean(),
       1.96 * found.likelihood.nll_difference.error(), 100.0 * found.likelihood.top_agreement(), sets.open,
@@ -161,7 +161,7 @@ TEST(gpu, serving_is_the_cpus_by_likelihood_and_by_what_is_chosen) {
 
 // Of so many tokens that 0.005 nats are more than chance: differences of single tokens are a fifth of a nat.
 TEST(gpu, serving_has_the_cpus_likelihood_of_a_text) {
-  if (!cuda::is_built()) GTEST_SKIP() << "loops on the host take their time";
+  if (!cuda::is_built()) GTEST_SKIP() << "the command refuses --device cuda in a build without kernels";
   const auto likelihood = [](const std::string& model, int windows, int window, const char* device) {
     const test::ToolRun run = test::run_tool(
         fmt::format("eval {0}/models/{1} --text {0}/golden/text/public.txt --windows {2} --window {3} "

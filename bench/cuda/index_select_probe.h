@@ -1,5 +1,5 @@
 #pragma once
-// What the parts of index_select_probe share: memory of the device, cases with the CPU's answers, and the pool of pages that
+// What the parts of index_select_probe share: cases with the CPU's answers, and the pool of pages that
 // times rotate over.
 
 #include <algorithm>

@@ -59,6 +59,7 @@ parser.add_argument("--top-k", help="the library of flashinfer_top_k.cu; without
 parser.add_argument("batches", type=int, nargs="*", default=[1, 8, 32, 128])
 arguments = parser.parse_args()
 print("%s, context %d" % (versions(), CONTEXT))
+library = arguments.top_k and ctypes.CDLL(arguments.top_k)
 for batch in arguments.batches:
-    time_batch(batch, arguments.top_k and ctypes.CDLL(arguments.top_k))
+    time_batch(batch, library)
     torch.cuda.empty_cache()

@@ -52,11 +52,12 @@ struct Device {
   void poison() { fill(0xCD); }
 };
 
-__host__ __device__ inline uint32_t hash(uint64_t i) {
+__host__ __device__ inline uint64_t mix(uint64_t i) {
   i = (i + 0x9E3779B97F4A7C15ull) * 0xBF58476D1CE4E5B9ull;
   i = (i ^ i >> 27) * 0x94D049BB133111EBull;
-  return static_cast<uint32_t>(i ^ i >> 31);
+  return i ^ i >> 31;
 }
+__host__ __device__ inline uint32_t hash(uint64_t i) { return static_cast<uint32_t>(mix(i)); }
 __host__ __device__ inline float normal(uint64_t i) {  // a sum of four uniforms is close enough
   float sum = 0.0f;
   for (int k = 0; k < 4; ++k) sum += static_cast<float>(hash(4 * i + k) >> 8) * 0x1p-24f - 0.5f;

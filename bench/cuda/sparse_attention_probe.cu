@@ -20,13 +20,9 @@ namespace {
 constexpr int kWidth = kCudaLatent + kCudaRope;
 constexpr float kInfinity = INFINITY;
 
-float normal(uint64_t i) {
-  float sum = 0.0f;
-  for (uint64_t k = 0; k < 4; ++k) sum += static_cast<float>(mix(4 * i + k) >> 40) * 0x1p-24f - 0.5f;
-  return sum * 1.7320508f;
-}
 uint16_t bf16_of(float x) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16); }
 float value_of(uint16_t bf16) { return std::bit_cast<float>(static_cast<uint32_t>(bf16) << 16); }
+
 // --- a cache ---
 
 struct Pool {

@@ -16,12 +16,6 @@ namespace fulgurite::sparse_attention::probe {
 using namespace fulgurite::probe;
 using fulgurite::probe::Device;  // not the core's
 
-inline uint64_t mix(uint64_t i) {
-  i = (i + 0x9E3779B97F4A7C15ull) * 0xBF58476D1CE4E5B9ull;
-  i = (i ^ i >> 27) * 0x94D049BB133111EBull;
-  return i ^ i >> 31;
-}
-
 // `count` distinct of [0, range), ascending.
 std::vector<int32_t> distinct(uint64_t seed, int count, int range);
 

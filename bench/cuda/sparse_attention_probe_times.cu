@@ -1,5 +1,5 @@
 // Times of sparse_attention's kernels: CUDA graphs of calls, other queries and lists each time, over more
-// than 220 MB of rows (so rows come from memory), median and p10 to p90 of 15 replays.
+// than 220 MB of rows (so rows come from memory), median and p10 to p90 of the replays.
 
 #include <cmath>
 
@@ -20,9 +20,7 @@ __global__ void fill_fp8(uint8_t* rows, int64_t count) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count * 164;
        i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t word = i % 164;
-    uint64_t h = (static_cast<uint64_t>(i) + 0x9E3779B97F4A7C15ull) * 0xBF58476D1CE4E5B9ull;
-    h = (h ^ h >> 27) * 0x94D049BB133111EBull;
-    auto bits = static_cast<uint32_t>(h >> 20);
+    uint32_t bits = hash(static_cast<uint64_t>(i));
     if (word < 128)
       bits &= 0xEFEFEFEFu;  // no NaN
     else if (word < 132)
@@ -30,23 +28,6 @@ __global__ void fill_fp8(uint8_t* rows, int64_t count) {
     else
       bits = (bits & 0x807F807Fu) | 0x3F003F00u;
     reinterpret_cast<uint32_t*>(rows)[i] = bits;
-  }
-}
-__global__ void fill_bf16(uint32_t* data, int64_t pairs, uint64_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < pairs;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    const uint64_t at = 2 * (seed + static_cast<uint64_t>(i));
-    float x[2];
-    for (int b = 0; b < 2; ++b) {
-      float sum = 0.0f;
-      for (uint64_t k = 0; k < 4; ++k) {
-        uint64_t h = (4 * (at + b) + k + 0x9E3779B97F4A7C15ull) * 0xBF58476D1CE4E5B9ull;
-        h = (h ^ h >> 27) * 0x94D049BB133111EBull;
-        sum += static_cast<float>((h ^ h >> 31) >> 40) * 0x1p-24f - 0.5f;
-      }
-      x[b] = sum * 1.7320508f;
-    }
-    data[i] = (__float_as_uint(x[0]) >> 16) | (__float_as_uint(x[1]) & 0xFFFF0000u);
   }
 }
 
@@ -69,9 +50,8 @@ struct Workload {
         out(static_cast<size_t>(count) * n * h * kCudaLatent),
         selected(lists(count * n, in_regions)),
         workspace(hopper_workspace_bytes(n, h, n * h > 4096 ? 4 : kCudaMostSplits)) {
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(q.data), static_cast<int64_t>(q.count / 2), 1);
-    fill_bf16<<<1024, 256>>>(reinterpret_cast<uint32_t*>(rope.data), static_cast<int64_t>(rope.count / 2),
-                             1ull << 40);
+    fill(q.data, q.count, 1);
+    fill(rope.data, rope.count, 2);
     MUST(cudaDeviceSynchronize());
   }
 
@@ -204,7 +184,7 @@ void time_prefill() {
     if (form == CudaRows::kFp8)
       fill_fp8<<<4096, 256>>>(pool.data, kContext);
     else
-      fill_bf16<<<4096, 256>>>(reinterpret_cast<uint32_t*>(pool.data), kContext * 288, 7);
+      fill(reinterpret_cast<uint16_t*>(pool.data), pool.count / 2, 7);
     for (const auto& [heads, tokens, best] :
          {std::tuple{128, 1024, 542.2}, {64, 1024, 512.7}, {128, 4096, 561.9}, {64, 4096, 515.9}}) {
       const Workload w(form, tokens, heads, 1, 1);

@@ -2,6 +2,7 @@
 """bench/record_layer.py: the record in the tree is in order, what the probe prints is read, and what does not fit
 is refused."""
 
+import json
 import os
 import sys
 
@@ -58,6 +59,12 @@ def main():
     assert "context 32768; found" in refused(record_layer.with_public, record, "\n".join(printed[1:]))
     assert "context 32768; found" in refused(record_layer.with_public, record, "\n".join(printed).replace("32768", "4096"))
     assert "its error is nan" in refused(record_layer.with_public, record, "\n".join(printed).replace("err 1.0e-03", "err nan", 1))
+
+    for stage, share in (("W_UV", 0.94), ("sparse_attention", 0.99), ("the whole block", 0.99)):
+        low = json.loads(json.dumps(record))
+        cell = next(s for s in low["stages"] if s["name"] == stage)["times"]["128"]
+        cell["public"] = {"too fast": [share * cell["floor"]]}
+        assert "a floor of" in refused(record_layer.check, low), stage
 
     assert "context 4096" in refused(record_layer.parse, PRINTED.replace("32768", "4096"), record)
     assert "second time" in refused(record_layer.parse, PRINTED + PRINTED.splitlines()[1], record)

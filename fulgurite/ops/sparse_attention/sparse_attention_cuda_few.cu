@@ -312,14 +312,6 @@ __device__ __forceinline__ void bring(const CudaParams& p, const Work& w, Few<kH
   }
 }
 
-// By all threads: of few heads queries are soon asked for.
-__device__ __forceinline__ void count_list(const CudaParams& p, Work& w, int* counts) {
-  const int thread = static_cast<int>(threadIdx.x), count = count_in_warp<kThreads>(p, w.token, thread);
-  if (thread % 32 == 0) counts[thread / 32] = count;
-  __syncthreads();
-  deal_tiles<kThreads / 32>(p, counts, w);
-}
-
 template <int kHeads>
 __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
@@ -334,7 +326,7 @@ __global__ void __launch_bounds__(kThreads, 2) few_kernel(const __grid_constant_
   wait_for_predecessor();
   release_successor();
   Work w = block_of(p, p.heads / kHeads);
-  count_list(p, w, s.counts);
+  count_list<kThreads>(p, s.counts, w, static_cast<int>(threadIdx.x), [] { __syncthreads(); });
   if (__shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0) == 0)
     multiply<kHeads>(p, w, s);
   else

@@ -278,16 +278,6 @@ __device__ __forceinline__ void end_right(const CudaParams& p, const Work& w, Ma
   write_out(p, w, s, 1, o, s.inverse[head], s.inverse[head + 8]);
 }
 
-// By the warpgroup that brings rows, while the others ask for queries: its rows are what is waited for longest.
-__device__ __forceinline__ void count_list(const CudaParams& p, Work& w, Many& s) {
-  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
-  const int count = count_in_warp<kGroupThreads>(p, w.token, thread);
-  if (thread % 32 == 0) s.counts[thread / 32] = count;
-  named_barrier_sync(kRowsAlone, kGroupThreads);
-  named_barrier_arrive(kCounted, kThreads);
-  deal_tiles<kGroupThreads / 32>(p, s.counts, w);
-}
-
 template <CudaRows kForm, class W>
 __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(1024) uint8_t raw[];
@@ -308,7 +298,11 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   Work w = block_of(p, p.heads / kHeads);
   if (warpgroup == 2) {
-    count_list(p, w, s);
+    // While the others ask for queries: rows are what is waited for longest.
+    count_list<kGroupThreads>(p, s.counts, w, static_cast<int>(threadIdx.x) % kGroupThreads, [] {
+      named_barrier_sync(kRowsAlone, kGroupThreads);
+      named_barrier_arrive(kCounted, kThreads);
+    });
     give_registers<136>();
     if constexpr (kBlocks == 2) cluster_wait();  // the other block's barriers are there
     if constexpr (kForm == CudaRows::kFp8)

@@ -42,12 +42,23 @@ __device__ __forceinline__ Work block_of(const CudaParams& p, int groups) {
   return {block / groups / p.splits, block / groups % p.splits, block % groups, 0, 0, 0};
 }
 
-// Entries of the list that a warp's threads have seen, of kThreads that count; all reads of 2048 entries are under way
-// at once.
-template <int kThreads>
-__device__ __forceinline__ int count_in_warp(const CudaParams& p, int token, int thread) {
+// The block's tiles, from what its kWarps warps that count found.
+template <int kWarps>
+__device__ __forceinline__ void deal_tiles(const CudaParams& p, const int* counts, Work& w) {
+  w.count = 0;
+  for (int i = 0; i < kWarps; ++i) w.count += counts[i];
+  const int tiles = (w.count + kCudaTile - 1) / kCudaTile;
+  w.first = tiles * w.split / p.splits;
+  w.last = tiles * (w.split + 1) / p.splits;
+}
+
+// By kThreads of the block's threads, of which this is number `thread` and which `meet` brings together. All reads of
+// 2048 entries are under way at once.
+template <int kThreads, class Meet>
+__device__ __forceinline__ void count_list(const CudaParams& p, int* counts, Work& w, int thread,
+                                           const Meet& meet) {
   constexpr int kAtOnce = 2048 / kThreads;
-  const int32_t* const list = list_of(p, token);
+  const int32_t* const list = list_of(p, w.token);
   int count = 0;
   for (int begin = thread; begin < p.topk; begin += kAtOnce * kThreads) {
     int32_t entries[kAtOnce];
@@ -59,17 +70,10 @@ __device__ __forceinline__ int count_in_warp(const CudaParams& p, int token, int
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) count += entries[i] >= 0 ? 1 : 0;
   }
-  return __reduce_add_sync(~0u, count);
-}
-
-// The block's tiles, from what its kWarps warps that count found.
-template <int kWarps>
-__device__ __forceinline__ void deal_tiles(const CudaParams& p, const int* counts, Work& w) {
-  w.count = 0;
-  for (int i = 0; i < kWarps; ++i) w.count += counts[i];
-  const int tiles = (w.count + kCudaTile - 1) / kCudaTile;
-  w.first = tiles * w.split / p.splits;
-  w.last = tiles * (w.split + 1) / p.splits;
+  count = __reduce_add_sync(~0u, count);
+  if (thread % 32 == 0) counts[thread / 32] = count;
+  meet();
+  deal_tiles<kThreads / 32>(p, counts, w);
 }
 
 // --- rows ---
@@ -142,10 +146,8 @@ struct Fp8Half {
     bool twice;
   };
   __device__ __forceinline__ Factors factors() const {
-    const uint32_t pair = scales_as_bf16();
     Factors f;
-    f.twice = !__all_sync(~0u, within_once(pair));
-    const uint32_t own = f.twice ? pair : once(pair);
+    const uint32_t own = own_factors(f.twice);
 #pragma unroll
     for (int g = 0; g < kRows / 2; ++g) f.of_rows[g] = factor_of_row(own, g);
     return f;
@@ -157,17 +159,19 @@ struct Fp8Half {
     store_all(tile, first, f.twice, [&](int g) { return f.of_rows[g]; });
   }
   __device__ __forceinline__ void store(Tile& tile, int first) const {
-    const uint32_t pair = scales_as_bf16();
-    const bool twice = !__all_sync(~0u, within_once(pair));
-    const uint32_t own = twice ? pair : once(pair);
+    bool twice;
+    const uint32_t own = own_factors(twice);
     store_all(tile, first, twice, [&](int g) { return factor_of_row(own, g); });
   }
 
  private:
-  __device__ __forceinline__ uint32_t scales_as_bf16() const {
-    return __byte_perm(scales.x, scales.y, 0x7632);
+  // Of both scales of row lane % kRows; `twice` is the same for all rows of the warp.
+  __device__ __forceinline__ uint32_t own_factors(bool& twice) const {
+    const uint32_t pair = __byte_perm(scales.x, scales.y, 0x7632);  // as bf16
+    twice = !__all_sync(~0u, within_once(pair));
+    return twice ? pair : once(pair);
   }
-  // Of the lane's row of pair g; `own` is that of row lane % kRows, of both its scales.
+  // Of the lane's row of pair g.
   static __device__ __forceinline__ uint32_t factor_of_row(uint32_t own, int g) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const uint32_t select = lane < 16 ? 0x1010u : 0x3232u;  // a scale has 128 columns
