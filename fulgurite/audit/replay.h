@@ -24,7 +24,8 @@ using Computed = std::map<StageKey, ComputedRows>;
 using Sums = std::map<int64_t, std::vector<float>>;
 
 struct ReplayOptions {
-  // Another legitimate order of the same sums: the last so many tokens by references.
+  // Another legitimate order of the same sums: the last so many tokens by references, which sum as contracts
+  // define it also where a row states an order of its own (mma = hopper).
   int64_t last_by_reference = 0;
   // Every frequency and every fp32 input about a unit in the last place off.
   bool units_off = false;

@@ -84,6 +84,16 @@ Numerics other_root(Numerics numerics) {
   return numerics;
 }
 
+// The tensor's rows of this token and later ones.
+RowRange rows_from(const DumpTensor& tensor, int64_t token) {
+  return {std::max<int64_t>(0, token / tensor.every - tensor.first_row), INT64_MAX};
+}
+
+RowRange both(const RowRange& a, const RowRange& b) {
+  const int64_t first = std::max(a.first, b.first);
+  return {first, std::max(first, std::min(a.last, b.last))};
+}
+
 StageGate farther(const StageGate& a, const StageGate& b) {
   return {std::max(a.all, b.all), std::max(a.row, b.row), std::max(a.step, b.step),
           a.from_noise || b.from_noise};
@@ -130,11 +140,11 @@ StageJudge::StageJudge(const model::Model& model, const Device& device, const pl
   base_ = replay(model_, plan, dump_, how);
   ReplayOptions references;
   references.last_by_reference = std::min(kReferenceTokens, dump_.positions());
-  add_noise(replay(model_, plan, dump_, references).computed, references.last_by_reference);
+  add_noise(replay(model_, plan, dump_, references).computed,
+            dump_.positions() - references.last_by_reference);
   ReplayOptions units;
   units.units_off = true;
-  add_noise(replay(model_, plan_for(other_root(options_.numerics)), dump_, units).computed,
-            dump_.positions());
+  add_noise(replay(model_, plan_for(other_root(options_.numerics)), dump_, units).computed, 0);
 }
 
 plan::Plan StageJudge::plan_for(const Numerics& numerics) const {
@@ -148,7 +158,7 @@ int64_t StageJudge::tokens_a_column(const StageKey& key) const {
   return std::max<int64_t>(1, model_.config.ratio(key.first));
 }
 
-void StageJudge::add_noise(const Computed& other, int64_t) {
+void StageJudge::add_noise(const Computed& other, int64_t first_token) {
   for (const auto& [key, rows] : other) {
     const DumpTensor* tensor =
         dump_.find(key.second, key.first == model_.config.layers ? model::kNoLayer : key.first);
@@ -160,7 +170,8 @@ void StageJudge::add_noise(const Computed& other, int64_t) {
       tensor = &scores;
     }
     if (base.f32.empty()) continue;
-    const StageGate distance = distance_between(rows, base, *tensor, tokens_a_column(key));
+    const StageGate distance =
+        distance_between(rows, base, *tensor, tokens_a_column(key), rows_from(*tensor, first_token));
     noise_[key.second] = farther(noise_[key.second], distance);
   }
 }
@@ -251,10 +262,13 @@ StageGate StageJudge::trial_gate(const Numerics& numerics, const StageKey& key, 
   references.last_by_reference = std::min(kReferenceTokens, dump_.positions());
   ReplayOptions units = part(key, rows);
   units.units_off = true;
-  for (const Computed& other : {replay(model_, plan_for(numerics), dump_, references).computed,
-                                replay(model_, plan_for(other_root(numerics)), dump_, units).computed})
-    noise = farther(
-        noise, distance_between(other.at(key), trial.computed.at(key), tensor, tokens_a_column(key), rows));
+  const auto add = [&](const Computed& other, const RowRange& changed) {
+    noise = farther(noise, distance_between(other.at(key), trial.computed.at(key), tensor,
+                                            tokens_a_column(key), both(rows, changed)));
+  };
+  add(replay(model_, plan_for(numerics), dump_, references).computed,
+      rows_from(tensor, dump_.positions() - references.last_by_reference));
+  add(replay(model_, plan_for(other_root(numerics)), dump_, units).computed, {});
   const StageGate own =
       gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()),
                 inner_step(key.second, numerics),

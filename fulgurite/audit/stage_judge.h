@@ -37,7 +37,8 @@ class StageJudge {
   StageDistance distance(const StageKey& key, const Computed& computed, const StageGate& gate,
                          const Numerics& numerics, RowRange rows) const;
   StageGate gate_of(const StageKey& key) const;
-  void add_noise(const Computed& other, int64_t last_rows);
+  // What differs from the base, of this token and later ones.
+  void add_noise(const Computed& other, int64_t first_token);
   int64_t tokens_a_column(const StageKey& key) const;
   std::vector<bool> excused(const StageKey& key) const;
 
