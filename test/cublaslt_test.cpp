@@ -65,10 +65,9 @@ int64_t differing(const Device& gpu, void* stream, const SharedWeight& weight, i
 }
 
 TEST(gpu, cublaslt_has_the_bits_of_its_reference) {
-  if (!cuda::is_built()) GTEST_SKIP() << "this build has no kernels";
   const Device gpu = test::gpu();
-  if (gpu.target.sm != 90 || gpu.target.cuda.cublaslt == 0)
-    GTEST_SKIP() << "needs compute capability 9.0 and cuBLASLt";
+  if (!test::has_hopper() || gpu.target.cuda.cublaslt == 0)
+    GTEST_SKIP() << "needs Hopper's kernels, compute capability 9.0 and cuBLASLt";
   void* const stream = gpu.accelerator->open_stream();
   for (const auto& [out, in] : {std::pair<int64_t, int64_t>{144, 512}, {256, 1536}, {320, 7168}}) {
     const SharedWeight weight(*gpu.accelerator->shared, out, in);

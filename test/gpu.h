@@ -5,6 +5,7 @@
 #include "fulgurite/core/host_buffer.h"
 #include "fulgurite/cpu/machine.h"
 #include "fulgurite/cuda/device.h"
+#include "fulgurite/ops/index_select/index_select.h"
 
 namespace fulgurite::test {
 
@@ -27,5 +28,8 @@ inline Device emulated_gpu() {
 }
 
 inline Device gpu() { return cuda::is_built() ? cuda::device() : emulated_gpu(); }
+
+// Are the kernels of Hopper built, and is the GPU one?
+inline bool has_hopper() { return index_select::kCudaHopper.run != nullptr && gpu().target.sm == 90; }
 
 }  // namespace fulgurite::test
