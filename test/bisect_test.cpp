@@ -11,6 +11,7 @@
 #include "fulgurite/audit/profiles.h"
 #include "test/dump_files.h"
 #include "test/gpu.h"
+#include "test/op_test.h"
 
 namespace fulgurite {
 namespace {
@@ -67,7 +68,7 @@ TEST(bisect, on_a_gpu_the_first_bad_stage_is_the_cpus) {
   EXPECT_EQ(found.first_bad->name, "layer0.index_weights");
 }
 
-// Tensor cores sum in an order of their own: that is noise, not a finding.
+// Tensor cores sum in an order of their own: that is noise, not a finding. (Generic rows sum as the CPU does.)
 TEST(bisect, on_a_gpu_what_the_cpu_computes_passes) {
   plan::Options options;
   options.numerics = Numerics::serving();
@@ -104,11 +105,22 @@ TEST(bisect, gates_do_not_shrink_with_the_prompt) {
     const BisectReport report =
         bisect(test::kRecordedV32, opened(test::kRecordedV32, own.write("own")), Numerics::serving());
     const auto heads = std::ranges::find(report.stages, "layer2.attn_heads", &audit::StageResult::name);
-    return heads->gate;
+    EXPECT_NE(heads, report.stages.end());
+    return heads == report.stages.end() ? audit::StageGate() : heads->gate;
   };
   const audit::StageGate few = gate_of_heads(32), many = gate_of_heads(400);
   EXPECT_TRUE(many.from_noise);
   EXPECT_GT(many.all, 0.6 * few.all);  // shared out among 400: 0.37
+}
+
+TEST(bisect, a_prompt_may_be_too_short_for_an_entry) {
+  test::DumpFile file = test::dump_of(test::kRecordedV4, Numerics::serving(), 36);
+  expect_within(
+      bisect(test::kRecordedV4, opened(test::kRecordedV4, file.write("short")), Numerics::serving()));
+  ASSERT_EQ(file["layer2.entries"].shape[0], 0);
+  file["layer2.entries"].shape[1] = 7;
+  EXPECT_EQ(test::message_of([&] { opened(test::kRecordedV4, file.write("odd")); }),
+            "layer2.entries: expected F32 [0, 512], the dump has F32 [0, 7]");
 }
 
 TEST(bisect, a_choice_made_otherwise_is_the_first_stage_and_the_one_explanation) {

@@ -42,7 +42,8 @@ std::vector<std::string> missing_before(const Dump& dump, const model::Config& c
     const bool of_indexer = point == TapPoint::kIndexQ || point == TapPoint::kIndexK ||
                             point == TapPoint::kIndexWeights || point == TapPoint::kTopk;
     if (of_indexer && !config.has_indexer(until.first)) continue;
-    if (point == TapPoint::kEntries && config.ratio(until.first) == 0) continue;
+    const int64_t ratio = config.ratio(until.first);
+    if (point == TapPoint::kEntries && (ratio == 0 || dump.positions() < ratio)) continue;
     if (dump.find(point, until.first) != nullptr)
       missing.clear();
     else

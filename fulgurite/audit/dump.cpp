@@ -81,7 +81,8 @@ std::optional<Shape> row_shape(TapPoint point, int64_t layer, const model::Confi
 
 // Rows of a selection may be wider or narrower than ours.
 bool fits(TapPoint point, const Array& array, const Shape& row, int64_t most_rows, bool of_entries) {
-  if (array.shape.size() != row.size() + 1 || array.shape[0] < 1 || array.shape[0] > most_rows) return false;
+  if (array.shape.size() != row.size() + 1 || array.shape[0] > most_rows) return false;
+  if (array.shape[0] < 1 && most_rows > 0) return false;
   if (of_entries && array.shape[0] != most_rows) return false;
   if (point == TapPoint::kTopk) return array.shape[1] >= 1;
   return std::equal(row.begin(), row.end(), array.shape.begin() + 1);
@@ -196,12 +197,12 @@ Dump::Dump(const checkpoint::TensorFiles& files, const std::string& prefix, cons
     Array array = read_source(files, prefix, name, source, holds_indices(point));
     fit(array, *row);
     const int64_t every = every_of(point, layer, config), most = positions() / every;
-    if (most == 0 && array.values.empty()) continue;  // a prompt too short for an entry
     if (!fits(point, array, *row, most, every > 1))
       wrong_layout(name,
                    fmt::format("{} [{}{}, {}]", holds_indices(point) ? "I32" : "F32",
                                every > 1 ? "" : "1 to ", most, fmt::join(*row, ", ")),
                    array);
+    if (most == 0) continue;  // a prompt too short for an entry
     arrange_columns(array, name, source);
     DumpTensor tensor{
         name, array.stored, {array.shape.begin() + 1, array.shape.end()}, array.shape[0], 0, every, {}, {}};

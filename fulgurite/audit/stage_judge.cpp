@@ -262,13 +262,15 @@ StageGate StageJudge::trial_gate(const Numerics& numerics, const StageKey& key, 
   references.last_by_reference = std::min(kReferenceTokens, dump_.positions());
   ReplayOptions units = part(key, rows);
   units.units_off = true;
-  const auto add = [&](const Computed& other, const RowRange& changed) {
-    noise = farther(noise, distance_between(other.at(key), trial.computed.at(key), tensor,
-                                            tokens_a_column(key), both(rows, changed)));
+  const auto add = [&](const Computed& other, const RowRange& of) {
+    noise = farther(
+        noise, distance_between(other.at(key), trial.computed.at(key), tensor, tokens_a_column(key), of));
   };
-  add(replay(model_, plan_for(numerics), dump_, references).computed,
-      rows_from(tensor, dump_.positions() - references.last_by_reference));
-  add(replay(model_, plan_for(other_root(numerics)), dump_, units).computed, {});
+  const RowRange changed = both({rows.first, std::min(rows.last, tensor.rows)},
+                                rows_from(tensor, dump_.positions() - references.last_by_reference));
+  if (changed.first < changed.last)
+    add(replay(model_, plan_for(numerics), dump_, references).computed, changed);
+  add(replay(model_, plan_for(other_root(numerics)), dump_, units).computed, rows);
   const StageGate own =
       gate_from(noise, storage_step(key.second, numerics, model_.config.window.has_value()),
                 inner_step(key.second, numerics),

@@ -46,7 +46,7 @@ def main():
     assert cells["linear q_a, kv_a"]["8"]["ours"] is None
     assert not record_layer.is_behind(cells["linear q_a, kv_a"]["1"])
     assert record_layer.is_behind(cells["the whole block"]["128"])
-    assert record_layer.public_best(cells["index_select"]["8"]) == 16.63 + 28.9
+    assert record_layer.public_best({"public": {"logits": [17.0, 16.63, 16.7], "top k": [28.9, 33.27]}}) == 16.63 + 28.9
 
     printed = public_lines(record)
     more = record_layer.with_public(record, "\n".join(printed))
